@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
@@ -95,12 +95,37 @@ def go_binary(
     depend on nothing but that folder and the modules it requires. `estimate` in seconds, from an empty Go cache.
     Raises `LocalError` with the end of the compiler's output when the build fails.
     """
-    target = cache_dir() / "bin" / f"{name}-{_digest(module, package, ldflags, cgo)}"
+    return _built(progress, name, module, (package,), name, ldflags, cgo, embed, estimate) / name
+
+
+def go_binaries(
+    progress: Progress, name: str, module: Path, packages: Sequence[str], *, ldflags: str = "", estimate: float
+) -> Path:
+    """A folder of programs, each named as the last part of its package: one build, as of `go_binary`, for all of them.
+
+    `name` names the group, in the cache and in what is shown. Raises `LocalError` as `go_binary` does.
+    """
+    return _built(progress, name, module, tuple(packages), "", ldflags, False, None, estimate)
+
+
+def _built(
+    progress: Progress,
+    name: str,
+    module: Path,
+    packages: tuple[str, ...],
+    output: str,
+    ldflags: str,
+    cgo: bool,
+    embed: Callable[[Path], None] | None,
+    estimate: float,
+) -> Path:
+    """The folder that holds what the packages give: a file called `output`, or one for each package."""
+    target = cache_dir() / "bin" / f"{name}-{_digest(module, ' '.join(packages), ldflags, cgo)}"
     if not target.exists():
         with _locked(target):
             if not target.exists():
-                _build(progress, target, name, module, package, ldflags, cgo, embed, estimate)
-    return target / name
+                _build(progress, target, name, module, packages, output, ldflags, cgo, embed, estimate)
+    return target
 
 
 def _build(
@@ -108,7 +133,8 @@ def _build(
     target: Path,
     name: str,
     module: Path,
-    package: str,
+    packages: tuple[str, ...],
+    output: str,
     ldflags: str,
     cgo: bool,
     embed: Callable[[Path], None] | None,
@@ -128,7 +154,7 @@ def _build(
         result.mkdir()
         arguments = ["-mod=readonly", "-trimpath", f"-ldflags=-s -w {ldflags}".rstrip(), "-v"]
         run(
-            [str(command), "build", *arguments, "-o", str(result / name), package],
+            [str(command), "build", *arguments, "-o", f"{result}/{output}", *packages],
             what=f"building {name}",
             next_step="check that the Go module proxy (`go env GOPROXY`) answers, then run the same command again",
             cwd=sources,
