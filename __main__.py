@@ -1,0 +1,23 @@
+"""One MLflow per stack: settings, provider, component, exports."""
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+import settings
+from mlflow_stack import MlflowStack
+
+stack = settings.read()
+provider = k8s.Provider(
+    "kubernetes",
+    # Password file and client Secret change in place, so that users come and go without a restart.
+    enable_secret_mutable=True,
+)
+mlflow = MlflowStack(stack.name, stack.args, pulumi.ResourceOptions(providers=[provider]))
+
+pulumi.export("url", mlflow.url)
+pulumi.export("trackingUri", mlflow.tracking_uri)
+pulumi.export("username", mlflow.username)
+pulumi.export("password", mlflow.password)
+pulumi.export("clientEnv", mlflow.client_env)
+pulumi.export("modelUrls", mlflow.model_urls)
+pulumi.export("namespace", mlflow.namespace)

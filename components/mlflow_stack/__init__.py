@@ -1,0 +1,41 @@
+"""MLflow on Kubernetes and OpenShift as Pulumi components."""
+
+from mlflow_stack.addresses import Addresses
+from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
+from mlflow_stack.exposure import ExposeArgs, Exposure, ExposureArgs
+from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
+from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
+from mlflow_stack.stack import BackendStoreArgs, MlflowStack, MlflowStackArgs
+from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
+from mlflow_stack.validate import InvalidArgs
+from mlflow_stack.workload import PodParts, ResourcesArgs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Addresses",
+    "AuthProxy",
+    "AuthProxyArgs",
+    "BackendStoreArgs",
+    "Credentials",
+    "CredentialsArgs",
+    "ExposeArgs",
+    "Exposure",
+    "ExposureArgs",
+    "InvalidArgs",
+    "MlflowStack",
+    "MlflowStackArgs",
+    "PodParts",
+    "PvcArtifacts",
+    "PvcArtifactsArgs",
+    "PvcPlacementArgs",
+    "PvcStore",
+    "PvcStoreArgs",
+    "ResourcesArgs",
+    "TrackingServer",
+    "TrackingServerArgs",
+    "User",
+    "Users",
+    "UsersArgs",
+    "__version__",
+]

@@ -1,0 +1,334 @@
+"""The auth proxy: nginx in the pod of the server it guards, the only way in."""
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from mlflow_stack import validate, workload
+from mlflow_stack.addresses import Addresses
+from mlflow_stack.credentials import HTPASSWD_KEY, LONGEST_NAME
+from mlflow_stack.workload import PodParts
+
+PUBLIC_PORT = 8080
+"""For the public address."""
+INTERNAL_PORT = 8081
+"""For callers in the cluster: jobs, model servers, probes."""
+UPSTREAM_PORT = 5000
+"""Where the guarded server listens, on 127.0.0.1."""
+
+LIVE = "/livez"
+"""Answers 204 while nginx runs."""
+HEALTHY = "/healthz"
+"""Answers as the server's own health page, which never touches the database."""
+READY = "/readyz"
+"""Answers 200 while the server reaches its database, else 500; nothing of the answer leaks."""
+
+DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
+DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
+DEFAULT_MAX_CONCURRENT_UPLOADS = 2
+
+CONFIG = "/etc/mlflow-stack"
+AUTH = "/etc/mlflow-stack-auth"
+
+DRAIN_SECONDS = 50
+"""How long requests under way may take when the pod ends."""
+QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
+
+CONNECTIONS_PER_CLIENT = 100
+"""Connections of one client address at once. A guess at a password takes one of them for a second (auth_delay)."""
+REQUESTS_PER_SECOND = 2000
+"""Requests of one client address: far above the 260 a second that MLflow can answer on two cores, since nginx counts
+before it authenticates and must not slow a team behind one address."""
+
+
+class AuthProxyArgs(TypedDict):
+    """What is guarded, for whom, and how large a request may be."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the configuration."""
+    addresses: pulumi.Input[Addresses]
+    """The names that are answered; any other gets 421."""
+    htpasswd: pulumi.Input[str]
+    """Name of the Secret with the password file, key ``htpasswd``."""
+    image: NotRequired[pulumi.Input[str]]
+    """The nginx image, 1.19.5 or later, with auth_request. Default: nginxinc/nginx-unprivileged."""
+    platform: NotRequired[str]
+    """kubernetes or openshift. Default: kubernetes."""
+    resources: NotRequired[workload.ResourcesArgs]
+    """Default: requests 20m CPU and 32Mi, limit 128Mi."""
+    max_artifact_size: NotRequired[str]
+    """The largest request body, a quantity of bytes; above it 413. Default: 10Gi."""
+    max_concurrent_uploads: NotRequired[int]
+    """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    labels: NotRequired[Mapping[str, str]]
+    """More labels. Default: {}."""
+
+
+@validate.rules(AuthProxyArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("image", validate.image)
+    size_rules(fields)
+
+
+def size_rules(fields: validate.Fields) -> None:
+    """What the size fields may be; MlflowStack's args hold the same two."""
+    fields.check("max_artifact_size", validate.size)
+    fields.check("max_concurrent_uploads", validate.between(1, 1000))
+
+
+class AuthProxy(pulumi.ComponentResource):
+    """nginx with basic authentication as a sidecar."""
+
+    parts: PodParts
+    """What the guarded server's pod needs."""
+
+    def __init__(self, name: str, args: AuthProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        accepted = validate.accepted("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:AuthProxy", name, {}, opts)
+        size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
+        uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
+        config = k8s.core.v1.ConfigMap(
+            f"{name}-proxy",
+            metadata={
+                "namespace": accepted["namespace"],
+                "labels": workload.labels(name, "proxy", accepted.get("labels")),
+            },
+            immutable=True,
+            data={
+                "nginx.conf": pulumi.Output.from_input(accepted["addresses"]).apply(
+                    lambda addresses: nginx_conf(addresses, size, uploads)
+                ),
+                "ready": "ready\n",
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        scratch, scratch_mount = workload.scratch("proxy-tmp", "64Mi")
+        self.parts = PodParts(
+            containers=[
+                {
+                    "name": "proxy",
+                    "image": validate.checked(accepted.get("image", DEFAULT_IMAGE), validate.image, "proxyImage"),
+                    "command": ["nginx"],
+                    "args": ["-e", "stderr", "-c", f"{CONFIG}/nginx.conf", "-g", "daemon off;"],
+                    "ports": [
+                        {"name": "public", "container_port": PUBLIC_PORT},
+                        {"name": "internal", "container_port": INTERNAL_PORT},
+                    ],
+                    "resources": workload.resources(
+                        accepted.get("resources"),
+                        {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"},
+                        {"memory": "128Mi"},
+                    ),
+                    "security_context": workload.container_security(),
+                    "termination_message_policy": "FallbackToLogsOnError",
+                    "startup_probe": {
+                        "http_get": {"path": LIVE, "port": "internal"},
+                        "period_seconds": 1,
+                        "failure_threshold": 60,
+                    },
+                    "liveness_probe": {
+                        "http_get": {"path": LIVE, "port": "internal"},
+                        "period_seconds": 10,
+                        "timeout_seconds": 5,
+                    },
+                    # SIGTERM would cut requests off at once; quit lets them end, and it comes when this command ends.
+                    "lifecycle": {"pre_stop": {"exec_": {"command": ["sh", "-c", QUIT]}}},
+                    "volume_mounts": [
+                        {"name": "proxy", "mount_path": CONFIG, "read_only": True},
+                        # A whole folder, not a subPath: only so a changed Secret reaches the container.
+                        {"name": "htpasswd", "mount_path": AUTH, "read_only": True},
+                        scratch_mount,
+                    ],
+                }
+            ],
+            volumes=[
+                {
+                    "name": "proxy",
+                    "config_map": {
+                        "name": config.metadata.apply(lambda metadata: metadata.name or ""),
+                        "default_mode": 0o444,
+                    },
+                },
+                {"name": "htpasswd", "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
+                scratch,
+            ],
+        )
+        self.register_outputs({})
+
+
+def nginx_conf(addresses: Addresses, max_body: int, max_uploads: int) -> str:
+    """nginx's whole configuration.
+
+    ``max_body`` is the largest request body in bytes, ``max_uploads`` how many artifact uploads may run at once.
+    """
+    servers = [
+        _other_hosts(),
+        _server(INTERNAL_PORT, addresses.internal_hosts),
+    ]
+    if addresses.public_hosts:
+        servers.append(_server(PUBLIC_PORT, addresses.public_hosts))
+    return _MAIN.format(
+        max_body=max_body,
+        max_uploads=max_uploads,
+        connections=CONNECTIONS_PER_CLIENT,
+        requests=REQUESTS_PER_SECOND,
+        drain=DRAIN_SECONDS,
+        upstream=UPSTREAM_PORT,
+        auth=f"{AUTH}/{HTPASSWD_KEY}",
+        servers="\n".join(servers),
+    )
+
+
+def _server(port: int, names: Sequence[str]) -> str:
+    return _SERVER.format(port=port, names=" ".join(names), probes=_PROBES)
+
+
+def _other_hosts() -> str:
+    return _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_PROBES)
+
+
+# Each probe's path is answered under any host name: the kubelet sends the pod's address.
+_PROBES = f"""\
+        location = {LIVE} {{
+            access_log off;
+            return 204;
+        }}
+        location = {HEALTHY} {{
+            access_log off;
+            auth_basic off;
+            proxy_read_timeout 10s;
+            proxy_pass http://mlflow/health;
+        }}
+        location = {READY} {{
+            access_log off;
+            auth_basic off;
+            auth_request /-/ready;
+            default_type text/plain;
+            alias {CONFIG}/ready;
+        }}
+        location = /-/ready {{
+            internal;
+            access_log off;
+            auth_basic off;
+            proxy_method GET;
+            proxy_pass_request_body off;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Content-Length "";
+            proxy_set_header Authorization "";
+            proxy_set_header Host localhost;
+            proxy_read_timeout 10s;
+            proxy_pass http://mlflow/api/2.0/mlflow/experiments/search?max_results=1;
+        }}"""
+
+_DEFAULT_SERVER = """\
+    server {{
+        listen {public} default_server;
+        listen {internal} default_server;
+        server_name _;
+{probes}
+        location / {{
+            return 421;
+        }}
+    }}
+"""
+
+_SERVER = """\
+    server {{
+        listen {port};
+        server_name {names};
+        auth_basic "MLflow";
+{probes}
+        # Trusts callers on loopback, which every caller is behind a sidecar; it can run commands.
+        location ~* ^/(ajax-api|api)/3\\.0/mlflow/assistant {{
+            deny all;
+        }}
+        location / {{
+            proxy_pass http://mlflow;
+        }}
+    }}
+"""
+
+_MAIN = """\
+worker_processes 1;
+pid /tmp/nginx.pid;
+error_log stderr warn;
+worker_shutdown_timeout {drain}s;
+
+events {{
+    worker_connections 4096;
+}}
+
+http {{
+    client_body_temp_path /tmp/client_body;
+    proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi;
+    uwsgi_temp_path /tmp/uwsgi;
+    scgi_temp_path /tmp/scgi;
+
+    log_format access '$remote_addr $remote_user [$time_iso8601] "$request" $status $body_bytes_sent $request_time';
+    access_log /dev/stdout access;
+    server_tokens off;
+    absolute_redirect off;
+
+    # Towards clients at most 10 s (CIS NGINX 2.4.3, 2.4.4); towards MLflow an hour, for large artifacts.
+    keepalive_timeout 10s;
+    keepalive_requests 100000;
+    client_header_timeout 10s;
+    client_body_timeout 60s;
+    send_timeout 10s;
+    proxy_connect_timeout 5s;
+    proxy_read_timeout 3600s;
+    proxy_send_timeout 3600s;
+
+    auth_basic_user_file {auth};
+    # Known and unknown names take the same time, and a guess at a password takes a second.
+    auth_delay 1s;
+    limit_conn_zone $binary_remote_addr zone=clients:1m;
+    limit_conn clients {connections};
+    limit_req_zone $binary_remote_addr zone=requests:1m rate={requests}r/s;
+    limit_req zone=requests burst={requests} nodelay;
+    limit_req_status 429;
+
+    map "$request_method $uri" $upload {{
+        default "";
+        "~^(PUT|POST) .*/mlflow-artifacts/" upload;
+        "~^(PUT|POST) .*/upload-artifact" upload;
+    }}
+    limit_conn_zone $upload zone=uploads:64k;
+    limit_conn uploads {max_uploads};
+    limit_conn_status 503;
+    client_max_body_size {max_body};
+
+    # No artifact touches this container's disk, and none is held back until it is complete.
+    proxy_request_buffering off;
+    proxy_buffering off;
+    proxy_max_temp_file_size 0;
+
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    # Not what the client says: MLflow trusts loopback callers.
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header Authorization "";
+
+    # MLflow sends these on some answers only; hidden there, they are sent once on all.
+    proxy_hide_header Server;
+    proxy_hide_header X-Content-Type-Options;
+    proxy_hide_header X-Frame-Options;
+    add_header X-Content-Type-Options nosniff always;
+    add_header X-Frame-Options SAMEORIGIN always;
+    add_header Referrer-Policy same-origin always;
+
+    upstream mlflow {{
+        server 127.0.0.1:{upstream};
+        keepalive 32;
+        # Below uvicorn's own 5 s: a connection that it closes first would lose the request sent on it.
+        keepalive_timeout 3s;
+    }}
+
+{servers}}}
+"""

@@ -1,0 +1,213 @@
+"""Stores on a persistent volume: SQLite as backend store, a folder as artifact destination."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict
+
+from mlflow_stack import validate, workload
+from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.workload import PodParts
+
+DATA = "/mlflow"
+"""Where the claim with the database is mounted."""
+DATABASE = f"{DATA}/mlflow.db"
+ARTIFACTS_VOLUME = "/mlflow-artifacts"
+"""Where a claim for artifacts alone is mounted."""
+ARTIFACTS_FOLDER = "artifacts"
+"""The folder of the claim that MLflow serves as artifacts."""
+SCRIPTS = "/opt/mlflow-stack"
+
+DEFAULT_SIZE = "20Gi"
+ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany")
+
+SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
+    {"cpu": "250m", "memory": "512Mi"},
+    {"memory": "1Gi"},
+)
+
+
+class PvcStoreArgs(TypedDict):
+    """SQLite on a claim that this stack makes (``size``) or finds (``existing_claim``)."""
+
+    size: NotRequired[str]
+    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    storage_class: NotRequired[str]
+    """StorageClass of the claim. Default: the cluster's default class."""
+    access_mode: NotRequired[str]
+    """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany; SQLite on a network volume is accepted with a warning.
+    Default: ReadWriteOnce."""
+    existing_claim: NotRequired[pulumi.Input[str]]
+    """Name of a claim that is there already, which this stack mounts and does not own. Default: none."""
+    file_store: NotRequired[str]
+    """Folder on the claim that holds the file store of an older MLflow (``mlruns``): converted once, before the first
+    start, while there is no database; the folder stays as it is. Default: none."""
+    file_store_mount: NotRequired[str]
+    """Where the older server had the claim mounted: its artifact locations below that path become served ones.
+    Default: /mlflow."""
+
+
+@validate.rules(PvcStoreArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("size", validate.size)
+    fields.check("storage_class", validate.subdomain)
+    fields.check("access_mode", validate.one_of(*ACCESS_MODES))
+    fields.check("existing_claim", validate.subdomain)
+    fields.check("file_store", validate.folder)
+    fields.check("file_store_mount", validate.absolute_path)
+    for name in ("size", "storage_class", "access_mode"):
+        fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
+    if "file_store_mount" in fields and "file_store" not in fields:
+        fields.refuse("file_store_mount", "it left out without fileStore")
+
+
+class PvcPlacementArgs(TypedDict):
+    """Where the store stands: what the stack knows and its user does not say."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the claim."""
+    image: pulumi.Input[str]
+    """The MLflow image, which runs the schema step."""
+    platform: str
+    """kubernetes or openshift."""
+    labels: Mapping[str, str]
+    """More labels."""
+    kept_with: Sequence[pulumi.Resource]
+    """What ``destroy --exclude-protected`` must keep beside the data: the generated passwords and the namespace."""
+
+
+class PvcStore(pulumi.ComponentResource):
+    """The backend store: a claim, and the schema step that runs before MLflow starts on it."""
+
+    claim: pulumi.Output[str]
+    """Name of the claim."""
+    parts: PodParts
+    """What the tracking server's pod needs."""
+
+    def __init__(
+        self, name: str, args: PvcStoreArgs, placement: PvcPlacementArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        accepted = validate.accepted("PvcStore", name, PvcStoreArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:PvcStore", name, {}, opts)
+        labels = workload.labels(name, "backend-store", placement["labels"])
+        if "existing_claim" in accepted:
+            self.claim = validate.checked(accepted["existing_claim"], validate.subdomain, "existingClaim")
+        else:
+            self.claim = _claim(self, name, accepted, placement, labels)
+        scripts = k8s.core.v1.ConfigMap(
+            f"{name}-schema",
+            metadata={"namespace": placement["namespace"], "labels": labels},
+            immutable=True,
+            data={script: _script(script) for script in ("sqlite_schema.py", "file_store.py")},
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        scripts_name = scripts.metadata.apply(lambda metadata: metadata.name or "")
+        scratch, scratch_mount = workload.scratch("schema-tmp", "1Gi")
+
+        def step(name: str, script: str, env: Mapping[str, str]) -> ContainerArgsDict:
+            requests, limits = SCHEMA_RESOURCES
+            return {
+                "name": name,
+                "image": placement["image"],
+                "command": ["python", f"{SCRIPTS}/{script}"],
+                "args": [],
+                "env": [
+                    {"name": key, "value": value}
+                    for key, value in {"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", **env}.items()
+                ],
+                "resources": workload.resources(None, requests, limits),
+                "security_context": workload.container_security(),
+                "termination_message_policy": "FallbackToLogsOnError",
+                "volume_mounts": [
+                    {"name": "data", "mount_path": DATA},
+                    {"name": "schema", "mount_path": SCRIPTS, "read_only": True},
+                    scratch_mount,
+                ],
+            }
+
+        steps: list[ContainerArgsDict] = []
+        if "file_store" in accepted:
+            env = {
+                "DATABASE": DATABASE,
+                "FILE_STORE": f"{DATA}/{accepted['file_store']}",
+                "FILE_STORE_MOUNT": accepted.get("file_store_mount", DATA),
+                "ARTIFACTS": f"{DATA}/{ARTIFACTS_FOLDER}",
+            }
+            steps.append(step("file-store", "file_store.py", env))
+        steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
+        self.parts = PodParts(
+            init_containers=steps,
+            env=[{"name": "MLFLOW_BACKEND_STORE_URI", "value": f"sqlite:///{DATABASE}"}],
+            volumes=[
+                _volume("data", self.claim),
+                {"name": "schema", "config_map": {"name": scripts_name, "default_mode": 0o444}},
+                scratch,
+            ],
+            mounts=[{"name": "data", "mount_path": DATA}],
+        )
+        self.register_outputs({})
+
+
+class PvcArtifactsArgs(TypedDict):
+    """Artifacts in a folder of a claim."""
+
+    claim: NotRequired[pulumi.Input[str]]
+    """Name of a claim for the artifacts alone. Default: the backend store's own."""
+
+
+class PvcArtifacts(pulumi.ComponentResource):
+    """The artifact store on a claim. MLflow streams uploads into it and downloads out of it (LocalArtifactRepository,
+    3.17.2), so that neither fills the pod's ``/tmp``."""
+
+    parts: PodParts
+    """What the tracking server's pod needs."""
+
+    def __init__(self, name: str, args: PvcArtifactsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("mlflow-stack:index:PvcArtifacts", name, {}, opts)
+        # The store's claim is mounted once: a pod that names a claim twice may wait for its volumes for ever.
+        mount = ARTIFACTS_VOLUME if "claim" in args else DATA
+        self.parts = PodParts(
+            env=[{"name": "MLFLOW_ARTIFACTS_DESTINATION", "value": f"{mount}/{ARTIFACTS_FOLDER}"}],
+            volumes=[_volume("artifacts", args["claim"])] if "claim" in args else [],
+            mounts=[{"name": "artifacts", "mount_path": mount}] if "claim" in args else [],
+        )
+        self.register_outputs({})
+
+
+def _claim(
+    parent: PvcStore, name: str, args: PvcStoreArgs, placement: PvcPlacementArgs, labels: Mapping[str, str]
+) -> pulumi.Output[str]:
+    access_mode = args.get("access_mode", "ReadWriteOnce")
+    if access_mode == "ReadWriteMany":
+        pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", parent)
+    spec: k8s.core.v1.PersistentVolumeClaimSpecArgsDict = {
+        "access_modes": [access_mode],
+        "resources": {"requests": {"storage": args.get("size", DEFAULT_SIZE)}},
+    }
+    if "storage_class" in args:
+        spec["storage_class_name"] = args["storage_class"]
+    claim = k8s.core.v1.PersistentVolumeClaim(
+        f"{name}-data",
+        metadata={
+            "name": f"{name}-data",
+            "namespace": placement["namespace"],
+            "labels": labels,
+            # A class that binds when the first pod comes would be awaited for ever.
+            "annotations": {"pulumi.com/skipAwait": "true"},
+        },
+        spec=spec,
+        # Data: `destroy --exclude-protected` leaves it, and what it depends on, in the state.
+        opts=pulumi.ResourceOptions(parent=parent, protect=True, depends_on=placement["kept_with"]),
+    )
+    return claim.metadata.apply(lambda metadata: metadata.name or "")
+
+
+def _volume(name: str, claim: pulumi.Input[str]) -> VolumeArgsDict:
+    return {"name": name, "persistent_volume_claim": {"claim_name": claim}}
+
+
+def _script(name: str) -> str:
+    return resources.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")

@@ -1,0 +1,189 @@
+"""A team's own MLflow, whole: wiring only."""
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict, cast
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from mlflow_stack import credentials, proxy, tracking, validate, workload
+from mlflow_stack.addresses import Addresses
+from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
+from mlflow_stack.exposure import ExposeArgs, Exposure
+from mlflow_stack.proxy import AuthProxy
+from mlflow_stack.pvc import PvcArtifacts, PvcStore, PvcStoreArgs
+from mlflow_stack.tracking import TrackingServer
+
+
+class BackendStoreArgs(TypedDict):
+    """Where runs, params, metrics and the model registry are kept."""
+
+    pvc: NotRequired[PvcStoreArgs]
+    """SQLite on a claim. Default: a claim of 20Gi."""
+
+
+class MlflowStackArgs(TypedDict):
+    """One MLflow for one team."""
+
+    namespace: NotRequired[str]
+    """Namespace to create, with PodSecurity ``restricted`` enforced. Default: the component's name."""
+    existing_namespace: NotRequired[pulumi.Input[str]]
+    """Namespace that is there already, instead of creating one. Default: none."""
+    platform: NotRequired[str]
+    """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
+    image: NotRequired[pulumi.Input[str]]
+    """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.
+    Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    proxy_image: NotRequired[pulumi.Input[str]]
+    """nginx image with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
+    replicas: NotRequired[int]
+    """Tracking servers at once; SQLite on a claim allows one. Default: 1."""
+    resources: NotRequired[workload.ResourcesArgs]
+    """The tracking server's CPU and memory. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
+    users: NotRequired[Sequence[str]]
+    """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
+    passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
+    """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
+    rotation: NotRequired[Mapping[str, int]]
+    """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
+    backend_store: NotRequired[BackendStoreArgs]
+    """Where runs and models are recorded. Default: SQLite on a claim of 20Gi, which holds the artifacts, too."""
+    max_artifact_size: NotRequired[str]
+    """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi."""
+    max_concurrent_uploads: NotRequired[int]
+    """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    expose: NotRequired[ExposeArgs]
+    """The public address. Default: none, reachable in the cluster."""
+    rollout_timeout: NotRequired[str]
+    """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
+    labels: NotRequired[Mapping[str, str]]
+    """More labels for every object. Default: {}."""
+
+
+@validate.rules(MlflowStackArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("namespace", validate.dns_label)
+    fields.check("existing_namespace", validate.dns_label)
+    fields.refuse_together("namespace", "existing_namespace", "one creates, the other adopts")
+    fields.check("proxy_image", validate.image)
+    tracking.server_rules(fields)
+    credentials.user_rules(fields)
+    proxy.size_rules(fields)
+    claim: PvcStoreArgs = fields.get("backend_store", {}).get("pvc", {})
+    if fields.get("replicas", 1) != 1:
+        fields.refuse("replicas", "1, as SQLite on a claim has one writer")
+    if "existing_claim" in claim and "existing_namespace" not in fields:
+        fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
+
+
+class MlflowStack(pulumi.ComponentResource):
+    """A complete, authenticated MLflow: ``MlflowStack("mlflow", {})`` is enough."""
+
+    url: pulumi.Output[str]
+    """What people open: the public address, or without one the Service's."""
+    tracking_uri: pulumi.Output[str]
+    """What clients set as MLFLOW_TRACKING_URI."""
+    username: pulumi.Output[str]
+    """The first user."""
+    password: pulumi.Output[str]
+    """Secret: the first user's password."""
+    client_env: pulumi.Output[Mapping[str, str]]
+    """Secret: the environment of MLflow's client."""
+    model_urls: pulumi.Output[Mapping[str, str]]
+    """Where each model answers, by its name."""
+    namespace: pulumi.Output[str]
+    """The namespace of everything."""
+
+    def __init__(self, name: str, args: MlflowStackArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        accepted = validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:MlflowStack", name, {}, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        labels = accepted.get("labels", {})
+        platform = accepted.get("platform", "kubernetes")
+        image = accepted.get("image", tracking.DEFAULT_IMAGE)
+        expose = accepted.get("expose", ExposeArgs(kind="none"))
+
+        who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
+        users = Users(name, cast(UsersArgs, who), child)
+        kept: list[pulumi.Resource] = list(users.generated)
+        if "existing_namespace" in accepted:
+            self.namespace = validate.checked(accepted["existing_namespace"], validate.dns_label, "existingNamespace")
+        else:
+            created = _namespace(self, name, accepted.get("namespace", name), labels, kept)
+            self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
+            kept.append(created)
+        addresses = self.namespace.apply(
+            lambda namespace: Addresses(name, namespace, host=expose.get("host"), port=expose.get("node_port"))
+        )
+        secrets = Credentials(
+            name,
+            {
+                "namespace": self.namespace,
+                "users": users.everyone,
+                "tracking_uri": addresses.apply(lambda names: names.internal_url),
+                "labels": labels,
+            },
+            child,
+        )
+        store = PvcStore(
+            name,
+            accepted.get("backend_store", {}).get("pvc", {}),
+            {"namespace": self.namespace, "image": image, "platform": platform, "labels": labels, "kept_with": kept},
+            child,
+        )
+        artifacts = PvcArtifacts(name, {}, child)
+        auth_proxy = AuthProxy(
+            name,
+            {
+                "namespace": self.namespace,
+                "addresses": addresses,
+                "htpasswd": secrets.htpasswd,
+                "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
+                "platform": platform,
+                "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
+                "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
+                "labels": labels,
+            },
+            child,
+        )
+        server = TrackingServer(
+            name,
+            {
+                "namespace": self.namespace,
+                "addresses": addresses,
+                "parts": [store.parts, artifacts.parts, auth_proxy.parts],
+                "image": image,
+                "platform": platform,
+                "resources": accepted.get("resources", {}),
+                "rollout_timeout": accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT),
+                "labels": labels,
+            },
+            child,
+        )
+        Exposure(
+            name,
+            {"namespace": self.namespace, "selector": server.selector, "expose": expose, "labels": labels},
+            child,
+        )
+
+        self.url = addresses.apply(lambda names: names.url)
+        self.tracking_uri = self.url
+        self.username = pulumi.Output.from_input(users.everyone[0].name)
+        self.password = pulumi.Output.secret(users.everyone[0].password)
+        env = credentials.client_env(self.tracking_uri, users.everyone[0])
+        self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
+        self.model_urls = pulumi.Output.from_input({})
+        outputs = ("url", "tracking_uri", "username", "password", "client_env", "model_urls", "namespace")
+        self.register_outputs({validate.camel(output): getattr(self, output) for output in outputs})
+
+
+def _namespace(
+    parent: MlflowStack, resource: str, name: str, labels: Mapping[str, str], kept_with: Sequence[pulumi.Resource]
+) -> k8s.core.v1.Namespace:
+    enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    return k8s.core.v1.Namespace(
+        resource,
+        metadata={"name": name, "labels": {**workload.labels(resource, "namespace", labels), **enforced}},
+        # It holds the data; what it depends on stays in the state with it, so that users keep their passwords.
+        opts=pulumi.ResourceOptions(parent=parent, protect=True, depends_on=kept_with),
+    )

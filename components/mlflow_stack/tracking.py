@@ -1,0 +1,175 @@
+"""The tracking server: MLflow on loopback in a pod of its own, with what stores and proxy add, behind one Service."""
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from mlflow_stack import proxy, validate, workload
+from mlflow_stack.addresses import Addresses
+from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.workload import PodParts
+
+COMPONENT = "tracking"
+
+DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
+"""MLflow 3.17.2 is the oldest without a known hole that matters here (CVE-2026-115886 and those before it)."""
+
+REQUESTS = {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "512Mi"}
+LIMITS = {"memory": "1Gi"}
+"""One worker, no jobs: 487 MB resident idle, 526 MB under load, and 60 to 90 MB for transfers."""
+
+SCRATCH_SIZE = "512Mi"
+"""MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it."""
+
+GRACE_SECONDS = 60
+DEFAULT_ROLLOUT_TIMEOUT = "10m"
+
+
+class TrackingServerArgs(TypedDict):
+    """One tracking server."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the server."""
+    addresses: pulumi.Input[Addresses]
+    """The names it answers to; any other Host gets 403 from MLflow itself."""
+    parts: Sequence[PodParts]
+    """What stores and proxy add to the pod: env with a backend store URI and an artifact destination, a proxy."""
+    image: NotRequired[pulumi.Input[str]]
+    """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    platform: NotRequired[str]
+    """kubernetes or openshift. Default: kubernetes."""
+    resources: NotRequired[workload.ResourcesArgs]
+    """Default: requests 250m CPU, 512Mi memory and 512Mi ephemeral storage, limit 1Gi memory."""
+    rollout_timeout: NotRequired[str]
+    """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
+    labels: NotRequired[Mapping[str, str]]
+    """More labels. Default: {}."""
+
+
+@validate.rules(TrackingServerArgs)
+def _rules(fields: validate.Fields) -> None:
+    server_rules(fields)
+
+
+def server_rules(fields: validate.Fields) -> None:
+    """What the server fields may be; MlflowStack's args hold the same."""
+    fields.check("image", validate.image)
+    fields.check("platform", validate.one_of(*workload.PLATFORMS))
+    fields.check("rollout_timeout", validate.duration)
+    fields.check_each("labels", validate.label_value)
+
+
+class TrackingServer(pulumi.ComponentResource):
+    """MLflow's tracking server, one worker, reachable through the proxy among its parts alone."""
+
+    service: pulumi.Output[str]
+    """Name of the Service: port 80 leads to the proxy's internal port."""
+    selector: Mapping[str, str]
+    """The labels that select the pod."""
+
+    def __init__(self, name: str, args: TrackingServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        accepted = validate.accepted("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:TrackingServer", name, {}, opts)
+        namespace = accepted["namespace"]
+        platform = accepted.get("platform", "kubernetes")
+        timeout = accepted.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
+        labels = workload.labels(name, COMPONENT, accepted.get("labels"))
+        self.selector = workload.selector(name, COMPONENT)
+        addresses = pulumi.Output.from_input(accepted["addresses"])
+        scratch, scratch_mount = workload.scratch("tmp", SCRATCH_SIZE)
+        parts = [*accepted["parts"], PodParts(volumes=[scratch])]
+
+        account = k8s.core.v1.ServiceAccount(
+            name,
+            metadata={"namespace": namespace, "labels": labels},
+            automount_service_account_token=False,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        service = k8s.core.v1.Service(
+            name,
+            metadata={
+                "name": name,
+                "namespace": namespace,
+                "labels": labels,
+                # The StatefulSet is awaited; to wait for endpoints as well costs 4 s more.
+                "annotations": {"pulumi.com/skipAwait": "true"},
+            },
+            spec={"selector": self.selector, "ports": [{"name": "http", "port": 80, "target_port": "internal"}]},
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        container: k8s.core.v1.ContainerArgsDict = {
+            "name": "mlflow",
+            "image": validate.checked(accepted.get("image", DEFAULT_IMAGE), validate.image, "image"),
+            "command": ["mlflow", "server"],
+            "args": [],
+            "env": [
+                {"name": "MLFLOW_HOST", "value": "127.0.0.1"},
+                {"name": "MLFLOW_PORT", "value": str(proxy.UPSTREAM_PORT)},
+                # More workers need more memory and give nothing on the same cores; more replicas do.
+                {"name": "MLFLOW_WORKERS", "value": "1"},
+                {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"},
+                {"name": "MLFLOW_SERVE_ARTIFACTS", "value": "true"},
+                {"name": "MLFLOW_DEFAULT_ARTIFACT_ROOT", "value": "mlflow-artifacts:/"},
+                {
+                    "name": "MLFLOW_SERVER_ALLOWED_HOSTS",
+                    "value": addresses.apply(lambda names: ",".join(names.allowed_hosts)),
+                },
+                {
+                    "name": "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
+                    "value": addresses.apply(lambda names: ",".join(names.origins)),
+                },
+                {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
+                {"name": "HOME", "value": workload.SCRATCH},
+                {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+                *(variable for part in parts for variable in part.env),
+            ],
+            "resources": workload.resources(accepted.get("resources"), REQUESTS, LIMITS),
+            "security_context": workload.container_security(),
+            "termination_message_policy": "FallbackToLogsOnError",
+            # Through the proxy, since MLflow listens on loopback alone.
+            "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
+            "liveness_probe": _probe(proxy.HEALTHY, period=10, failures=6),
+            "readiness_probe": _probe(proxy.READY, period=5, failures=2),
+            # The proxy drains first.
+            "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", "2"]}}},
+            "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
+        }
+        spec = workload.pod_spec(
+            platform, [container], parts, account.metadata.apply(lambda metadata: metadata.name or "")
+        )
+        k8s.apps.v1.StatefulSet(
+            name,
+            metadata={"namespace": namespace, "labels": labels},
+            # One pod that starts only when the one before is gone, also after an eviction: SQLite has one writer.
+            spec={
+                "replicas": 1,
+                "service_name": service.metadata.apply(lambda metadata: metadata.name or ""),
+                # OrderedReady would wait for a broken pod to become ready before it takes a good template.
+                "pod_management_policy": "Parallel",
+                "selector": {"match_labels": self.selector},
+                "template": {
+                    "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
+                    "spec": {**spec, "termination_grace_period_seconds": GRACE_SECONDS},
+                },
+            },
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[resource for part in parts for resource in part.wait_for],
+                # A replacement made first would be a second writer.
+                delete_before_replace=True,
+                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
+            ),
+        )
+        self.service = service.metadata.apply(lambda metadata: metadata.name or "")
+        self.register_outputs({"service": self.service})
+
+
+def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:
+    return {
+        "http_get": {"path": path, "port": proxy.INTERNAL_PORT},
+        "period_seconds": period,
+        "timeout_seconds": 5,
+        "failure_threshold": failures,
+    }

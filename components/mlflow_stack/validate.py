@@ -1,0 +1,392 @@
+"""Refuses bad input before anything is declared: all mistakes at once, each with its key, value and what is wanted.
+
+Shape (unknown keys, wrong types) is read from the TypedDict of a component's args; what a value may be is said beside
+that TypedDict by a function registered with :func:`rules`. Keys are shown as stack files and schemas spell them
+(``backendStore.pvc.size`` is ``backend_store["pvc"]["size"]`` in Python).
+"""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import pulumi
+
+T = TypeVar("T")
+Predicate = Callable[[Any], str | None]
+"""Takes a plain value; returns None where it is accepted, else what is wanted instead."""
+
+SECRETS = frozenset({"passwords"})
+"""Fields whose values are never shown, at any depth."""
+
+
+class InvalidArgs(pulumi.RunError):
+    """The args of a component are not accepted; the text lists every problem. Pulumi prints it without a traceback."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    key: str
+    """Where: the path of the field, in camelCase."""
+    message: str
+    """The value unless it is secret, and what is wanted."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+def camel(name: str) -> str:
+    """The schema's spelling of a Python field name: ``max_artifact_size`` is ``maxArtifactSize``."""
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+def join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def hints(kind: type) -> dict[str, Any]:
+    """The fields of an args TypedDict with their types."""
+    # pulumi.Input names Output[T] as a forward reference, which is looked up where the TypedDict stands.
+    return typing.get_type_hints(kind, localns={"Output": pulumi.Output, "T": Any}, include_extras=True)
+
+
+def plain_type(hint: Any) -> Any:
+    """A field's own type, without NotRequired and Input around it."""
+    if typing.get_origin(hint) in (typing.NotRequired, typing.Required, typing.Union, types.UnionType):
+        return plain_type(typing.get_args(hint)[0])
+    return hint
+
+
+def is_output(value: object) -> bool:
+    """Whether a value is known only when the engine runs, so that it cannot be checked yet."""
+    return isinstance(value, (pulumi.Output, Awaitable))
+
+
+class Fields(Mapping[str, Any]):
+    """The well-shaped fields of one args value, for the rules that judge them."""
+
+    def __init__(self, key: str, values: Mapping[str, Any], secret: bool, problems: list[Problem]) -> None:
+        self.key = key
+        self._values = values
+        self._secret = secret
+        self._problems = problems
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> typing.Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def check(self, name: str, predicate: Predicate) -> None:
+        """Judges one field where it is given and known."""
+        if name in self._values and not is_output(self._values[name]):
+            wanted = predicate(self._values[name])
+            if wanted is not None:
+                self.refuse(name, wanted)
+
+    def check_each(self, name: str, predicate: Predicate) -> None:
+        """Judges each item of a list, or each value of a map."""
+        values = self._values.get(name)
+        secret = self._secret or name in SECRETS
+        pairs: list[tuple[str, Any]] = []
+        if isinstance(values, Mapping):
+            pairs = [(f".{item}", value) for item, value in cast("Mapping[str, Any]", values).items()]
+        elif values is not None:
+            pairs = [(f"[{position}]", value) for position, value in enumerate(values)]
+        for suffix, value in pairs:
+            wanted = None if is_output(value) else predicate(value)
+            if wanted is not None:
+                where = join(self.key, camel(name)) + suffix
+                self._problems.append(Problem(where, _shown(value, secret) + wanted))
+
+    def refuse(self, name: str, wanted: str) -> None:
+        """Reports a field, with its value, as not accepted."""
+        value = _shown(self._values[name], self._secret or name in SECRETS) if name in self._values else "missing; "
+        self._problems.append(Problem(join(self.key, camel(name)), value + wanted))
+
+    def refuse_item(self, name: str, value: str, wanted: str) -> None:
+        """Reports one item of a list by its value."""
+        self._problems.append(Problem(join(self.key, camel(name)), _shown(value, False) + wanted))
+
+    def refuse_key(self, name: str, item: str, wanted: str) -> None:
+        """Reports one key of a map; its value is not shown."""
+        self._problems.append(Problem(join(self.key, camel(name)), f"the key {_shown(item, False)}{wanted}"))
+
+    def refuse_together(self, name: str, other: str, why: str) -> None:
+        """Reports two fields that exclude each other, where both are given."""
+        if name in self._values and other in self._values:
+            where = join(self.key, camel(name))
+            self._problems.append(Problem(where, f"given together with {camel(other)}; {why}"))
+
+
+Rules = Callable[[Fields], None]
+_rules: dict[type, Rules] = {}
+
+
+def rules(kind: type) -> Callable[[Rules], Rules]:
+    """Registers what the values of an args TypedDict may be; it runs wherever that TypedDict is nested."""
+
+    def register(function: Rules) -> Rules:
+        _rules[kind] = function
+        return function
+
+    return register
+
+
+def accepted(component: str, name: str, kind: type[T], args: Mapping[str, Any], *, longest: int) -> T:
+    """The args with integers as ints (plugin hosts turn them into floats), or :class:`InvalidArgs` with every problem.
+
+    ``longest`` is how many characters the component's own name may have, so that what Kubernetes and the engine append
+    to it still fits into 63.
+    """
+    problems: list[Problem] = []
+    wanted = dns_label(name, longest)
+    if wanted is not None:
+        problems.append(Problem("name", _shown(name, False) + wanted))
+    clean = _conform(kind, args, "", False, problems)
+    if problems:
+        count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
+    return cast(T, clean)
+
+
+def checked(value: pulumi.Input[str], predicate: Predicate, key: str, *, secret: bool = False) -> pulumi.Output[str]:
+    """A value that may be known only later, judged in the ``apply`` that everything made of it goes through."""
+
+    def judge(text: str) -> str:
+        wanted = predicate(text)
+        if wanted is not None:
+            raise InvalidArgs(str(Problem(key, _shown(text, secret) + wanted)))
+        return text
+
+    output: pulumi.Output[str] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+    return output.apply(judge)
+
+
+def _shown(value: object, secret: bool) -> str:
+    if secret:
+        return "the value (not shown) is not accepted; wanted "
+    if isinstance(value, str):
+        text = '"' + value.encode("unicode_escape").decode("ascii") + '"'
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, Mapping):
+        text = "a map"
+    elif isinstance(value, Sequence):
+        text = "a list"
+    else:
+        text = str(value)
+    return f"{text} is not accepted; wanted "
+
+
+def _is_typed_dict(hint: object) -> bool:
+    return isinstance(hint, type) and typing.is_typeddict(hint)
+
+
+def _conform(hint: Any, value: Any, key: str, secret: bool, problems: list[Problem]) -> Any:
+    if is_output(value):
+        # Not known yet, or a mistake that the engine names; leaves are judged where they are used.
+        return value
+    hint = plain_type(hint)
+    origin = typing.get_origin(hint)
+    if _is_typed_dict(hint):
+        if not isinstance(value, Mapping):
+            problems.append(Problem(key, _shown(value, secret) + "a map"))
+            return None
+        return _conform_fields(hint, cast("Mapping[str, Any]", value), key, secret, problems)
+    if origin in (list, Sequence):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            problems.append(Problem(key, _shown(value, secret) + "a list"))
+            return None
+        item = typing.get_args(hint)[0]
+        items = cast("Sequence[Any]", value)
+        return [_conform(item, one, f"{key}[{position}]", secret, problems) for position, one in enumerate(items)]
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            problems.append(Problem(key, _shown(value, secret) + "a map"))
+            return None
+        item = typing.get_args(hint)[1]
+        pairs = cast("Mapping[str, Any]", value)
+        return {name: _conform(item, one, join(key, str(name)), secret, problems) for name, one in pairs.items()}
+    if hint is int:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return _plain(
+            isinstance(value, int) and not isinstance(value, bool), value, key, secret, "a whole number", problems
+        )
+    if hint is bool:
+        return _plain(isinstance(value, bool), value, key, secret, "true or false", problems)
+    if hint is str:
+        return _plain(isinstance(value, str), value, key, secret, "text", problems)
+    return value
+
+
+def _plain(right: bool, value: Any, key: str, secret: bool, wanted: str, problems: list[Problem]) -> Any:
+    if not right:
+        problems.append(Problem(key, _shown(value, secret) + wanted))
+    return value
+
+
+def _conform_fields(
+    kind: type, value: Mapping[str, Any], key: str, secret: bool, problems: list[Problem]
+) -> dict[str, Any]:
+    types_by_field = hints(kind)
+    fields: dict[str, Any] = {}
+    for name, field in value.items():
+        if name not in types_by_field:
+            known = [camel(one) for one in types_by_field]
+            near = difflib.get_close_matches(camel(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            problems.append(Problem(join(key, camel(name)), f"unknown key; {hint}"))
+            continue
+        if field is None:
+            continue
+        before = len(problems)
+        where = join(key, camel(name))
+        clean = _conform(types_by_field[name], field, where, secret or name in SECRETS, problems)
+        if len(problems) == before:
+            fields[name] = clean
+    missing = cast("frozenset[str]", vars(kind)["__required_keys__"]) - set(value)
+    problems.extend(Problem(join(key, camel(name)), "missing; it is required") for name in sorted(missing))
+    if kind in _rules:
+        _rules[kind](Fields(key, fields, secret, problems))
+    return fields
+
+
+# What single values may be. Each says what it wants with an example.
+
+_QUANTITY = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|m)?", re.ASCII)
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18} | {
+    unit: 1024 ** (power + 1) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))
+}
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
+_SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_IMAGE = re.compile(
+    r"(?P<name>[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*)(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?",
+    re.ASCII,
+)
+
+
+def quantity(value: str) -> str | None:
+    """A Kubernetes quantity above zero: digits with an optional unit, no sign, no exponent, no spaces."""
+    match = _QUANTITY.fullmatch(value)
+    if match is None or float(match["number"]) == 0:
+        return "a Kubernetes quantity above zero, such as 500m or 10Gi"
+    return None
+
+
+def size(value: str) -> str | None:
+    """A quantity of bytes: at least one, no fractions of a byte."""
+    match = _QUANTITY.fullmatch(value)
+    if match is None or match["unit"] == "m" or bytes_of(value) < 1:
+        return "a size above zero as a Kubernetes quantity, such as 10Gi"
+    return None
+
+
+def bytes_of(value: str) -> int:
+    """The bytes in an accepted :func:`size`."""
+    match = _QUANTITY.fullmatch(value)
+    if match is None:
+        raise ValueError(f"not a quantity: {value!r}")
+    return int(float(match["number"]) * _UNITS[match["unit"] or ""])
+
+
+def dns_label(value: str, longest: int = 63) -> str | None:
+    """An RFC 1123 label that starts with a letter, as Services need, of a bounded length."""
+    if _LABEL.fullmatch(value) is None or not value[0].isalpha() or len(value) > longest:
+        room = "" if longest == 63 else ", so that the names made from it fit into 63"
+        return f"lower-case letters, digits and '-', starting with a letter, at most {longest} characters{room}"
+    return None
+
+
+def subdomain(value: str) -> str | None:
+    """An RFC 1123 subdomain, as most object names are."""
+    if _SUBDOMAIN.fullmatch(value) is None or len(value) > 253:
+        return "an object's name: lower-case letters, digits, '-' and '.', at most 253 characters"
+    return None
+
+
+def label_value(value: str) -> str | None:
+    """A label's value."""
+    return None if _LABEL_VALUE.fullmatch(value) else "a label's value: at most 63 of letters, digits, '-', '_' and '.'"
+
+
+def image(value: str) -> str | None:
+    """An image with a tag other than ``latest``, or with a digest, so that what runs is named."""
+    match = _IMAGE.fullmatch(value)
+    if match is None or (match["digest"] is None and match["tag"] in (None, "latest")):
+        return "an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
+    return None
+
+
+def user(value: str) -> str | None:
+    """A user name: RFC 7617 forbids ':'; the rest keeps htpasswd lines and resource names plain. ``models`` is ours."""
+    if value == "models":
+        return "another name: models is the stack's own machine user"
+    if _USER.fullmatch(value) is None:
+        return "1 to 64 of letters, digits and . _ @ + -, starting with a letter or a digit"
+    return None
+
+
+def password(value: str) -> str | None:
+    """At least 12 printable ASCII characters: browsers disagree on the encoding of others."""
+    if len(value) < 12 or not (value.isascii() and value.isprintable()):
+        return "at least 12 printable ASCII characters"
+    return None
+
+
+def between(lowest: int, highest: int) -> Predicate:
+    """A whole number in a range, both ends included."""
+
+    def judge(value: int) -> str | None:
+        return None if lowest <= value <= highest else f"a whole number from {lowest} to {highest}"
+
+    return judge
+
+
+def one_of(*options: str) -> Predicate:
+    """One of a few words."""
+
+    def judge(value: str) -> str | None:
+        return None if value in options else "one of " + ", ".join(options)
+
+    return judge
+
+
+def host(value: str) -> str | None:
+    """A host name or an IPv4 address, without scheme, port or path."""
+    if _SUBDOMAIN.fullmatch(value) is None or len(value) > 253:
+        return "a host name in lower case without scheme, port or path, such as mlflow.example.com"
+    return None
+
+
+def folder(value: str) -> str | None:
+    """A relative path without dots, blanks or shell characters."""
+    parts = value.split("/")
+    if re.fullmatch(r"[A-Za-z0-9._/-]+", value, re.ASCII) is None or any(part in ("", ".", "..") for part in parts):
+        return "a folder's path from the claim's root, such as mlruns"
+    return None
+
+
+def absolute_path(value: str) -> str | None:
+    """An absolute path without dots, blanks or shell characters."""
+    if not value.startswith("/") or (value != "/" and folder(value[1:]) is not None):
+        return "an absolute path, such as /mlflow"
+    return None
+
+
+def duration(value: str) -> str | None:
+    """A duration as Pulumi's timeouts take it."""
+    if re.fullmatch(r"[1-9][0-9]*(s|m|h)", value, re.ASCII) is None:
+        return "a duration in whole seconds, minutes or hours, such as 10m"
+    return None

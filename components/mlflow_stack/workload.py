@@ -1,0 +1,146 @@
+"""What every pod has in common: labels, hardening, and the parts that stores and proxies hand to a server."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NotRequired, TypedDict
+
+import pulumi
+from pulumi_kubernetes.core.v1 import (
+    ContainerArgsDict,
+    EnvVarArgsDict,
+    PodSecurityContextArgsDict,
+    PodSpecArgsDict,
+    ResourceRequirementsArgsDict,
+    SecurityContextArgsDict,
+    VolumeArgsDict,
+    VolumeMountArgsDict,
+)
+
+from mlflow_stack import validate
+
+Platform = Literal["kubernetes", "openshift"]
+PLATFORMS = ("kubernetes", "openshift")
+
+USER_ID = 10001
+"""The UID, GID and fsGroup on plain Kubernetes: above 10000, as CKV_K8S_40 wants, so that it is no user of a node."""
+
+SCRATCH = "/tmp"  # noqa: S108 - a volume of the container's own
+"""The one path a container may write beside its volumes: an emptyDir of its own."""
+
+
+class ResourcesArgs(TypedDict):
+    """What a container asks for and may use at most, as Kubernetes quantities."""
+
+    requests: NotRequired[Mapping[str, str]]
+    """The amounts reserved, by resource name (cpu, memory). Default: the container's own."""
+    limits: NotRequired[Mapping[str, str]]
+    """The amounts not to be passed, by resource name (cpu, memory). Default: the container's own."""
+
+
+@validate.rules(ResourcesArgs)
+def _resources(fields: validate.Fields) -> None:
+    for name in ("requests", "limits"):
+        fields.check_each(name, validate.quantity)
+
+
+@dataclass(frozen=True)
+class PodParts:
+    """What a store or a proxy adds to a pod. The server that owns the pod adds the parts up; nothing looks back."""
+
+    containers: Sequence[ContainerArgsDict] = ()
+    """Containers beside the server's own."""
+    init_containers: Sequence[ContainerArgsDict] = ()
+    """Containers that must end well before the server starts, in order."""
+    env: Sequence[EnvVarArgsDict] = ()
+    """Environment of the server's own container."""
+    volumes: Sequence[VolumeArgsDict] = ()
+    """Volumes of the pod."""
+    mounts: Sequence[VolumeMountArgsDict] = ()
+    """Mounts of the server's own container."""
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Annotations of the pod."""
+    wait_for: Sequence[pulumi.Resource] = ()
+    """What must exist before the pod is made."""
+
+
+def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The labels of an object: the caller's own first, so that none of ours is overridden."""
+    return {
+        **(extra or {}),
+        **selector(instance, component),
+        "app.kubernetes.io/part-of": "mlflow",
+        "app.kubernetes.io/managed-by": "pulumi",
+    }
+
+
+def selector(instance: str, component: str) -> dict[str, str]:
+    """The labels that select a pod: never a version, since a selector cannot be changed in place."""
+    return {
+        "app.kubernetes.io/name": "mlflow",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": component,
+    }
+
+
+def container_security() -> SecurityContextArgsDict:
+    """PodSecurity ``restricted`` and OpenShift ``restricted-v2``, stated on each container."""
+    return {
+        "allow_privilege_escalation": False,
+        "privileged": False,
+        "read_only_root_filesystem": True,
+        "run_as_non_root": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccomp_profile": {"type": "RuntimeDefault"},
+    }
+
+
+def pod_security(platform: str) -> PodSecurityContextArgsDict:
+    """The pod's security context: OpenShift fills in UID, GID and fsGroup itself and refuses any fixed ones."""
+    context: PodSecurityContextArgsDict = {"run_as_non_root": True, "seccomp_profile": {"type": "RuntimeDefault"}}
+    if platform == "openshift":
+        return context
+    return {
+        **context,
+        "run_as_user": USER_ID,
+        "run_as_group": USER_ID,
+        "fs_group": USER_ID,
+        "fs_group_change_policy": "OnRootMismatch",
+    }
+
+
+def pod_annotations(platform: str, parts: Sequence[PodParts]) -> dict[str, str]:
+    """The annotations of all parts, and on OpenShift the admission policy the pod is written for."""
+    annotations = {name: value for part in parts for name, value in part.annotations.items()}
+    if platform == "openshift":
+        annotations["openshift.io/required-scc"] = "restricted-v2"
+    return annotations
+
+
+def scratch(name: str, size: str) -> tuple[VolumeArgsDict, VolumeMountArgsDict]:
+    """A container's own ``/tmp``: on disk and bounded, as memory-backed files would count against its memory."""
+    return {"name": name, "empty_dir": {"size_limit": size}}, {"name": name, "mount_path": SCRATCH}
+
+
+def resources(
+    given: ResourcesArgs | None, requests: Mapping[str, str], limits: Mapping[str, str]
+) -> ResourceRequirementsArgsDict:
+    """The caller's amounts over the defaults, resource by resource."""
+    given = given or {}
+    return {"requests": {**requests, **given.get("requests", {})}, "limits": {**limits, **given.get("limits", {})}}
+
+
+def pod_spec(
+    platform: str, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
+) -> PodSpecArgsDict:
+    """One pod of a server's own containers and what its parts add, hardened."""
+    init_containers = [container for part in parts for container in part.init_containers]
+    return {
+        "service_account_name": service_account,
+        "automount_service_account_token": False,
+        # A Service called mlflow would otherwise inject MLFLOW_PORT=tcp://…, with which MLflow does not start.
+        "enable_service_links": False,
+        "security_context": pod_security(platform),
+        "init_containers": init_containers,
+        "containers": [*main, *(container for part in parts for container in part.containers)],
+        "volumes": [volume for part in parts for volume in part.volumes],
+    }
