@@ -1,1 +1,172 @@
 """Images built on this machine, from Debian packages and PyPI, without a registry or a container engine."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from local.errors import LocalError
+from local.images.archive import pack
+from local.images.debian import debian, recipe
+from local.paths import cache_dir
+from local.progress import Progress
+
+_REQUIREMENTS: Final = Path(__file__).parent / "mlflow" / "requirements.txt"
+_MLFLOW_RECIPE: Final = 1  # raised when what this module does to the MLflow image changes
+_MLFLOW_BASE: Final = ("ca-certificates", "python3")
+_NGINX_BASE: Final = ("ca-certificates", "nginx-light")
+_HOME: Final = "opt/mlflow"
+_PYTHON: Final = "3.11"  # Debian bookworm's
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Their test suites are a tenth of the image, and nothing imports them.
+_UNTESTED: Final = ("matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that is ready to be loaded into a node."""
+
+    reference: str
+    """What pods call it."""
+    archive: Path
+    """A docker archive."""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _kept(name: str, digest: str, build: Callable[[Path], None]) -> Image:
+    """The archive `<name>-<version>-<digest>.tar` in the cache, built into a scratch folder if it is not there."""
+    folder = cache_dir() / "images"
+    pattern = f"{name}-*-{digest}.tar"
+
+    def found() -> Image | None:
+        for archive in folder.glob(pattern):
+            tag = archive.stem.removeprefix(f"{name}-")
+            return Image(f"localhost/mlflow-stack/{name}:{tag}", archive)
+        return None
+
+    if image := found():
+        return image
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{name}.lock"):
+        if image := found():
+            return image
+        scratch = folder / f".{name}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        build(scratch)
+        shutil.rmtree(scratch)
+    image = found()
+    assert image is not None
+    return image
+
+
+def _run(what: str, *argv: str | Path) -> str:
+    environment = os.environ | {"UV_CACHE_DIR": str(cache_dir() / "uv")}
+    done = subprocess.run(
+        [str(word) for word in argv],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-15:])
+        raise LocalError(f"{what} failed (exit {done.returncode}):\n{tail}\nRun the same command again to retry.")
+    return done.stdout
+
+
+def _install(home: Path) -> None:
+    """A virtual environment as `venv` would make it, filled without running the image's Python."""
+    packages = home / f"lib/python{_PYTHON}/site-packages"
+    platform_tag = f"{platform.machine()}-manylinux_2_36"
+    _run(
+        "Installing MLflow's packages",
+        *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", packages, "--link-mode=copy"),
+        *("--python-version", _PYTHON, "--python-platform", platform_tag, "--only-binary=:all:", "--no-deps"),
+        *("--require-hashes", "--requirements", _REQUIREMENTS),
+    )
+    commands = home / "bin"
+    (packages / "bin").rename(commands)
+    for command in commands.iterdir():
+        first, _, rest = command.read_bytes().partition(b"\n")
+        if first.startswith(b"#!") and b"python" in first:
+            command.write_bytes(f"#!/{_HOME}/bin/python\n".encode() + rest)
+    for name in ("python", "python3"):
+        (commands / name).symlink_to("/usr/bin/python3")
+    (home / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+    for package in _UNTESTED:
+        for tests in [path for path in (packages / package).rglob("tests") if path.is_dir()]:
+            shutil.rmtree(tests, ignore_errors=True)
+    shutil.rmtree(packages / "pyarrow/include")
+    for path in home.rglob("*"):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(0o755 if path.is_dir() or mode & 0o100 else 0o644)
+
+
+def _compile(root: Path, home: Path) -> None:
+    """Bytecode by the image's own Python, valid whatever times the files get in the image."""
+    bound = f'mount --bind "$1" "$2/opt" && exec chroot "$2" /{_HOME}/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /{_HOME}/lib'
+    _run("Compiling MLflow's packages", "unshare", "--mount", "sh", "-c", bound, "sh", home.parent, root)
+
+
+def mlflow(progress: Progress) -> Image:
+    """MLflow with its database, S3 and metrics drivers on Debian's Python, built once per content of its recipe.
+
+    It runs under any user ID with a read-only root; `python`, `mlflow`, `uvicorn`, `bash` are on its PATH.
+
+    Raises:
+        LocalError: Debian's mirror or PyPI could not be reached, or a build step failed.
+    """
+    requirements = _REQUIREMENTS.read_text()
+    version = next(line for line in requirements.splitlines() if line.startswith("mlflow==")).split()[0].split("==")[1]
+    digest = _digest(str(_MLFLOW_RECIPE), platform.machine(), recipe(_MLFLOW_BASE), requirements)
+
+    def build(scratch: Path) -> None:
+        root = debian(progress, "mlflow", _MLFLOW_BASE)
+        home = scratch / _HOME
+        home.mkdir(parents=True)
+        with progress.step("image: MLflow's packages", 40):
+            _install(home)
+        with progress.step("image: MLflow's bytecode", 60):
+            _compile(root, home)
+        with progress.step("image: MLflow's archive", 10):
+            tag = f"{version}-{digest}"
+            pack(
+                f"localhost/mlflow-stack/mlflow:{tag}",
+                [root, scratch],
+                scratch.parent / f"mlflow-{tag}.tar",
+                env={"PATH": f"/{_HOME}/bin:{_PATH}", "LANG": "C.UTF-8", "GIT_PYTHON_REFRESH": "quiet"},
+            )
+
+    return _kept("mlflow", digest, build)
+
+
+def nginx(progress: Progress) -> Image:
+    """Debian's nginx-light, built once per content of its recipe. It runs under any user ID with a read-only root.
+
+    Raises:
+        LocalError: Debian's mirror could not be reached, or a build step failed.
+    """
+    digest = _digest(platform.machine(), recipe(_NGINX_BASE))
+
+    def build(scratch: Path) -> None:
+        root = debian(progress, "nginx", _NGINX_BASE)
+        version = _run("Asking nginx for its version", "chroot", root, "nginx", "-v").strip().rpartition("/")[2]
+        tag = f"{version}-{digest}"
+        archive = scratch.parent / f"nginx-{tag}.tar"
+        pack(f"localhost/mlflow-stack/nginx:{tag}", root, archive, env={"PATH": _PATH, "LANG": "C.UTF-8"})
+
+    return _kept("nginx", digest, build)

@@ -128,6 +128,11 @@ def _strip(root: Path) -> None:
     (root / _HASTE).unlink()
 
 
+def recipe(packages: Sequence[str]) -> str:
+    """What a root filesystem with these packages is made from, as a digest of 12 characters."""
+    return hashlib.sha256(json.dumps([_RECIPE, SUITE, sorted(packages)]).encode()).hexdigest()[:12]
+
+
 def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
     """A minimal Debian bookworm root filesystem with these packages, made once and then taken from the cache.
 
@@ -143,10 +148,8 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
     Raises:
         LocalError: no debootstrap could be had, or it failed.
     """
-    wanted = sorted({*packages, "ca-certificates"})
-    digest = hashlib.sha256(json.dumps([_RECIPE, SUITE, wanted]).encode()).hexdigest()[:12]
     roots = cache_dir() / "roots"
-    root = roots / f"{name}-{digest}"
+    root = roots / f"{name}-{recipe(packages)}"
     if root.exists():
         return root
     roots.mkdir(parents=True, exist_ok=True)
@@ -168,7 +171,7 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
             command, environment = _debootstrap()
             arguments = [
                 "--variant=minbase",
-                f"--include={','.join(wanted)}",
+                f"--include={','.join(sorted(packages))}",
                 f"--cache-dir={packages_kept}",
                 SUITE,
                 partial,
@@ -178,5 +181,17 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
             isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
             _run(f"debootstrap of {name}", [*isolated, *command, *arguments], env=environment)
             _strip(partial)
+            if (partial / "usr/bin/python3").exists():
+                # Valid whatever times the files get in an image: nobody can write new ones there.
+                compiled = [
+                    "-m",
+                    "compileall",
+                    "-q",
+                    "-f",
+                    "--invalidation-mode",
+                    "unchecked-hash",
+                    "/usr/lib/python3*",
+                ]
+                _run(f"Compiling Python of {name}", ["chroot", partial, "sh", "-c", f"python3 {' '.join(compiled)}"])
             partial.rename(root)
     return root
