@@ -1,0 +1,311 @@
+"""One node: what `up`, `down` and `clean` do to it."""
+
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from filelock import FileLock
+
+from local.builds import failure, run
+from local.cluster import config, link
+from local.cluster.api import Api
+from local.cluster.cgroups import Cgroup
+from local.cluster.process import Launch, Process
+from local.cluster.programs import Programs, ensure
+from local.cluster.supervisor import Supervisor
+from local.errors import LocalError
+from local.images import Image
+from local.paths import Instance
+from local.progress import Progress
+
+_MANIFESTS: Final = Path(__file__).with_name("manifests")
+_TOOLS: Final = ("ip", "nsenter", "setsid", "sh", "unshare")
+_DATA: Final = ("etcd", "containerd", "kubelet", "volumes", "log")
+_SECONDS: Final = 120.0
+_GRACE: Final = 5.0
+# What an import takes here, in bytes a second.
+_SPEED: Final = 30e6
+
+
+def manifests(instance: Instance, programs: Programs) -> str:
+    """What a node runs as pods, and the access rules that kubeadm's certificates need, as YAML."""
+    text = "---\n".join(file.read_text() for file in sorted(_MANIFESTS.glob("*.yaml")))
+    return Template(text).substitute(
+        dns_address=instance.dns_address,
+        coredns=programs.coredns.reference,
+        provisioner=programs.provisioner.reference,
+        shell=programs.shell.reference,
+    )
+
+
+class Node:
+    """The one-node cluster of an instance. It runs apart from whoever started it, until `down` or the machine's end."""
+
+    def __init__(self, instance: Instance) -> None:
+        """`instance`: whose; nothing is done yet."""
+        self.instance = instance
+        self._cgroup = Cgroup(instance.cgroup)
+        self._etc = instance.node / "etc"
+        self._record = instance.node / "process.json"
+
+    def up(self, progress: Progress) -> None:
+        """Returns with the node ready, its DNS and its storage running, and the kubeconfig written.
+
+        What is there is kept: programs in the cache, the node's data, the running node itself, unless it was started from
+        another version of its configuration. Components that gave up are started again.
+
+        Raises `LocalError` saying which component failed, with the last lines of its log.
+        """
+        _check_machine()
+        programs = ensure(progress)
+        with self._lock():
+            texts = config.files(self.instance, programs.pause.reference)
+            revision = hashlib.sha256(repr((sorted(texts.items()), programs)).encode()).hexdigest()
+            process = Process.read(self._record)
+            if process and self._revision.read_text() != revision:
+                self._stop(process)
+                process = None
+            if process is None:
+                self._clear()
+                with progress.step("node: keys and configuration", 3):
+                    self._prepare(programs, texts)
+                self._revision.write_text(revision)
+                process = self._launch(programs)
+            else:
+                Supervisor(process).revive()
+            self._complete(progress, programs, process)
+
+    def down(self) -> None:
+        """Ends all of the node: pods are asked to end first, for up to five seconds. The data stays."""
+        if not self.instance.root.exists():
+            return
+        with self._lock():
+            process = Process.read(self._record)
+            if process:
+                self._stop(process)
+            self._clear()
+
+    def clean(self) -> None:
+        """`down`, then deletes the node's data, volumes included."""
+        self.down()
+        node = self.instance.node
+        # Volumes and the like are mounted in the node's own mount namespace only. Anything else here is not ours.
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        if foreign := [mount for mount in mounts if Path(mount).is_relative_to(node)]:
+            raise LocalError(f"something is mounted at {foreign[0]}. Next: `umount` it, then run the same command again.")
+        if node.exists():
+            shutil.rmtree(node)
+        self.instance.kubeconfig.unlink(missing_ok=True)
+
+    def running(self) -> bool:
+        """Whether the node's first process runs; its pods need not be ready."""
+        return self.pid() is not None
+
+    def pid(self) -> int | None:
+        """The id of the node's first process, as the machine knows it; none while it does not run."""
+        process = Process.read(self._record)
+        return process.pid if process else None
+
+    def load(self, progress: Progress, *images: Image) -> None:
+        """Imports the images that are not there yet."""
+        with self._lock():
+            self._import(progress, self._running(), *images)
+
+    def logs(self, component: str | None, lines: int) -> str:
+        """The last lines of a component's log (`config.COMPONENTS`, `supervisord`, `init`), or of all, each under its name.
+
+        Raises `LocalError` for a component that has no log.
+        """
+        folder = self.instance.node / "log"
+        known = [path.stem for path in sorted(folder.glob("*.log"))]
+        if component is not None and component not in known:
+            raise LocalError(f"there is no log of {component!r}. Next: take one of: {', '.join(known) or 'none yet'}.")
+        if component is not None:
+            return "\n".join(_tail(folder / f"{component}.log", lines))
+        return "\n".join(line for name in known for line in (f"==> {name}", *_tail(folder / f"{name}.log", lines)))
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Runs a program of the node's root filesystem in all of the node's namespaces, and returns whatever it gives.
+
+        Raises `LocalError` where the node does not run.
+        """
+        argv = tuple(self._running().enter(*argv))
+        return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    @property
+    def _revision(self) -> Path:
+        return self.instance.node / "revision"
+
+    @contextmanager
+    def _lock(self) -> Generator[None]:
+        with FileLock(self.instance.root / ".node.lock"):
+            yield
+
+    def _running(self) -> Process:
+        process = Process.read(self._record)
+        if process is None:
+            raise LocalError(f"the node of instance {self.instance.name} does not run. Next: `make up`.")
+        return process
+
+    def _prepare(self, programs: Programs, texts: dict[str, str]) -> None:
+        for name in _DATA:
+            (self.instance.node / name).mkdir(parents=True, exist_ok=True)
+        if not self._etc.exists():
+            fresh = self.instance.node / "etc.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            self._keys(programs.binaries / "kubeadm", fresh)
+            fresh.rename(self._etc)
+        for name, text in texts.items():
+            file = self._etc / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+
+    def _keys(self, kubeadm: Path, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        stated = folder / "kubeadm.yaml"
+        stated.write_text(config.kubeadm(self.instance, folder / "pki"))
+        shared = ["--config", str(stated)]
+        what = "making the cluster's keys"
+        run([str(kubeadm), "init", "phase", "certs", "all", *shared], what=what)
+        run([str(kubeadm), "init", "phase", "kubeconfig", "all", *shared, "--kubeconfig-dir", str(folder)], what=what)
+        user = run([str(kubeadm), "kubeconfig", "user", *shared, "--client-name", "system:kube-proxy"], what=what)
+        (folder / "kube-proxy.conf").write_text(user[user.index("apiVersion:") :])
+
+    def _complete(self, progress: Progress, programs: Programs, process: Process) -> None:
+        """Waits for a node that has been started, and gives it what its own pods need."""
+        api = Api(self.instance, self._etc, programs.binaries / "kubectl")
+        with progress.step("node: control plane", 8):
+            self._await(process, api.ready)
+        with progress.step("node: images of its own pods", 5):
+            self._await(process, lambda: _listing(process).stderr)
+            self._import(progress, process, *programs.images)
+            process.path(config.IMAGES_LOADED).touch()
+        with progress.step("node: DNS and storage", 12):
+            wanted = manifests(self.instance, programs)
+            self._await(process, lambda: api.apply(wanted))
+            self._publish()
+            self._await(process, lambda: api.settled(process.since))
+
+    def _publish(self) -> None:
+        kubeconfig = self.instance.kubeconfig
+        fresh = kubeconfig.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text((self._etc / "admin.conf").read_text())
+        fresh.replace(kubeconfig)
+
+    def _import(self, progress: Progress, process: Process, *images: Image) -> None:
+        present = _listing(process).stdout.split()
+        for image in images:
+            if image.reference in present:
+                continue
+            name = image.reference.rpartition("/")[2].partition(":")[0]
+            seconds = image.archive.stat().st_size / _SPEED
+            argv = process.enter("ctr", "--namespace=k8s.io", "images", "import", "-")
+            with progress.step(f"load image {name}", seconds), image.archive.open("rb") as archive:
+                done = subprocess.run(argv, stdin=archive, capture_output=True, text=True, check=False)
+            if done.returncode:
+                log = [done.stderr, *_tail(self.instance.node / "log" / "containerd.log", 10)]
+                raise LocalError(failure(f"loading the image {image.reference}", log, self._look))
+
+    def _launch(self, programs: Programs) -> Process:
+        environment = {
+            "NODE": str(self.instance.node),
+            "ROOT": str(programs.root),
+            "BINARIES": str(programs.binaries),
+            "SUPERVISOR": str(programs.supervisor),
+            "NAME": self.instance.cgroup,
+            "ADDRESS": self.instance.node_address,
+            "SERVICES": self.instance.service_cidr,
+            "PODS": self.instance.pod_cidr,
+        }
+        start = Launch(environment, self._cgroup.create(), self.instance.node / "log" / "init.log")
+        try:
+            # Recorded before it does anything that lasts: whoever comes next can end it.
+            start.process.write(self._record)
+            link.attach(self.instance, start.process.pid)
+            start.go()
+        finally:
+            start.close()
+        return start.process
+
+    def _stop(self, process: Process) -> None:
+        # The kubelet first, or it would start the containers again.
+        Supervisor(process).stop("kubelet")
+        self._signal(signal.SIGTERM, "kubepods")
+        deadline = time.monotonic() + _GRACE
+        while self._cgroup.processes("kubepods") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.end(seconds=10)
+
+    def _clear(self) -> None:
+        """Removes what is left of a node that has ended, in whatever way."""
+        self._signal(signal.SIGKILL)
+        self._cgroup.remove()
+        link.detach(self.instance)
+        self._record.unlink(missing_ok=True)
+
+    def _signal(self, number: signal.Signals, child: str = "") -> None:
+        for pid in self._cgroup.processes(child):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _await(self, process: Process, missing: Callable[[], str]) -> None:
+        """Waits until nothing is missing; fails as soon as a component has given up, or after a time."""
+        start = looked = time.monotonic()
+        while reason := missing():
+            now = time.monotonic()
+            if not process.runs():
+                self._fail("its first process has ended", "init")
+            if now - looked > 2:
+                looked = now
+                states = Supervisor(process).states()
+                for name in config.COMPONENTS:
+                    state = states.get(name, "unknown")
+                    if state == "FATAL" or (now - start > _SECONDS and state != "RUNNING"):
+                        self._fail(f"{name} is in state {state}", name)
+            if now - start > _SECONDS:
+                what = f"starting the node (all components run, but after {_SECONDS:.0f} s one thing is missing)"
+                raise LocalError(failure(what, reason.splitlines(), self._look))
+            time.sleep(0.2)
+
+    def _fail(self, why: str, component: str) -> None:
+        log = _tail(self.instance.node / "log" / f"{component}.log", 15)
+        raise LocalError(failure(f"starting the node ({why})", log, self._look))
+
+    @property
+    def _look(self) -> str:
+        return f"look at {self.instance.node / 'log'}, then run the same command again"
+
+
+def _check_machine() -> None:
+    if platform.system() != "Linux" or os.geteuid():
+        raise LocalError(
+            "the one-node cluster needs Linux and root. Next: run the same command as root, or name a cluster of yours: "
+            "`make up CONTEXT=<context>`."
+        )
+    if missing := [tool for tool in _TOOLS if not shutil.which(tool)]:
+        raise LocalError(f"{', '.join(missing)}: not found. Next: install util-linux and iproute2.")
+
+
+def _listing(process: Process) -> subprocess.CompletedProcess[str]:
+    """The names of the images that the node has; an error message while containerd does not answer."""
+    argv = process.enter("ctr", "--namespace=k8s.io", "images", "list", "--quiet")
+    return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+def _tail(file: Path, lines: int) -> list[str]:
+    try:
+        with file.open(errors="replace") as log:
+            return [line.rstrip("\n") for line in deque(log, lines)]
+    except FileNotFoundError:
+        return []
