@@ -139,9 +139,14 @@ def deploy(
     preview: bool = False,
     config: Mapping[str, str] | None = None,
     secret_keys: list[str] | None = None,
+    into: list[Deployment] | None = None,
 ) -> Deployment:
-    """Runs a program against the recording engine; errors in it, and in every ``apply``, are raised."""
+    """Runs a program against the recording engine; errors in it, and in every ``apply``, are raised.
+
+    ``into`` receives the record also where the program fails."""
     with _run(preview, config or {}, secret_keys or []) as (loop, monitor):
+        if into is not None:
+            into.append(monitor.deployment)
 
         async def main() -> None:
             await stack.run_pulumi_func(program)

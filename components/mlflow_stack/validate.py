@@ -153,7 +153,7 @@ def accepted(component: str, name: str, kind: type[T], args: Mapping[str, Any], 
     clean = _conform(kind, args, "", False, problems)
     if problems:
         count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
-        lines = "\n".join(f"  {problem}" for problem in problems)
+        lines = "\n".join(f"  {problem}" for problem in sorted(problems, key=lambda problem: problem.key))
         raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
     return cast(T, clean)
 

@@ -1,0 +1,78 @@
+# The verbs of the project; `make help` lists them. Long work shows a bar, every failure says what to do next.
+STACK ?= dev
+INSTANCE ?= default
+CONTEXT ?=
+FORCE ?=
+MEGABYTES ?= 300
+
+PYTHON ?= python3
+unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
+VENV := .venv
+BIN := $(VENV)/bin
+LOCAL = $(BIN)/python -m local --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)'
+DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml
+UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
+export UV_CACHE_DIR
+
+.PHONY: help setup up down clean distclean status logs watch env client-env preflight test test-fast soak lint bench
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
+
+$(VENV)/.ready: $(DEPENDENCIES)
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || { echo 'making $(VENV)' >&2; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9' >&2
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock \
+		--requirement requirements.txt --requirement local/requirements.txt --requirement tests/requirements.txt >&2
+	@touch $@
+
+setup: $(VENV)/.ready ## the Python environment alone
+
+up: setup ## a running MLflow: STACK=dev INSTANCE=default CONTEXT=<kube context, else a local node>
+	@$(LOCAL) up
+
+down: setup ## takes it down; data, users and passwords stay
+	@$(LOCAL) down
+
+clean: setup ## deletes an instance's data, after naming it: FORCE=1 without a terminal
+	@$(LOCAL) clean $(if $(FORCE),--force)
+
+distclean: setup ## deletes the caches
+	@$(LOCAL) distclean $(if $(FORCE),--force)
+	@rm -rf $(VENV)
+
+status: setup ## what runs
+	@$(LOCAL) status
+
+logs: setup ## the pods' last lines, or with COMPONENT=kubelet the node's
+	@$(LOCAL) logs $(COMPONENT)
+
+watch: setup ## follows the pods while they start
+	@$(LOCAL) watch
+
+env: setup ## what pulumi and kubectl need by hand: eval "$$(make -s env)"
+	@$(LOCAL) env
+
+client-env: setup ## what MLflow's client needs: eval "$$(make -s client-env)"
+	@$(LOCAL) client-env
+
+preflight: setup ## whether the cluster has what the stack names
+	@$(LOCAL) preflight
+
+lint: setup ## format, lint, types
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyright --warnings
+
+test-fast: lint ## all tests that need no cluster
+	@$(BIN)/python -m pytest tests --ignore tests/e2e
+
+test: lint ## all tests, on a node of their own
+	@$(BIN)/python -m pytest tests
+
+soak: lint ## the full matrices, which take longer
+	@SOAK=1 $(BIN)/python -m pytest tests
+
+bench: setup ## what it costs, as ratios: bench/results
+	@$(BIN)/python -m bench

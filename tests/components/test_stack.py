@@ -1,0 +1,289 @@
+"""What MlflowStack registers: exact inputs of its children. That a cluster accepts them is shown in tests/e2e."""
+
+import json
+
+import pulumi
+import pytest
+
+import engine
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs
+
+CANARY = "canary-4f1d-in-every-secret"
+
+
+def stack(args: MlflowStackArgs, name: str = "mlflow", **options: object) -> engine.Deployment:
+    return engine.deploy(lambda: MlflowStack(name, args) and None, **options)
+
+
+def pod(deployment: engine.Deployment) -> dict:
+    return deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
+
+
+def env(deployment: engine.Deployment) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in pod(deployment)["containers"][0]["env"]}
+
+
+def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
+    deployment = stack({})
+    kinds = [one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.custom]
+    assert sorted(kinds) == [
+        "ConfigMap",
+        "ConfigMap",
+        "Namespace",
+        "PersistentVolumeClaim",
+        "RandomPassword",
+        "RandomPassword",
+        "RandomString",
+        "RandomString",
+        "Secret",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    ]
+    assert [one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.protect] == [
+        "Namespace",
+        "PersistentVolumeClaim",
+    ]
+    claim = deployment.one("PersistentVolumeClaim").inputs
+    assert claim["metadata"]["name"] == "mlflow-data"
+    assert claim["metadata"]["annotations"] == {"pulumi.com/skipAwait": "true"}
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "20Gi"}}}
+
+
+def test_what_is_protected_keeps_the_passwords_it_depends_on() -> None:
+    deployment = stack({"users": ["ann", "bob"], "passwords": {"bob": "correct horse"}})
+    made = {one.name for one in deployment.registrations if one.type.startswith("random:")}
+    assert made == {
+        "mlflow-password-ann",
+        "mlflow-password-models",
+        "mlflow-salt-ann",
+        "mlflow-salt-bob",
+        "mlflow-salt-models",
+    }
+    for kind in ("Namespace", "PersistentVolumeClaim"):
+        names = {urn.rsplit("::", 1)[-1] for urn in deployment.one(kind).dependencies}
+        assert made <= names, kind
+
+
+def test_the_namespace_enforces_the_restricted_standard() -> None:
+    labels = stack({"namespace": "team"}).one("Namespace").inputs["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert labels["app.kubernetes.io/instance"] == "mlflow"
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_mlflow_listens_on_loopback_and_nothing_else_of_it_is_a_port(preview: bool) -> None:
+    deployment = stack({}, preview=preview)
+    mlflow, proxy = pod(deployment)["containers"]
+    variables = env(deployment)
+    assert mlflow["command"] == ["mlflow", "server"]
+    assert mlflow["args"] == []
+    assert "ports" not in mlflow
+    assert variables["MLFLOW_HOST"] == "127.0.0.1"
+    assert variables["MLFLOW_PORT"] == "5000"
+    assert variables["MLFLOW_WORKERS"] == "1"
+    assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert variables["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert variables["MLFLOW_BACKEND_STORE_URI"] == "sqlite:////mlflow/mlflow.db"
+    assert variables["MLFLOW_ARTIFACTS_DESTINATION"] == "/mlflow/artifacts"
+    assert variables["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == "mlflow-artifacts:/"
+    assert proxy["ports"] == [
+        {"name": "public", "containerPort": 8080},
+        {"name": "internal", "containerPort": 8081},
+    ]
+
+
+def test_one_host_is_in_every_security_list() -> None:
+    deployment = stack({"expose": {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}})
+    variables = env(deployment)
+    assert "mlflow.test,mlflow.test:*,mlflow,mlflow:*" in variables["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "http://mlflow.test:30500"
+    conf = deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+    assert "listen 8080;\n        server_name mlflow.test;" in conf
+    service = deployment.one("Service", "mlflow-public").inputs["spec"]
+    assert service["externalTrafficPolicy"] == "Local"
+    assert service["ports"] == [{"name": "public", "port": 80, "targetPort": "public", "nodePort": 30500}]
+
+
+def test_probes_go_through_the_proxy_and_differ() -> None:
+    mlflow, proxy = pod(stack({}))["containers"]
+    paths = [mlflow[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert [(one["path"], one["port"]) for one in paths] == [("/healthz", 8081), ("/healthz", 8081), ("/readyz", 8081)]
+    assert proxy["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "internal"}
+    budget = mlflow["startupProbe"]["periodSeconds"] * mlflow["startupProbe"]["failureThreshold"]
+    assert budget == 180
+
+
+def test_every_container_is_hardened() -> None:
+    spec = pod(stack({"backend_store": {"pvc": {"file_store": "mlruns"}}}))
+    containers = [*spec["initContainers"], *spec["containers"]]
+    assert [one["name"] for one in containers] == ["file-store", "schema", "mlflow", "proxy"]
+    for container in containers:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, container["name"]
+        assert container["command"], container["name"]
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", container["name"]
+        assert {"requests", "limits"} == set(container["resources"]), container["name"]
+        assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}, container["name"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    for volume in spec["volumes"]:
+        if "emptyDir" in volume:
+            assert volume["emptyDir"]["sizeLimit"], volume["name"]
+            assert "medium" not in volume["emptyDir"], volume["name"]
+    assert not any("subPath" in mount for container in containers for mount in container["volumeMounts"])
+
+
+def test_the_platform_says_who_chooses_the_user() -> None:
+    assert pod(stack({}))["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "fsGroup": 10001,
+        "fsGroupChangePolicy": "OnRootMismatch",
+    }
+    openshift = stack({"platform": "openshift"})
+    assert pod(openshift)["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    template = openshift.one("StatefulSet").inputs["spec"]["template"]["metadata"]
+    assert template["annotations"] == {"openshift.io/required-scc": "restricted-v2"}
+
+
+def test_one_pod_at_a_time_and_a_bounded_wait() -> None:
+    server = stack({"rollout_timeout": "3m"}).one("StatefulSet")
+    assert server.inputs["spec"]["replicas"] == 1
+    assert server.inputs["spec"]["podManagementPolicy"] == "Parallel"
+    assert server.delete_before_replace
+    assert server.timeouts == {"create": "3m", "update": "3m"}
+
+
+def test_the_sizes_have_one_place() -> None:
+    deployment = stack({"max_artifact_size": "1Gi", "max_concurrent_uploads": 3})
+    conf = deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+    assert "client_max_body_size 1073741824;" in conf
+    assert "limit_conn uploads 3;" in conf
+
+
+def test_a_found_claim_is_mounted_and_not_owned() -> None:
+    deployment = stack({"existing_namespace": "team", "backend_store": {"pvc": {"existing_claim": "old"}}})
+    assert deployment.all("PersistentVolumeClaim") == []
+    assert deployment.all("Namespace") == []
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "old"}} in pod(deployment)["volumes"]
+
+
+def test_a_file_store_is_converted_before_the_schema_step() -> None:
+    spec = pod(stack({"backend_store": {"pvc": {"file_store": "team/mlruns", "file_store_mount": "/mnt/mlflow"}}}))
+    convert, schema = spec["initContainers"]
+    assert convert["command"] == ["python", "/opt/mlflow-stack/file_store.py"]
+    assert {one["name"]: one["value"] for one in convert["env"]} == {
+        "HOME": "/tmp",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DATABASE": "/mlflow/mlflow.db",
+        "FILE_STORE": "/mlflow/team/mlruns",
+        "FILE_STORE_MOUNT": "/mnt/mlflow",
+        "ARTIFACTS": "/mlflow/artifacts",
+    }
+    assert schema["command"] == ["python", "/opt/mlflow-stack/sqlite_schema.py"]
+
+
+def test_users_come_and_go_in_one_secret_that_keeps_its_name() -> None:
+    before = stack({"users": ["ann", "bob"]}).one("Secret", "mlflow-htpasswd").inputs
+    after = stack({"users": ["ann", "eve"]}).one("Secret", "mlflow-htpasswd").inputs
+    lines = before["stringData"]["htpasswd"].splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ann", "bob", "models"]
+    assert all(line.split(":")[1].startswith("{SSHA}") for line in lines)
+    assert after["stringData"]["htpasswd"].splitlines()[0] == lines[0]
+    assert before["metadata"]["name"] == after["metadata"]["name"] == "mlflow-htpasswd"
+
+
+def test_a_rotation_is_a_keeper_of_that_user_alone() -> None:
+    deployment = stack({"users": ["ann", "bob"], "rotation": {"bob": 2}})
+    keepers = {one.name: one.inputs["keepers"]["rotation"] for one in deployment.all("RandomPassword")}
+    assert keepers == {"mlflow-password-ann": "0", "mlflow-password-bob": "2", "mlflow-password-models": "0"}
+    assert {one.inputs["length"] for one in deployment.all("RandomPassword")} == {40}
+
+
+def test_the_client_secret_is_for_callers_in_the_cluster() -> None:
+    deployment = stack({"namespace": "team", "users": ["ann"], "passwords": {"ann": "correct horse"}})
+    secret = deployment.one("Secret", "mlflow-client")
+    assert secret.inputs["metadata"]["name"] == "mlflow-client"
+    assert secret.inputs["stringData"] == {
+        "MLFLOW_TRACKING_URI": "http://mlflow.team.svc",
+        "MLFLOW_TRACKING_USERNAME": "ann",
+        "MLFLOW_TRACKING_PASSWORD": "correct horse",
+    }
+
+
+def test_a_canary_in_every_secret_input_is_in_secret_data_alone() -> None:
+    deployment = stack({"users": ["ann"], "passwords": {"ann": CANARY}})
+    for one in deployment.registrations:
+        if CANARY in json.dumps(one.inputs):
+            assert (one.type, one.name) == ("kubernetes:core/v1:Secret", "mlflow-client")
+            assert one.secret_inputs == {"stringData"}
+    assert deployment.one("Secret", "mlflow-htpasswd").secret_inputs == {"stringData"}
+
+
+def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None:
+    def program() -> None:
+        MlflowStack("mlflow", {"passwords": {"mlflow": pulumi.Output.secret("short")}})
+
+    with pytest.raises(
+        InvalidArgs, match=r"^passwords\.mlflow: the value \(not shown\) is not accepted; wanted at least 12"
+    ):
+        engine.deploy(program)
+
+
+def test_bad_input_declares_nothing() -> None:
+    recorded: list[engine.Deployment] = []
+    with pytest.raises(InvalidArgs):
+        engine.deploy(lambda: MlflowStack("mlflow", {"replicas": 2}) and None, into=recorded)
+    assert [one.type for one in recorded[0].registrations if one.type != "pulumi:pulumi:Stack"] == []
+
+
+def test_two_side_by_side_share_no_name() -> None:
+    def program() -> None:
+        MlflowStack("red", {"existing_namespace": "team"})
+        MlflowStack("blue", {"existing_namespace": "team"})
+
+    deployment = engine.deploy(program)
+    named = [
+        (one.type, one.inputs["metadata"]["name"])
+        for one in deployment.registrations
+        if "name" in one.inputs.get("metadata", {})
+    ]
+    assert len(named) == len(set(named)) == 8
+    selectors = [one.inputs["spec"]["selector"]["matchLabels"] for one in deployment.all("StatefulSet")]
+    assert selectors[0] != selectors[1]
+
+
+def test_labels_reach_every_object_and_override_none_of_ours() -> None:
+    deployment = stack(
+        {
+            "labels": {"team": "red", "app.kubernetes.io/instance": "evil"},
+            "expose": {"kind": "nodeport", "host": "h", "node_port": 30500},
+        }
+    )
+    objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
+    assert len(objects) == 10
+    for one in objects:
+        labels = one.inputs["metadata"]["labels"]
+        assert labels["team"] == "red", one.name
+        assert labels["app.kubernetes.io/instance"] == "mlflow", one.name
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_autonamed_configuration_is_immutable_so_that_a_change_rolls_the_pod(preview: bool) -> None:
+    deployment = stack({}, preview=preview)
+    for config in deployment.all("ConfigMap"):
+        assert config.inputs["immutable"] is True
+        assert "name" not in config.inputs["metadata"]

@@ -1,0 +1,34 @@
+"""One host, everywhere."""
+
+from mlflow_stack import Addresses
+
+
+def test_in_the_cluster_alone() -> None:
+    names = Addresses("mlflow", "team")
+    assert names.url == "http://mlflow.team.svc"
+    assert names.public_hosts == []
+    assert names.internal_hosts == ["mlflow", "mlflow.team", "mlflow.team.svc", "mlflow.team.svc.cluster.local"]
+    assert names.origins == ["http://mlflow.team.svc"]
+
+
+def test_with_a_public_address() -> None:
+    names = Addresses("mlflow", "team", host="mlflow.example.com", port=30500)
+    assert names.url == "http://mlflow.example.com:30500"
+    assert names.origins == ["http://mlflow.example.com:30500"]
+    assert names.internal_url == "http://mlflow.team.svc"
+    assert names.allowed_hosts == [
+        "mlflow.example.com",
+        "mlflow.example.com:*",
+        "mlflow",
+        "mlflow:*",
+        "mlflow.team",
+        "mlflow.team:*",
+        "mlflow.team.svc",
+        "mlflow.team.svc:*",
+        "mlflow.team.svc.cluster.local",
+        "mlflow.team.svc.cluster.local:*",
+        "localhost",
+        "localhost:*",
+        "127.0.0.1",
+        "127.0.0.1:*",
+    ]

@@ -1,0 +1,13 @@
+"""Lines of the password file. That nginx accepts them is shown in tests/process and tests/e2e."""
+
+import base64
+import hashlib
+
+from mlflow_stack import htpasswd
+
+
+def test_a_line_is_salted_sha1_and_the_same_every_time() -> None:
+    salt = "A" * htpasswd.SALT_LENGTH
+    digest = base64.b64encode(hashlib.sha1(b"correct horse" + salt.encode()).digest() + salt.encode()).decode()
+    assert htpasswd.line("ann", "correct horse", salt) == f"ann:{{SSHA}}{digest}"
+    assert htpasswd.line("ann", "correct horse", salt) == htpasswd.line("ann", "correct horse", salt)

@@ -1,0 +1,202 @@
+"""Bad input, a row each: the exact message. That the real engine prints it so is shown in tests/program."""
+
+import pulumi
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
+
+CLAIM = {"backend_store": {"pvc": {}}}
+SIZE = "wanted a size above zero as a Kubernetes quantity, such as 10Gi"
+USER = "wanted 1 to 64 of letters, digits and . _ @ + -, starting with a letter or a digit"
+IMAGE = "wanted an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
+PASSWORD = "the value (not shown) is not accepted; wanted at least 12 printable ASCII characters"
+NAME = (
+    "wanted lower-case letters, digits and '-', starting with a letter, at most 40 characters, "
+    "so that the names made from it fit into 63"
+)
+
+
+def refusals(args: dict, name: str = "mlflow") -> list[str]:
+    with pytest.raises(InvalidArgs) as refused:
+        validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=40)
+    _, *problems = str(refused.value).splitlines()
+    return [problem.strip() for problem in problems]
+
+
+def pvc(**fields: object) -> dict:
+    return {"backend_store": {"pvc": fields}}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (pvc(size="10 Gi"), f'backendStore.pvc.size: "10 Gi" is not accepted; {SIZE}'),
+        (pvc(size="-1Gi"), f'backendStore.pvc.size: "-1Gi" is not accepted; {SIZE}'),
+        (pvc(size="Infinity"), f'backendStore.pvc.size: "Infinity" is not accepted; {SIZE}'),
+        (pvc(size="0"), f'backendStore.pvc.size: "0" is not accepted; {SIZE}'),
+        (pvc(size="９Gi"), f'backendStore.pvc.size: "\\uff19Gi" is not accepted; {SIZE}'),
+        (pvc(size=10), "backendStore.pvc.size: 10 is not accepted; wanted text"),
+        (
+            pvc(storage_class="Fast"),
+            'backendStore.pvc.storageClass: "Fast" is not accepted; wanted an object\'s name: lower-case letters, '
+            "digits, '-' and '.', at most 253 characters",
+        ),
+        (
+            pvc(access_mode="ReadOnlyMany"),
+            'backendStore.pvc.accessMode: "ReadOnlyMany" is not accepted; '
+            "wanted one of ReadWriteOnce, ReadWriteOncePod, ReadWriteMany",
+        ),
+        (
+            {"existing_namespace": "team", **pvc(size="1Gi", existing_claim="old")},
+            "backendStore.pvc.size: given together with existingClaim; a claim that is there already has its own",
+        ),
+        (
+            pvc(existing_claim="old"),
+            "existingNamespace: missing; a value, as a claim cannot exist in a namespace that is only made now",
+        ),
+        (
+            pvc(file_store="../etc"),
+            'backendStore.pvc.fileStore: "../etc" is not accepted; '
+            "wanted a folder's path from the claim's root, such as mlruns",
+        ),
+        (pvc(sise="1Gi"), "backendStore.pvc.sise: unknown key; did you mean size?"),
+        ({"users": ["a:b"]}, f'users[0]: "a:b" is not accepted; {USER}'),
+        ({"users": [""]}, f'users[0]: "" is not accepted; {USER}'),
+        ({"users": ["eve\r\nadmin"]}, f'users[0]: "eve\\r\\nadmin" is not accepted; {USER}'),
+        ({"users": ["ann", "ann"]}, 'users: "ann" is not accepted; wanted each user name once'),
+        ({"users": []}, "users: a list is not accepted; wanted at least one user name"),
+        (
+            {"users": ["models"]},
+            'users[0]: "models" is not accepted; wanted another name: models is the stack\'s own machine user',
+        ),
+        ({"users": "ann"}, 'users: "ann" is not accepted; wanted a list'),
+        ({"users": ["ann"], "passwords": {"ann": "short"}}, f"passwords.ann: {PASSWORD}"),
+        ({"users": ["ann"], "passwords": {"ann": "pässword-pässword"}}, f"passwords.ann: {PASSWORD}"),
+        ({"users": ["ann"], "passwords": {"ann": "line\nbreak-line-break"}}, f"passwords.ann: {PASSWORD}"),
+        (
+            {"users": ["ann"], "passwords": {"bob": "correct horse"}},
+            'passwords: the key "bob" is not accepted; wanted a name that is in users',
+        ),
+        (
+            {"users": ["ann"], "passwords": {"ann": "correct horse"}, "rotation": {"ann": 1}},
+            'rotation: the key "ann" is not accepted; '
+            "wanted a user without a password of its own, as only generated ones are renewed",
+        ),
+        ({"replicas": 2}, "replicas: 2 is not accepted; wanted 1, as SQLite on a claim has one writer"),
+        ({"replicas": 0}, "replicas: 0 is not accepted; wanted 1, as SQLite on a claim has one writer"),
+        ({"replicas": 1.5}, "replicas: 1.5 is not accepted; wanted a whole number"),
+        ({"replicas": True}, "replicas: true is not accepted; wanted a whole number"),
+        ({"image": "mlflow"}, f'image: "mlflow" is not accepted; {IMAGE}'),
+        ({"image": "ghcr.io/mlflow/mlflow:latest"}, f'image: "ghcr.io/mlflow/mlflow:latest" is not accepted; {IMAGE}'),
+        ({"proxy_image": "a:5000/nginx"}, f'proxyImage: "a:5000/nginx" is not accepted; {IMAGE}'),
+        ({"platform": "nomad"}, 'platform: "nomad" is not accepted; wanted one of kubernetes, openshift'),
+        ({"max_artifact_size": "1m"}, f'maxArtifactSize: "1m" is not accepted; {SIZE}'),
+        (
+            {"max_concurrent_uploads": 0},
+            "maxConcurrentUploads: 0 is not accepted; wanted a whole number from 1 to 1000",
+        ),
+        (
+            {"rollout_timeout": "soon"},
+            'rolloutTimeout: "soon" is not accepted; wanted a duration in whole seconds, minutes or hours, such as 10m',
+        ),
+        (
+            {"namespace": "a", "existing_namespace": "b"},
+            "namespace: given together with existingNamespace; one creates, the other adopts",
+        ),
+        (
+            {"expose": {"kind": "nodeport", "host": "mlflow.example.com"}},
+            "expose.nodePort: missing; a value, as kind is nodeport",
+        ),
+        (
+            {"expose": {"kind": "nodeport", "host": "https://mlflow.example.com", "node_port": 30500}},
+            'expose.host: "https://mlflow.example.com" is not accepted; '
+            "wanted a host name in lower case without scheme, port or path, such as mlflow.example.com",
+        ),
+        ({"expose": {}}, "expose.kind: missing; it is required"),
+        (
+            {"resources": {"limits": {"memory": "lots"}}},
+            "resources.limits.memory: "
+            '"lots" is not accepted; wanted a Kubernetes quantity above zero, such as 500m or 10Gi',
+        ),
+        ({"replica": 1}, "replica: unknown key; did you mean replicas?"),
+        (
+            {"labels": {"team": "a b"}},
+            "labels.team: "
+            "\"a b\" is not accepted; wanted a label's value: at most 63 of letters, digits, '-', '_' and '.'",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_key_value_and_what_is_wanted(args: dict, message: str) -> None:
+    assert refusals(args) == [message]
+
+
+@pytest.mark.parametrize("name", ["M", "a" * 41, "9lives", "a_b", ""])
+def test_a_name_that_leaves_no_room_is_refused(name: str) -> None:
+    assert refusals({}, name) == [f'name: "{name}" is not accepted; {NAME}']
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    args = {"replicas": 2, "users": ["a:b"], "imaeg": "x", "backend_store": {"pvc": {"size": "10 Gi"}}}
+    with pytest.raises(InvalidArgs) as refused:
+        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    assert str(refused.value) == (
+        "MlflowStack 'mlflow': 4 inputs are not accepted, nothing was declared:\n"
+        f'  backendStore.pvc.size: "10 Gi" is not accepted; {SIZE}\n'
+        "  imaeg: unknown key; did you mean image?\n"
+        "  replicas: 2 is not accepted; wanted 1, as SQLite on a claim has one writer\n"
+        f'  users[0]: "a:b" is not accepted; {USER}'
+    )
+
+
+def test_ints_that_a_plugin_host_made_floats_are_ints_again() -> None:
+    args = {
+        "replicas": 1.0,
+        "expose": {"kind": "nodeport", "host": "h", "node_port": 30500.0},
+        "rotation": {"mlflow": 2.0},
+    }
+    accepted = validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    assert repr(accepted["replicas"]) == "1"
+    assert repr(accepted["expose"]["node_port"]) == "30500"
+    assert repr(accepted["rotation"]) == "{'mlflow': 2}"
+
+
+def test_an_output_is_accepted_where_it_may_come_later() -> None:
+    image = pulumi.Output.from_input("x")
+    assert validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, {"image": image}, longest=40)["image"] is image
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1", 1), ("1k", 1000), ("1Ki", 1024), ("1.5Gi", 3 * 2**29), ("10Gi", 10 * 2**30)]
+)
+def test_sizes_in_bytes(text: str, count: int) -> None:
+    assert validate.size(text) is None
+    assert validate.bytes_of(text) == count
+
+
+@given(st.text())
+def test_no_text_is_accepted_as_a_user_that_htpasswd_or_basic_auth_would_cut(text: str) -> None:
+    if validate.user(text) is None:
+        assert text.isascii()
+        assert text.isprintable()
+        assert ":" not in text
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["passwords", "users", "image", "size", "x"]), st.text() | st.integers() | st.none()
+    )
+)
+def test_no_input_ends_in_anything_but_an_accepted_value_or_a_refusal(args: dict) -> None:
+    try:
+        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    except InvalidArgs as refused:
+        assert "Traceback" not in str(refused)
+
+
+@given(st.text(min_size=1))
+def test_a_refused_password_is_never_in_the_message(text: str) -> None:
+    secret = f"§{text}§"
+    problems = refusals({"passwords": {"mlflow": secret}})
+    assert problems == [f"passwords.mlflow: {PASSWORD}"]
