@@ -16,7 +16,7 @@ _SYSTEM: Final = {"coredns": "kube-system", "local-path-provisioner": "local-pat
 
 
 class Api:
-    """The API server of an instance. Each method returns what is still missing, or nothing: so it can be asked again."""
+    """The API server of an instance. Each method returns what is still missing, or nothing."""
 
     def __init__(self, instance: Instance, etc: Path, kubectl: Path) -> None:
         """`etc`: the node's keys and kubeconfigs; `kubectl`: the program."""

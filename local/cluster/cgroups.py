@@ -17,9 +17,9 @@ _SECONDS: Final = 10.0
 class Cgroup:
     """One cgroup (in version 1: one per hierarchy), from the root of the machine's.
 
-    It holds two children and no process: `node` for the node's own processes, `kubepods`, made by the kubelet, for pods.
-    In version 2 a cgroup that hands controllers on may hold no processes itself; version 1 has no such rule, but the
-    same shape does.
+    It holds no process, but two children: `node`, for the node's own processes, and `kubepods`, which the kubelet makes
+    for pods. In version 2 a cgroup that hands controllers on may hold no processes itself; version 1 has no such rule,
+    but the same shape does.
     """
 
     def __init__(self, name: str, root: Path = ROOT) -> None:
@@ -112,9 +112,10 @@ class Cgroup:
                 if name not in _NEEDED:
                     continue
                 raise LocalError(
-                    f"the cgroup controller {name} cannot be enabled in {folder}: {error.strerror}. A cgroup that holds "
-                    "processes cannot hand controllers on, unless it is the machine's real root. Next: run this on the "
-                    "machine itself, not in a container, or name a cluster of yours: `make up CONTEXT=<context>`."
+                    f"the cgroup controller {name} cannot be enabled in {folder}: {error.strerror}. A cgroup that "
+                    "holds processes cannot hand controllers on, unless it is the machine's real root. "
+                    "Next: run this on the machine itself, not in a container, or name a cluster of yours: "
+                    "`make up CONTEXT=<context>`."
                 ) from error
 
     def _fill_cpuset(self, folder: Path) -> None:

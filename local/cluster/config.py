@@ -15,8 +15,10 @@ KUBERNETES: Final = "1.34.4"
 """The version that is built. 1.35 refuses cgroup v1 by default."""
 ADMINS: Final = "super-admin.conf"
 """The kubeconfig that needs no RBAC rule; the one that users get does."""
-IMAGES_LOADED: Final = "run/images-loaded"
-"""The file that the kubelet waits for, from the node's root."""
+API_READY: Final = "/run/api-ready"
+"""The file that the programs wait for which need the API server's access rules to be there."""
+IMAGES_LOADED: Final = "/run/images-loaded"
+"""The file that the kubelet waits for: without the sandbox image every pod would fail once, and be tried again late."""
 COMPONENTS: Final = (
     "etcd",
     "containerd",
@@ -28,6 +30,12 @@ COMPONENTS: Final = (
 )
 """The node's programs, each after those that it needs. Their logs have the same names."""
 
+_GATES: Final = {
+    "kube-controller-manager": API_READY,
+    "kube-scheduler": API_READY,
+    "kubelet": IMAGES_LOADED,
+    "kube-proxy": API_READY,
+}
 _ETC: Final = "/etc/kubernetes"
 _PKI: Final = f"{_ETC}/pki"
 _CONTAINERD: Final = "/run/containerd/containerd.sock"
@@ -140,7 +148,7 @@ def _kubelet(instance: Instance) -> str:
         "resolvConf": f"{_ETC}/resolv.conf",
         # The disk is the machine's: how full it is says nothing about this node, and a deleted image is gone, since no
         # registry has it.
-        "evictionHard": {name: "0%" for name in ("imagefs.available", "nodefs.available", "nodefs.inodesFree")}
+        "evictionHard": dict.fromkeys(("imagefs.available", "nodefs.available", "nodefs.inodesFree"), "0%")
         | {"memory.available": "100Mi"},
         "imageGCHighThresholdPercent": 100,
     }
@@ -164,7 +172,7 @@ def _supervisord(instance: Instance) -> str:
     commands = _commands(instance)
     for priority, name in enumerate(COMPONENTS):
         parser[f"program:{name}"] = {
-            "command": shlex.join(commands[name]).replace("%", "%%"),
+            "command": shlex.join(_gated(commands[name], _GATES.get(name))).replace("%", "%%"),
             "priority": str(priority),
             "autorestart": "true",
             # Waits 1, 2, 3, … seconds between attempts, then gives up until the next `make up`.
@@ -181,15 +189,13 @@ def _supervisord(instance: Instance) -> str:
     return text.getvalue()
 
 
+def _gated(command: list[str], gate: str | None) -> list[str]:
+    if gate is None:
+        return command
+    return ["sh", "-c", f"until [ -e {gate} ]; do sleep 0.1; done; exec {shlex.join(command)}"]
+
+
 def _commands(instance: Instance) -> dict[str, list[str]]:
-    kubelet = [
-        "kubelet",
-        f"--config={_ETC}/kubelet.yaml",
-        f"--kubeconfig={_ETC}/kubelet.conf",
-        f"--hostname-override={instance.cgroup}",
-        f"--node-ip={instance.node_address}",
-        "-v=2",
-    ]
     return {
         # etcd syncs to disk although a killed process loses nothing it has written: the data also survives the machine.
         "etcd": [
@@ -262,11 +268,14 @@ def _commands(instance: Instance) -> dict[str, list[str]]:
             *(f"--{use}kubeconfig={_ETC}/scheduler.conf" for use in ("", "authentication-", "authorization-")),
             "--leader-elect=false",
         ],
-        # Without the sandbox image every pod would fail once, and be tried again only after a pause.
         "kubelet": [
-            "sh",
-            "-c",
-            f"until [ -e /{IMAGES_LOADED} ]; do sleep 0.1; done; exec {shlex.join(kubelet)}",
+            "kubelet",
+            f"--config={_ETC}/kubelet.yaml",
+            f"--kubeconfig={_ETC}/kubelet.conf",
+            f"--hostname-override={instance.cgroup}",
+            f"--node-ip={instance.node_address}",
+            # The level at which it says that it changes a sysctl, which it must not.
+            "-v=2",
         ],
         "kube-proxy": [
             "kube-proxy",

@@ -46,5 +46,5 @@ def _refuse_overlap(instance: Instance) -> None:
 def _ip(*words: str, given: str = "") -> str:
     done = subprocess.run(["ip", *words], input=given, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LocalError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}. Next: see whether the kernel has veth.")
+        raise LocalError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}. Next: does the kernel have veth?")
     return done.stdout

@@ -61,8 +61,8 @@ class Node:
     def up(self, progress: Progress) -> None:
         """Returns with the node ready, its DNS and its storage running, and the kubeconfig written.
 
-        What is there is kept: programs in the cache, the node's data, the running node itself, unless it was started from
-        another version of its configuration. Components that gave up are started again.
+        What is there is kept: programs in the cache, the node's data, and the running node itself, unless it was
+        started from another version of its configuration. Components that gave up are started again.
 
         Raises `LocalError` saying which component failed, with the last lines of its log.
         """
@@ -102,7 +102,7 @@ class Node:
         # Volumes and the like are mounted in the node's own mount namespace only. Anything else here is not ours.
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         if foreign := [mount for mount in mounts if Path(mount).is_relative_to(node)]:
-            raise LocalError(f"something is mounted at {foreign[0]}. Next: `umount` it, then run the same command again.")
+            raise LocalError(f"something is mounted at {foreign[0]}. Next: `umount` it, then run this again.")
         if node.exists():
             shutil.rmtree(node)
         self.instance.kubeconfig.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class Node:
             self._import(progress, self._running(), *images)
 
     def logs(self, component: str | None, lines: int) -> str:
-        """The last lines of a component's log (`config.COMPONENTS`, `supervisord`, `init`), or of all, each under its name.
+        """The last lines of a component's log (`config.COMPONENTS`, `supervisord`, `init`), or of all, each named.
 
         Raises `LocalError` for a component that has no log.
         """
@@ -186,6 +186,7 @@ class Node:
         api = Api(self.instance, self._etc, programs.binaries / "kubectl")
         with progress.step("node: control plane", 8):
             self._await(process, api.ready)
+            process.path(config.API_READY).touch()
         with progress.step("node: images of its own pods", 5):
             self._await(process, lambda: _listing(process).stderr)
             self._import(progress, process, *programs.images)
@@ -290,8 +291,8 @@ class Node:
 def _check_machine() -> None:
     if platform.system() != "Linux" or os.geteuid():
         raise LocalError(
-            "the one-node cluster needs Linux and root. Next: run the same command as root, or name a cluster of yours: "
-            "`make up CONTEXT=<context>`."
+            "the one-node cluster needs Linux and root. Next: run the same command as root, or name a cluster of "
+            "yours: `make up CONTEXT=<context>`."
         )
     if missing := [tool for tool in _TOOLS if not shutil.which(tool)]:
         raise LocalError(f"{', '.join(missing)}: not found. Next: install util-linux and iproute2.")

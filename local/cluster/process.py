@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from local.errors import LocalError
 
@@ -119,14 +119,15 @@ class Launch:
 
     def close(self) -> None:
         """Lets go of it: it ends, unless it was told to go on."""
-        assert self._starter.stdin and self._starter.stdout
+        assert self._starter.stdin
+        assert self._starter.stdout
         self._starter.stdin.close()
         self._starter.stdout.close()
         self._starter.wait()
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str) -> NoReturn:
         self.close()
-        raise LocalError(f"the node's first process {what}:\n{self._log.read_text()}Next: see what the line above names.")
+        raise LocalError(f"the node's first process {what}:\n{self._log.read_text()}Next: see what that names.")
 
 
 def _ticks(pid: int) -> int | None:

@@ -44,7 +44,7 @@ _PACKAGES: Final = (
     "runc",
     "socat",
 )
-_SHELL: Final = ("chmod", "chown", "du", "ls", "mkdir", "mv", "rm", "sh", "wget")
+_SHELL: Final = ("mkdir", "rm", "sh")
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,14 @@ def kubernetes(progress: Progress) -> Path:
 
 
 def ensure(progress: Progress) -> Programs:
-    """Builds what is not in the cache yet: about nine minutes on two cores from an empty cache, nothing with a full one.
+    """Builds what is not in the cache yet: about nine minutes on two cores, or nothing with a full cache.
 
     Raises `LocalError` when a build fails.
     """
     root, binaries, coredns, provisioner, supervisor = overlap(
         lambda: debian(progress, "node", _PACKAGES),
         lambda: kubernetes(progress),
-        lambda: go_binary(
-            progress, "coredns", _MODULES / "coredns", "github.com/coredns/coredns", estimate=120
-        ),
+        lambda: go_binary(progress, "coredns", _MODULES / "coredns", "github.com/coredns/coredns", estimate=120),
         lambda: go_binary(
             progress,
             "local-path-provisioner",
