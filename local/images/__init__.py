@@ -118,8 +118,9 @@ def _install(home: Path) -> None:
 
 def _compile(root: Path, home: Path) -> None:
     """Bytecode by the image's own Python, valid whatever times the files get in the image."""
-    bound = f'mount --bind "$1" "$2/opt" && exec chroot "$2" /{_HOME}/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /{_HOME}/lib'
-    _run("Compiling MLflow's packages", "unshare", "--mount", "sh", "-c", bound, "sh", home.parent, root)
+    compileall = f"/{_HOME}/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /{_HOME}/lib"
+    script = f'mount --bind "$1" "$2/opt" && exec chroot "$2" {compileall}'
+    _run("Compiling MLflow's packages", "unshare", "--mount", "sh", "-c", script, "sh", home.parent, root)
 
 
 def mlflow(progress: Progress) -> Image:

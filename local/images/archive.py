@@ -8,7 +8,7 @@ import platform
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final, cast
 
 _BLOCK: Final = tarfile.BLOCKSIZE
 _DATE: Final = 315_532_800  # 1980-01-01, the oldest time that zip-based tools accept
@@ -37,8 +37,10 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _member(tar: tarfile.TarFile, root: Path, path: Path) -> tarfile.TarInfo | None:
+    if path.is_socket():
+        return None
     info = tar.gettarinfo(str(path), str(path.relative_to(root)))
-    if info is None or not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
+    if not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
         return None
     info.uname = info.gname = ""
     info.mtime = _DATE
@@ -46,9 +48,9 @@ def _member(tar: tarfile.TarFile, root: Path, path: Path) -> tarfile.TarInfo | N
 
 
 def _layer(out: BinaryIO, root: Path) -> str:
-    """Writes the folder as one tar; returns its SHA-256. Device nodes and sockets are left out: the runtime makes them."""
+    """Writes the folder as one tar; returns its SHA-256. Device nodes and sockets are left out."""
     digest = _Digest(out)
-    with tarfile.open(fileobj=digest, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with tarfile.open(fileobj=cast(IO[bytes], digest), mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for path in _walk(root):
             member = _member(tar, root, path)
             if member is None:

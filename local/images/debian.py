@@ -67,7 +67,8 @@ def _package(name: str) -> Path:
         return folder
     if shutil.which("apt-get") is None:
         raise LocalError(
-            f"{name} is neither on this machine nor to be had without apt-get. Install the package {name}, then run the same command again."
+            f"{name} is neither on this machine nor to be had without apt-get. "
+            f"Install the package {name}, then run the same command again."
         )
     partial = folder.with_name(f".{name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -96,7 +97,7 @@ def _debootstrap() -> tuple[list[str | Path], dict[str, str]]:
 
 
 def _mirror() -> list[str]:
-    """Where this machine's own apt gets the suite from; nothing where it does not, which leaves debootstrap's own default."""
+    """Where this machine's own apt gets the suite from; nothing where it does not, and debootstrap's own default holds."""
     given = os.environ.get("MLFLOW_STACK_DEBIAN_MIRROR")
     if given:
         return [given]
@@ -137,8 +138,8 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
     """A minimal Debian bookworm root filesystem with these packages, made once and then taken from the cache.
 
     It belongs to the cache: copy it or mount something over it before writing to it. It holds no machine id, no
-    `resolv.conf`, no package lists and no documentation. The machine's mirror is used if it has one for bookworm, or the
-    one in `MLFLOW_STACK_DEBIAN_MIRROR`.
+    `resolv.conf`, no package lists and no documentation. The mirror is the one in `MLFLOW_STACK_DEBIAN_MIRROR`, else
+    the machine's own for bookworm, else debootstrap's default.
 
     Args:
         progress: where the build is shown.
