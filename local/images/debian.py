@@ -55,7 +55,8 @@ def _run(what: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env:
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-15:])
         raise LocalError(
-            f"{what} failed (exit {done.returncode}):\n{tail}\nCheck that this machine reaches a Debian mirror, then run the same command again."
+            f"{what} failed (exit {done.returncode}):\n{tail}\n"
+            "Check that this machine reaches a Debian mirror, then run the same command again."
         )
     return done.stdout
 
@@ -97,7 +98,7 @@ def _debootstrap() -> tuple[list[str | Path], dict[str, str]]:
 
 
 def _mirror() -> list[str]:
-    """Where this machine's own apt gets the suite from; nothing where it does not, and debootstrap's own default holds."""
+    """The mirror stated, or the one of this machine's own apt; without either debootstrap has a default."""
     given = os.environ.get("MLFLOW_STACK_DEBIAN_MIRROR")
     if given:
         return [given]

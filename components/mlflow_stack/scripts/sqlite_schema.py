@@ -1,0 +1,360 @@
+"""Brings the SQLite database of an MLflow server to the schema of the MLflow that is installed here.
+
+Runs in the MLflow image before the server, with the database's path in ``DATABASE``. The database is never changed in
+place: what is made or upgraded is another file, which is checked and then takes the database's name at once; the old
+one stays beside it as ``<database>.<revision>.bak``. A run that is killed at any moment leaves the old database or the
+new one, and the next run goes on from there. What it cannot understand it leaves alone: it exits with 1, and the last
+line on standard error says why and what to do.
+"""
+
+import ast
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+LOCK_SECONDS: Final = 600
+BUSY_SECONDS: Final = 20
+# A migration may write a table anew, beside the old one, with a journal of what it replaces.
+ROOM: Final = 3
+SPARE_BYTES: Final = 32 << 20
+SIDECARS: Final = ("-journal", "-wal", "-shm")
+# No migration drops a row of these.
+COUNTED: Final = ("experiments", "runs", "params", "metrics", "registered_models", "model_versions")
+
+
+class RefusedError(Exception):
+    """The step cannot go on; the message says why and what to do."""
+
+
+def say(text: str) -> None:
+    """One line for whoever reads the container's log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def beside(database: Path, ending: str) -> Path:
+    """The file with the database's name and an ending."""
+    return database.with_name(database.name + ending)
+
+
+def discard(database: Path) -> None:
+    """Deletes a database file and what SQLite may have left beside it."""
+    for ending in ("", *SIDECARS):
+        beside(database, ending).unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(database: Path) -> Generator[None]:
+    """Keeps every other run of this step off the database, until it ends or is killed."""
+    with beside(database, ".lock").open("w") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        told = False
+        while True:
+            try:
+                # A POSIX lock: it also works between the nodes that mount a network volume.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise RefusedError(
+                        f"another schema step has held {lock.name} for {LOCK_SECONDS} s. "
+                        "Look for a second pod with this claim and end it; this one tries again by itself."
+                    ) from error
+            if not told:
+                say("Another schema step is at work on this database; waiting for it.")
+                told = True
+            time.sleep(0.1)
+        yield
+
+
+def installed_version() -> str:
+    """The version of MLflow here."""
+    return importlib.metadata.version("mlflow")
+
+
+def known_revisions() -> tuple[str, frozenset[str]]:
+    """The newest schema revision of the MLflow here, and all that it can upgrade from.
+
+    Read from the text of its migrations: importing MLflow takes seconds, and nearly every start finds nothing to do.
+    """
+    package = importlib.util.find_spec("mlflow")
+    if package is None or not package.submodule_search_locations:
+        raise RefusedError("MLflow is not installed in this image. Use an image that has it.")
+    scripts = Path(package.submodule_search_locations[0], "store", "db_migrations", "versions")
+    revisions: set[str] = set()
+    superseded: set[str] = set()
+    for script in scripts.glob("*.py"):
+        found = dict(re.findall(r"^((?:down_)?revision)\b[^=\n]*=\s*(.+)$", script.read_text("utf-8"), re.MULTILINE))
+        if "revision" not in found:
+            continue
+        revisions.add(str(ast.literal_eval(found["revision"])))
+        before: str | tuple[str, ...] | None = ast.literal_eval(found.get("down_revision", "None"))
+        superseded.update((before,) if isinstance(before, str) else before or ())
+    heads = revisions - superseded
+    if len(heads) != 1:
+        raise RefusedError(
+            f"MLflow {installed_version()} has {len(heads)} newest schema revisions. Use a released image."
+        )
+    return heads.pop(), frozenset(revisions)
+
+
+def connect(database: Path) -> sqlite3.Connection:
+    """Opens a database that exists. Reading from it first undoes what a killed server had not committed."""
+    return sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def revision(connection: sqlite3.Connection) -> str | None:
+    """The schema revision of a database; None if nothing was ever made in it."""
+    tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+    revisions: list[str] = []
+    if "alembic_version" in tables:
+        revisions = [number for (number,) in connection.execute("select version_num from alembic_version")]
+    if not tables - {"alembic_version", "sqlite_sequence"} and not revisions:
+        return None
+    if len(revisions) != 1 or "experiments" not in tables:
+        raise RefusedError(
+            "the database holds a half-made schema (no single revision beside its tables): whatever made it was "
+            "stopped half-way, and MLflow cannot go on from there. Nothing was changed. Restore a copy from before, "
+            "or move the file away if nothing was ever logged into it; the next start then makes a new one."
+        )
+    return revisions[0]
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many rows the tables have that a migration must keep whole."""
+    tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+    return {
+        table: connection.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608
+        for table in COUNTED
+        if table in tables
+    }
+
+
+def need_room(folder: Path, wanted: int, what: str) -> None:
+    """Refuses to begin what the volume has no room for."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise RefusedError(
+            f"{what} needs {wanted / 2**20:.0f} MiB free beside the database, and the volume has "
+            f"{free / 2**20:.0f} MiB. Nothing was changed. Make the claim larger or free that much, then start again."
+        )
+
+
+def no_orphans(database: Path) -> None:
+    """Refuses to make a database beside the journal of one that is gone: SQLite would apply it to the new one."""
+    orphans = [path.name for ending in SIDECARS if (path := beside(database, ending)).exists() and path.stat().st_size]
+    if orphans:
+        raise RefusedError(
+            f"there is no {database.name}, but {', '.join(orphans)} of one. Nothing was changed. "
+            f"Put the database back, or move {' and '.join(orphans)} away to start with an empty one."
+        )
+
+
+def copy(source: sqlite3.Connection, target: Path) -> None:
+    """Copies what is committed in a database into a new file, which has no journal beside it afterwards."""
+    discard(target)
+    with closing(sqlite3.connect(target, isolation_level=None)) as into:
+        into.execute("pragma synchronous = off")  # synced when it is whole
+        source.backup(into, pages=4096)
+        into.execute("pragma journal_mode = delete")
+
+
+def run_migrations(database: Path, migrate: Callable[[Any, Any], None]) -> None:
+    """Gives MLflow's own schema functions an engine on the file; they log each migration."""
+    import sqlalchemy
+    import sqlalchemy.event
+    from mlflow.store.db import utils
+
+    engine = sqlalchemy.create_engine(
+        sqlalchemy.URL.create("sqlite", database=str(database)), poolclass=sqlalchemy.pool.NullPool
+    )
+
+    def hasten(raw: sqlite3.Connection, _: object) -> None:
+        raw.execute("pragma synchronous = off")  # thrown away if this run is killed, synced when it is whole
+
+    sqlalchemy.event.listen(engine, "connect", hasten)
+    try:
+        migrate(utils, engine)
+    finally:
+        engine.dispose()
+
+
+def verify(database: Path, head: str, rows: dict[str, int]) -> None:
+    """Fails unless the file is a sound database of that revision with those rows."""
+    with closing(connect(database)) as connection:
+        found = revision(connection)
+        if found != head:
+            raise RefusedError(f"the new schema is at revision {found}, not {head}. Nothing was changed; report this.")
+        sound = connection.execute("pragma integrity_check").fetchone()[0]
+        if sound != "ok":
+            raise RefusedError(
+                f"the new database is not sound ({sound}). Nothing was changed. "
+                "Check the old one with `pragma integrity_check` and restore a copy if it is not sound either."
+            )
+        now = counts(connection)
+        lost = [f"{table} {number}, now {now.get(table)}" for table, number in rows.items() if now.get(table) != number]
+        if lost:
+            raise RefusedError(
+                f"the new database has not the rows of the old one ({'; '.join(lost)}). Nothing was changed."
+            )
+        connection.execute("pragma journal_mode = delete")
+
+
+def keep(database: Path, old: str) -> Path:
+    """Gives the database a second name, which it keeps when it is replaced."""
+    number = 0
+    while True:
+        backup = beside(database, f".{old}{f'.{number}' if number else ''}.bak")
+        if not backup.exists():
+            break
+        if backup.samefile(database):
+            return backup
+        number += 1
+    try:
+        os.link(database, backup)
+    except OSError:  # a volume without hard links
+        partial = beside(database, ".bak")
+        shutil.copyfile(database, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(backup)
+    return backup
+
+
+def publish(new: Path, database: Path) -> None:
+    """Lets a finished file take the database's name, at once and lasting."""
+    for path in (beside(new, ending) for ending in SIDECARS):
+        if path.exists():
+            raise RefusedError(f"{path.name} is left beside the finished database. Nothing was changed; report this.")
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(database.parent)
+    new.replace(database)
+    sync_folder(database.parent)
+
+
+def create(database: Path, head: str) -> None:
+    """Makes a database with the newest schema and nothing in it."""
+    no_orphans(database)
+    need_room(database.parent, SPARE_BYTES, "a new database")
+    new = beside(database, ".new")
+    discard(new)
+    say(f"Making {database.name} with the schema of MLflow {installed_version()}.")
+    run_migrations(new, lambda utils, engine: utils._initialize_tables(engine))
+    verify(new, head, {})
+    for ending in SIDECARS:
+        beside(database, ending).unlink(missing_ok=True)
+    publish(new, database)
+    say(f"{database.name} is ready, at revision {head}.")
+
+
+def upgrade(database: Path, connection: sqlite3.Connection, old: str, head: str) -> None:
+    """Replaces the database by an upgraded copy."""
+    started = time.monotonic()
+    size = database.stat().st_size
+    need_room(database.parent, ROOM * size + SPARE_BYTES, f"upgrading {size / 2**20:.0f} MiB")
+    # No journal is left beside what replaces the database, and nobody writes to it until it is replaced.
+    mode = connection.execute("pragma journal_mode = delete").fetchone()[0]
+    if mode != "delete":
+        raise RefusedError(
+            f"{database.name} is in use (journal mode {mode}). End whatever has it open, then start again."
+        )
+    connection.execute("begin immediate")
+    rows = counts(connection)
+    new = beside(database, ".new")
+    say(f"Copying {database.name} ({size / 2**20:.1f} MiB), which is at revision {old}.")
+    copy(connection, new)
+    say(f"Upgrading the copy to the schema of MLflow {installed_version()}.")
+    try:
+        run_migrations(new, lambda utils, engine: utils._upgrade_db(engine))
+    except Exception as error:
+        traceback.print_exc()
+        summary = str(error).strip().splitlines()
+        raise RefusedError(
+            f"{database.name} at revision {old} cannot be upgraded to {head} "
+            f"({type(error).__name__}: {summary[0] if summary else ''}): its schema may be half-made. Nothing was "
+            "changed. Restore a copy from before, or go back to the image that wrote it."
+        ) from None
+    say("Checking the copy.")
+    verify(new, head, rows)
+    with suppress(PermissionError):
+        new.chmod(database.stat().st_mode & 0o777)
+    backup = keep(database, old)
+    for ending in SIDECARS:
+        if beside(database, ending).exists():
+            raise RefusedError(f"{database.name} is in use. End whatever has it open, then start again.")
+    publish(new, database)
+    say(
+        f"{database.name} is upgraded from revision {old} to {head} in {time.monotonic() - started:.0f} s, "
+        f"{', '.join(f'{number} {table}' for table, number in rows.items() if number)}. "
+        f"The one from before is {backup.name}; delete it when you no longer want it."
+    )
+
+
+def run(database: Path) -> None:
+    """The schema step: see the module's text."""
+    head, known = known_revisions()
+    with alone(database):
+        discard(beside(database, ".new"))
+        if not database.exists():
+            create(database, head)
+            return
+        with closing(connect(database)) as connection:
+            found = revision(connection)
+            if found == head:
+                say(f"{database.name} is at revision {head}: nothing to do.")
+                return
+            if found is not None and found not in known:
+                raise RefusedError(
+                    f"{database.name} is at schema revision {found}, which MLflow {installed_version()} does not know "
+                    f"(its newest is {head}): a newer MLflow wrote it. Nothing was changed. Use that version's image, "
+                    f"or put a {database.name}.<revision>.bak of an older one in its place."
+                )
+            if found is not None:
+                upgrade(database, connection, found, head)
+                return
+        create(database, head)
+
+
+def guarded(step: Callable[[], None]) -> int:
+    """Runs a step; what stops it becomes the last line of the log and the exit code."""
+    try:
+        step()
+    except RefusedError as refusal:
+        say(f"Refused: {refusal}")
+    except sqlite3.Error as error:
+        say(
+            f"Failed: SQLite cannot work on the database: {error}. Nothing was changed. If it is locked, end whatever "
+            "has it open; if it is malformed or no database, restore a copy."
+        )
+    except OSError as error:
+        say(f"Failed: {error}. Nothing was changed. Check the volume and who may write to it, then start again.")
+    except Exception as error:
+        traceback.print_exc()
+        say(f"Failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}. Nothing was changed; report this.")
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run(Path(os.environ["DATABASE"]).absolute())))
