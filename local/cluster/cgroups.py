@@ -1,6 +1,7 @@
 """The control groups that hold a node and its pods, for version 1 and version 2 of the interface."""
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import Final
@@ -53,10 +54,11 @@ class Cgroup:
         """The ids of all processes in it, or in that child of it, at any depth."""
         found: set[int] = set()
         for hierarchy in self._hierarchies():
-            for file in (self._path(hierarchy) / child).rglob("cgroup.procs"):
+            # os.walk passes over what is removed meanwhile.
+            for folder, _, _ in os.walk(self._path(hierarchy) / child):
                 try:
-                    found.update(int(line) for line in file.read_text().split())
-                except OSError as error:  # removed meanwhile; ENODEV when it went between open and read
+                    found.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
+                except OSError as error:  # ENODEV: removed between open and read
                     if error.errno not in (errno.ENOENT, errno.ENODEV):
                         raise
         return found - {0}  # 0: a process of a pid namespace that is not ours
@@ -128,13 +130,9 @@ class Cgroup:
     def _removed(self) -> bool:
         clean = True
         for hierarchy in self._hierarchies():
-            folder = self._path(hierarchy)
-            if not folder.exists():
-                continue
-            below = [path for path in folder.rglob("*") if path.is_dir()]
-            for path in [*sorted(below, key=lambda path: len(path.parts), reverse=True), folder]:
+            for folder, _, _ in os.walk(self._path(hierarchy), topdown=False):
                 try:
-                    path.rmdir()
+                    Path(folder).rmdir()
                 except FileNotFoundError:
                     continue
                 except OSError as error:
