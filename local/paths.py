@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,10 @@ class Instance:
         with _allocation():
             if self.root.exists():
                 shutil.rmtree(self.root)
+            if not Instance.existing():
+                shutil.rmtree(_instances())
+                with suppress(OSError):
+                    data_dir().rmdir()
 
 
 def _instances() -> Path:

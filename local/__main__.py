@@ -1,0 +1,279 @@
+"""The command line of the local platform, behind the Makefile's verbs."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from local import deployment, preflight
+from local.cluster import Node
+from local.deployment import Deployment, Tools
+from local.errors import LocalError
+from local.paths import Instance, cache_dir
+from local.progress import Progress
+
+_UP = ("pulumi", "up", "--yes", "--non-interactive")
+_DOWN = ("pulumi", "destroy", "--yes", "--non-interactive", "--exclude-protected")
+_FORCE = click.option("--force", is_flag=True, help="Do not ask.")
+
+
+class Asked:
+    """What the options name."""
+
+    def __init__(self, instance: str, stack: str, context: str) -> None:
+        self.instance = instance
+        self.stack = stack
+        self.context = context
+
+    def deployment(self) -> Deployment:
+        """The deployment; its instance is made if need be."""
+        return Deployment(Instance.open(self.instance), self.stack, self.context)
+
+    def existing(self) -> Instance | None:
+        """The instance, where there is one."""
+        return next((one for one in Instance.existing() if one.name == self.instance), None)
+
+    def running(self) -> Deployment:
+        """The deployment of an instance that is there. Raises `LocalError` where there is none."""
+        if instance := self.existing():
+            return Deployment(instance, self.stack, self.context)
+        known = ", ".join(one.name for one in Instance.existing()) or "none"
+        raise LocalError(f"there is no instance {self.instance} (there are: {known}). Next: `make up`.")
+
+    def make(self, verb: str) -> str:
+        """The make command for `verb` with these options."""
+        stated = (("INSTANCE", self.instance, "default"), ("STACK", self.stack, "dev"), ("CONTEXT", self.context, ""))
+        options = [f"{name}={shlex.quote(value)}" for name, value, usual in stated if value != usual]
+        return " ".join(["make", "-s", verb, *options])
+
+
+class _Commands(click.Group):
+    """Prints what went wrong without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LocalError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, help="A complete MLflow on this machine, or in a cluster of yours.")
+@click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
+@click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
+@click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
+@click.pass_context
+def main(ctx: click.Context, instance: str, stack: str, context: str) -> None:
+    """The entry point."""
+    ctx.obj = Asked(instance, stack, context)
+
+
+@main.command()
+@click.pass_obj
+def up(asked: Asked) -> None:
+    """Bring it up: engine, cluster, images, stack; then log a run."""
+    here = asked.deployment()
+    before = _built()
+    with Progress() as progress:
+        tools = here.start(progress)
+        with progress.step("preflight", 1):
+            notes = preflight.check(here.cluster(tools), here.file.config)
+        built = sorted(_built() - before)
+        click.echo(f"built: {', '.join(built)}" if built else "nothing was built", err=True)
+        for note in notes:
+            click.echo(note, err=True)
+        here.unlock(tools)
+        with progress.streaming("pulumi up"):
+            here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
+        if set(here.changes(tools)) <= {"same"}:
+            click.echo("nothing changed", err=True)
+        run = deployment.client(here.client_environment(tools), progress)
+        outputs = here.outputs(tools)
+    progress.table()
+    password = f"""(eval "$({asked.make("env")})" && pulumi stack output --show-secrets password)"""
+    click.echo(f"URL       {outputs['url']}")
+    click.echo(f"user      {outputs['username']}")
+    click.echo(f"password  {password}")
+    click.echo(f"run       {run}")
+
+
+@main.command()
+@click.pass_obj
+def down(asked: Asked) -> None:
+    """Take it down; data, users and passwords stay."""
+    if not asked.existing():
+        click.echo(f"there is no instance {asked.instance}", err=True)
+        return
+    here = asked.running()
+    with Progress() as progress:
+        if not here.local or here.node.running():
+            tools = here.tools(progress)
+            if here.exists(tools):
+                here.unlock(tools)
+                with progress.streaming("pulumi destroy"):
+                    here.stream(tools, _DOWN, f"`{asked.make('status')}`, then `{asked.make('down')}` again")
+        if here.local:
+            with progress.step("stop the node", 5):
+                here.node.down()
+    click.echo("down; data, users and passwords are kept", err=True)
+
+
+@main.command()
+@_FORCE
+@click.pass_obj
+def clean(asked: Asked, force: bool) -> None:
+    """Delete an instance's data, after naming it."""
+    instance = asked.existing()
+    if not instance:
+        click.echo(f"there is no instance {asked.instance}", err=True)
+        return
+    _agree(
+        f"This deletes instance {instance.name}, {instance.root}:\n"
+        "  its node with all volumes: every run, model and artifact kept there\n"
+        "  the state and the passphrase of its stacks: generated passwords, keys set by hand\n"
+        "  (objects in a cluster of yours stay there, and are no longer known to Pulumi)",
+        force,
+    )
+    Node(instance).clean()
+    instance.forget()
+    click.echo(f"instance {instance.name} is gone", err=True)
+
+
+@main.command()
+@_FORCE
+def distclean(force: bool) -> None:
+    """Delete the caches: everything that can be made again."""
+    if busy := [one.name for one in Instance.existing() if Node(one).running()]:
+        raise LocalError(
+            f"the node of {', '.join(busy)} runs from the caches. Next: `make down INSTANCE={busy[0]}`, then again."
+        )
+    _agree(f"This deletes {cache_dir()}: builds and images, which take a while to make again.", force)
+    shutil.rmtree(cache_dir(), ignore_errors=True)
+
+
+@main.command()
+@click.pass_obj
+def status(asked: Asked) -> None:
+    """What runs."""
+    here = asked.running()
+    with Progress() as progress:
+        tools = here.tools(progress)
+    pid = here.node.pid()
+    where = f"kube context {here.context}"
+    if here.local:
+        where = f"node {here.instance.node_address}, " + (f"runs (pid {pid})" if pid else "does not run")
+    click.echo(f"instance  {here.instance.name}\nstack     {here.stack}\ncluster   {where}")
+    outputs = here.outputs(tools) if here.exists(tools) else {}
+    click.echo(f"URL       {outputs.get('url', 'not up')}")
+    if pid or not here.local:
+        _kubectl(here, tools, "get", "pods,services,persistentvolumeclaims", "--output=wide")
+
+
+@main.command()
+@click.argument("component", required=False)
+@click.option("--lines", default=50, show_default=True, help="How many of each log.")
+@click.pass_obj
+def logs(asked: Asked, component: str | None, lines: int) -> None:
+    """The pods' last lines, or those of a COMPONENT of the node, such as kubelet."""
+    here = asked.running()
+    if component:
+        click.echo(here.node.logs(component, lines))
+        return
+    with Progress() as progress:
+        tools = here.tools(progress)
+    names = here.cluster(tools).run("get", "pods", f"--namespace={_namespace(here)}", "--output=name")
+    if names.returncode:
+        raise LocalError(f"the pods cannot be listed: {names.stderr.strip()}\nNext: `{asked.make('status')}`.")
+    for name in names.stdout.split():
+        _kubectl(here, tools, "logs", name, "--all-containers", "--prefix", f"--tail={lines}", "--ignore-errors")
+
+
+@main.command()
+@click.pass_obj
+def watch(asked: Asked) -> None:
+    """Follow the pods while they start."""
+    here = asked.running()
+    with Progress() as progress:
+        tools = here.tools(progress)
+    _kubectl(here, tools, "get", "pods", "--watch")
+
+
+@main.command()
+@click.pass_obj
+def env(asked: Asked) -> None:
+    """Print what pulumi and kubectl need by hand, for `eval`."""
+    here = asked.deployment()
+    with Progress() as progress:
+        tools = here.prepare(progress)
+    click.echo("unset PULUMI_CONFIG_PASSPHRASE")
+    _export(here.environment(tools))
+
+
+@main.command("client-env")
+@click.pass_obj
+def client_env(asked: Asked) -> None:
+    """Print what MLflow's client needs, for `eval`."""
+    here = asked.running()
+    with Progress() as progress:
+        tools = here.tools(progress)
+        variables = here.client_environment(tools)
+    _export(variables)
+
+
+@main.command("preflight")
+@click.pass_obj
+def check(asked: Asked) -> None:
+    """Look whether the cluster has what the stack names; changes nothing there."""
+    here = asked.deployment()
+    with Progress() as progress:
+        tools = here.prepare(progress)
+    if here.local and not here.node.running():
+        raise LocalError(f"the node of instance {here.instance.name} does not run. Next: `{asked.make('up')}`.")
+    for note in preflight.check(here.cluster(tools), here.file.config):
+        click.echo(note, err=True)
+    click.echo("the cluster has what the stack names", err=True)
+
+
+def exports(variables: dict[str, str]) -> str:
+    """Lines for a shell's `eval`."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
+
+
+def _export(variables: dict[str, str]) -> None:
+    click.echo(exports(variables))
+
+
+def _agree(what: str, force: bool) -> None:
+    click.echo(what, err=True)
+    if force:
+        return
+    if not sys.stdin.isatty():
+        raise LocalError("nobody is there to be asked. Next: the same with FORCE=1, if that is meant.")
+    click.confirm("Go on?", abort=True, err=True)
+
+
+def _kubectl(here: Deployment, tools: Tools, *arguments: str) -> None:
+    argv = [str(tools.kubectl), *arguments, f"--namespace={_namespace(here)}"]
+    here.stream(tools, argv, "`make status`")
+
+
+def _namespace(here: Deployment) -> str:
+    config = here.file.config
+    keys = ("mlflow-stack:existingNamespace", "mlflow-stack:namespace", "mlflow-stack:name")
+    return next((config[key] for key in keys if key in config), "mlflow")
+
+
+def _built() -> set[str]:
+    """The names of what the caches hold."""
+    kept: Callable[[Path], bool] = lambda path: not path.name.startswith(".")  # noqa: E731
+    return {
+        path.name for folder in ("bin", "engine", "images") for path in (cache_dir() / folder).glob("*") if kept(path)
+    }
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m local")

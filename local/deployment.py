@@ -1,0 +1,244 @@
+"""One stack in one instance: what it needs to run, and the programs that then run on it."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from local import builds, engine, images
+from local.cluster import Node, kubernetes
+from local.engine import Engine
+from local.errors import LocalError
+from local.paths import PROJECT, Instance
+from local.preflight import Cluster
+from local.progress import Progress
+from local.stackfile import StackFile, Tree
+
+_NODE_PORT = 30500
+_PROJECT_NAME = "mlflow-stack"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that a deployment needs on this machine."""
+
+    engine: Engine
+    kubectl: Path
+
+
+class Deployment:
+    """A stack in an instance, on the instance's own node or in the user's kube context."""
+
+    def __init__(self, instance: Instance, stack: str, context: str) -> None:
+        """`context`: the user's kube context, empty for what the stack was brought up with before, else our own node.
+
+        Raises `LocalError` when the stack was brought up in another context before.
+        """
+        self.instance = instance
+        self.file = StackFile(instance, stack)
+        self.node = Node(instance)
+        known = self._context_file.read_text().strip() if self._context_file.exists() else None
+        if context and known is not None and known != context:
+            raise LocalError(
+                f"stack {stack} of instance {instance.name} runs {_where(known)}, not {_where(context)}. "
+                "Next: name another INSTANCE for this context, or `make down clean` first."
+            )
+        self.context = context or known or ""
+
+    @property
+    def stack(self) -> str:
+        """The stack's name."""
+        return self.file.stack
+
+    @property
+    def local(self) -> bool:
+        """Whether it runs on the instance's own node."""
+        return not self.context
+
+    def tools(self, progress: Progress) -> Tools:
+        """Engine and kubectl, built where they are not there yet."""
+        ready, kubectl = builds.overlap(lambda: engine.ensure(progress), lambda: self._kubectl(progress))
+        return Tools(ready, kubectl)
+
+    def start(self, progress: Progress) -> Tools:
+        """Everything a `pulumi up` needs: tools, cluster and images. Returns with the cluster running."""
+        self._context_file.parent.mkdir(parents=True, exist_ok=True)
+        self._context_file.write_text(f"{self.context}\n")
+        if not self.local:
+            return self.prepare(progress)
+        ready, _, *loaded = builds.overlap(
+            lambda: engine.ensure(progress),
+            lambda: self.node.up(progress),
+            lambda: images.mlflow(progress),
+            lambda: images.nginx(progress),
+        )
+        self.node.load(progress, *loaded)
+        return self._settle(Tools(ready, self._kubectl(progress)), progress)
+
+    def prepare(self, progress: Progress) -> Tools:
+        """What commands by hand need: tools, stack and stack file. Starts nothing."""
+        return self._settle(self.tools(progress), progress)
+
+    def environment(self, tools: Tools) -> dict[str, str]:
+        """The variables with which `pulumi` and `kubectl` work on this deployment."""
+        variables = engine.environment(tools.engine, self.instance)
+        return variables | {
+            "PATH": f"{tools.kubectl.parent}{os.pathsep}{variables['PATH']}" if self.local else variables["PATH"],
+            "PULUMI_STACK": self.stack,
+            "PULUMI_OPTION_CONFIG_FILE": str(self.file.path),
+            "KUBECONFIG": str(self.kubeconfig),
+        }
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Which cluster, and who asks."""
+        return self.instance.kubeconfig if self.local else self.file.path.with_name(f"{self.stack}.kubeconfig")
+
+    def cluster(self, tools: Tools) -> Cluster:
+        """The cluster, to be asked."""
+        return Cluster(tools.kubectl, self.kubeconfig)
+
+    def exists(self, tools: Tools) -> bool:
+        """Whether the engine knows the stack."""
+        if not self.instance.state.exists():
+            return False
+        stacks = json.loads(self._ask(tools, "stack", "ls", "--json"))
+        return any(stack["name"].rpartition("/")[2] == self.stack for stack in stacks)
+
+    def outputs(self, tools: Tools) -> dict[str, Any]:
+        """The stack's outputs, secrets as `[secret]`; empty before the first `up`."""
+        return cast(dict[str, Any], json.loads(self._ask(tools, "stack", "output", "--json")))
+
+    def client_environment(self, tools: Tools) -> dict[str, str]:
+        """What MLflow's client needs, password included. Raises `LocalError` where the stack is not up."""
+        if not self.exists(tools) or "clientEnv" not in self.outputs(tools):
+            raise LocalError(f"stack {self.stack} of instance {self.instance.name} is not up. Next: `make up`.")
+        return json.loads(self._ask(tools, "stack", "output", "--json", "--show-secrets", "clientEnv"))
+
+    def changes(self, tools: Tools) -> dict[str, int]:
+        """What the last update did, as counts by `same`, `create`, `update` and so on."""
+        history = json.loads(self._ask(tools, "stack", "history", "--json", "--page-size", "1"))
+        return cast(dict[str, int], history[0].get("resourceChanges", {})) if history else {}
+
+    def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
+        """Runs a program whose output is the user's to see. Raises `LocalError` when it fails."""
+        variables = self._inherited | self.environment(tools)
+        # An interrupt is the program's to handle; the engine then still finishes what it began and unlocks the state.
+        before = signal.signal(signal.SIGINT, _left_to_the_program)
+        try:
+            done = subprocess.run(argv, cwd=PROJECT, env=variables, check=False)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if done.returncode:
+            raise LocalError(f"{' '.join(argv[:2])} failed, see above. Next: {next_step}.")
+
+    def unlock(self, tools: Tools) -> None:
+        """Takes away the lock of an update that was killed on this machine; one of a running update stays."""
+        locks = list((self.instance.state / ".pulumi" / "locks").glob(f"**/{self.stack}/*.json"))
+        holders = [json.loads(lock.read_text()) for lock in locks]
+        here = [holder["pid"] for holder in holders if holder["hostname"] == socket.gethostname()]
+        if here and len(here) == len(holders) and not any(Path("/proc", str(pid)).exists() for pid in here):
+            self._ask(tools, "cancel", "--yes")
+
+    def _kubectl(self, progress: Progress) -> Path:
+        found = None if self.local else shutil.which("kubectl")
+        return Path(found) if found else kubernetes(progress) / "kubectl"
+
+    def _settle(self, tools: Tools, progress: Progress) -> Tools:
+        if not self.instance.passphrase.exists():
+            fresh = self.instance.passphrase.with_suffix(".new")
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_urlsafe(32))
+            fresh.replace(self.instance.passphrase)
+        self.instance.state.mkdir(exist_ok=True)
+        if not self.local:
+            self._write_kubeconfig(tools)
+        identity = None if self.exists(tools) and self.file.salted else self._initialise(tools)
+        self.file.remake(self._overlay(progress) if self.local else {}, identity)
+        return tools
+
+    def _initialise(self, tools: Tools) -> Tree | None:
+        """Makes the stack, and returns what Pulumi noted in its stack file."""
+        # `stack init` has no option for the file: in the checkout it would write the salt into the tracked one.
+        with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
+            (Path(scratch) / "Pulumi.yaml").write_text(f"name: {_PROJECT_NAME}\nruntime: python\n")
+            if self.exists(tools):
+                return None
+            self._ask(tools, "stack", "init", self.stack, "--no-select", cwd=Path(scratch))
+            noted = yaml.safe_load((Path(scratch) / self.file.path.name).read_text())
+            return {"encryptionsalt": noted["encryptionsalt"]}
+
+    def _overlay(self, progress: Progress) -> Tree:
+        return {
+            f"{_PROJECT_NAME}:image": images.mlflow(progress).reference,
+            f"{_PROJECT_NAME}:proxyImage": images.nginx(progress).reference,
+            f"{_PROJECT_NAME}:expose": {
+                "kind": "nodeport",
+                "host": self.instance.node_address,
+                "nodePort": _NODE_PORT,
+            },
+        }
+
+    def _write_kubeconfig(self, tools: Tools) -> None:
+        # The provider takes one file, and the context that is current in it.
+        view = ["config", "view", "--raw", "--minify", "--flatten", f"--context={self.context}"]
+        text = builds.run([str(tools.kubectl), *view], what=f"reading the kube context {self.context}")
+        self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        self.kubeconfig.touch(mode=0o600)
+        self.kubeconfig.write_text(text)
+
+    def _ask(self, tools: Tools, *arguments: str, cwd: Path = PROJECT) -> str:
+        variables = self._inherited | self.environment(tools)
+        argv = ["pulumi", *arguments, "--non-interactive"]
+        done = subprocess.run(argv, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            what = f"`pulumi {' '.join(arguments)}`"
+            raise LocalError(
+                builds.failure(what, done.stderr.splitlines(), "`make status`, then the same command again")
+            )
+        return done.stdout
+
+    @cached_property
+    def _inherited(self) -> dict[str, str]:
+        # A passphrase in the environment would win over the instance's file.
+        return {key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE"}
+
+    @property
+    def _context_file(self) -> Path:
+        return self.file.path.with_name(f"{self.stack}.context")
+
+
+def client(environment: Mapping[str, str], progress: Progress) -> str:
+    """Logs a run with MLflow's real client, as the quickstart does; returns the run's address."""
+    train = PROJECT / "examples" / "quickstart" / "train.py"
+    with progress.step("log a run with MLflow's client", 15) as step:
+        text = builds.run(
+            [sys.executable, str(train), "--short"],
+            what="logging a run with MLflow's client",
+            next_step="`make logs` shows the server's side",
+            env=os.environ | environment, step=step,
+        )  # fmt: skip
+    lines = text.strip().splitlines()
+    if not lines or not lines[-1].startswith("run: "):
+        raise LocalError(builds.failure("logging a run with MLflow's client", lines, "`make logs`"))
+    return lines[-1].removeprefix("run: ")
+
+
+def _left_to_the_program(_number: int, _frame: object) -> None:
+    return
+
+
+def _where(context: str) -> str:
+    return f"in the kube context {context}" if context else "on its own node"

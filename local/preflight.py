@@ -1,0 +1,151 @@
+"""What only the cluster knows, asked before anything changes."""
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from local.errors import LocalError
+from local.stackfile import Tree
+
+_PROJECT = "mlflow-stack"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_ENFORCE = "pod-security.kubernetes.io/enforce"
+
+
+class Cluster:
+    """A cluster, asked through kubectl."""
+
+    def __init__(self, kubectl: Path, kubeconfig: Path) -> None:
+        """`kubeconfig` says which cluster and who asks."""
+        self._command = [str(kubectl), f"--kubeconfig={kubeconfig}", "--request-timeout=10s"]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """kubectl's answer, whatever it is."""
+        argv = [*self._command, *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    def get(self, *what: str) -> Tree | None:
+        """The object, or the list of them, as `kubectl get` knows it; None where there is none.
+
+        Raises `UnreadableError` when the answer is anything else, such as a refusal.
+        """
+        done = self.run("get", *what, "--output=json")
+        if done.returncode == 0:
+            return cast(Tree, json.loads(done.stdout))
+        if "(NotFound)" in done.stderr:
+            return None
+        raise UnreadableError(done.stderr.strip())
+
+
+class UnreadableError(Exception):
+    """The cluster did not say whether something is there."""
+
+
+Check = Callable[[Cluster, Tree], str | None]
+"""Looks at the cluster and the configuration (without the project's prefix); says what is wrong and wanted, or None."""
+
+
+def api(cluster: Cluster, config: Tree) -> str | None:
+    """The API server answers."""
+    done = cluster.run("get", "--raw", "/version")
+    return f"the cluster does not answer: {_last(done.stderr)}" if done.returncode else None
+
+
+def namespace(cluster: Cluster, config: Tree) -> str | None:
+    """A namespace to adopt is there."""
+    name = config.get("existingNamespace")
+    if not name or cluster.get("namespace", name):
+        return None
+    return f"existingNamespace: {name} is not in the cluster; make it or leave the key away to have one made"
+
+
+def pod_security(cluster: Cluster, config: Tree) -> str | None:
+    """A namespace to adopt enforces a PodSecurity level that exists; all of them admit the pods."""
+    name = config.get("existingNamespace")
+    found = cluster.get("namespace", name) if name else None
+    level = _labels(found).get(_ENFORCE, "privileged")
+    if level in ("privileged", "baseline", "restricted"):
+        return None
+    return f"existingNamespace: {name} has {_ENFORCE}={level}; wanted is restricted, baseline or privileged"
+
+
+def storage_class(cluster: Cluster, config: Tree) -> str | None:
+    """The StorageClass of a claim that is to be made is there, or a default one."""
+    claim = _section(config, "backendStore", "pvc")
+    if "existingClaim" in claim:
+        return None
+    name = claim.get("storageClass")
+    if name:
+        wanted = (
+            f"backendStore.pvc.storageClass: {name} is not in the cluster; `kubectl get storageclass` lists what is"
+        )
+        return None if cluster.get("storageclass", name) else wanted
+    classes = (cluster.get("storageclass") or {}).get("items", [])
+    if any(_annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes):
+        return None
+    names = ", ".join(sorted(one["metadata"]["name"] for one in classes)) or "none"
+    return f"backendStore.pvc.storageClass: the cluster has no default class; name one of: {names}"
+
+
+def claim(cluster: Cluster, config: Tree) -> str | None:
+    """A claim to adopt is there and can be mounted."""
+    name, where = _section(config, "backendStore", "pvc").get("existingClaim"), config.get("existingNamespace")
+    if not name or not where:
+        return None
+    found = cluster.get("persistentvolumeclaim", name, f"--namespace={where}")
+    if found is None:
+        return f"backendStore.pvc.existingClaim: {name} is not in namespace {where}; make it or state a size instead"
+    phase = _section(found, "status").get("phase")
+    if phase == "Lost":
+        return f"backendStore.pvc.existingClaim: {name} has lost its volume; restore it or name another claim"
+    return None
+
+
+_CHECKS: tuple[Check, ...] = (namespace, pod_security, storage_class, claim)
+
+
+def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:
+    """Looks whether the cluster has what a stack's configuration (full keys) names; changes nothing.
+
+    Returns what could not be looked at, for the want of a right to read it. Raises `LocalError` with everything that is
+    wrong, at once.
+    """
+    fields = {key.removeprefix(f"{_PROJECT}:"): value for key, value in config.items()}
+    if problem := api(cluster, fields):
+        raise LocalError(f"{problem}\nNext: `make status`, and check the address and the rights in your kubeconfig.")
+    problems: list[str] = []
+    unknown: list[str] = []
+    for one in _CHECKS:
+        try:
+            if problem := one(cluster, fields):
+                problems.append(problem)
+        except UnreadableError as error:
+            unknown.append(f"not checked ({one.__doc__ or one.__name__}): {_last(str(error))}")
+    if problems:
+        listed = "".join(f"  {problem}\n" for problem in problems)
+        raise LocalError(
+            f"the cluster does not have what the stack names:\n{listed}Next: put these right; nothing changed."
+        )
+    return unknown
+
+
+def _section(tree: Tree, *path: str) -> Tree:
+    for part in path:
+        under = tree.get(part)
+        tree = cast(Tree, under) if isinstance(under, dict) else {}
+    return tree
+
+
+def _labels(found: Tree | None) -> Tree:
+    return _section(found or {}, "metadata", "labels")
+
+
+def _annotations(found: Tree) -> Tree:
+    return _section(found, "metadata", "annotations")
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no answer"
