@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import yaml
 
@@ -32,7 +32,7 @@ class Hand:
     set: Tree = field(default_factory=dict[str, Any])
     """Values, where they stand."""
     removed: list[Key] = field(default_factory=list[Key])
-    """Paths that are there without the hand and are to be away."""
+    """Paths whose value from below is to be away, also where a value was set in its place later."""
     identity: Tree = field(default_factory=dict[str, Any])
     """Pulumi's own entries: the salt that belongs to the passphrase."""
 
@@ -115,8 +115,7 @@ def merge(below: Tree, above: Tree) -> Tree:
     result = deepcopy(below)
     for key, value in above.items():
         under = result.get(key)
-        both = under is not None and _mergeable(under) and _mergeable(value)
-        result[key] = merge(cast(Tree, under), value) if both else deepcopy(value)
+        result[key] = merge(under, value) if _mergeable(under) and _mergeable(value) else deepcopy(value)
     return result
 
 
@@ -131,24 +130,25 @@ def apply(below: Tree, hand: Hand) -> Tree:
 def gather(hand: Hand, last: Tree, current: Tree) -> Hand:
     """`hand` with the changes from `last`, the merge last written, to `current`, what is there now."""
     result = deepcopy(hand)
-    for key, value in _changed(last, current):
+    for key, value, before in _changed(last, current):
         _remove(result.set, key)
         _set(result.set, key, value)
-        result.removed = [gone for gone in result.removed if gone[: len(key)] != key]
+        if _mergeable(before) and key not in result.removed:
+            # The map from below is out, also if a map of its own is set in its place later.
+            result.removed.append(key)
     for key in _gone(last, current):
         if not _remove(result.set, key):
             result.removed.append(key)
     return result
 
 
-def _changed(last: Tree, current: Tree, at: Key = ()) -> Iterator[tuple[Key, Any]]:
+def _changed(last: Tree, current: Tree, at: Key = ()) -> Iterator[tuple[Key, Any, Any]]:
     for key, value in current.items():
-        if key not in last:
-            yield (*at, key), value
-        elif _mergeable(last[key]) and _mergeable(value):
-            yield from _changed(last[key], value, (*at, key))
-        elif last[key] != value:
-            yield (*at, key), value
+        before = last.get(key)
+        if _mergeable(before) and _mergeable(value):
+            yield from _changed(before, value, (*at, key))
+        elif key not in last or before != value:
+            yield (*at, key), value, before
 
 
 def _gone(last: Tree, current: Tree, at: Key = ()) -> Iterator[Key]:
@@ -159,7 +159,7 @@ def _gone(last: Tree, current: Tree, at: Key = ()) -> Iterator[Key]:
             yield from _gone(value, current[key], (*at, key))
 
 
-def _mergeable(value: object) -> bool:
+def _mergeable(value: object) -> TypeGuard[Tree]:
     # An encrypted value is one value, although it is written as a map.
     return isinstance(value, dict) and "secure" not in value
 
