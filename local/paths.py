@@ -127,7 +127,13 @@ class Instance:
             known = {instance.name: instance for instance in Instance.existing()}
             if name in known:
                 return known[name]
-            free = set(range(_MOST_INSTANCES)) - {instance.index for instance in known.values()}
+            used = {instance.index for instance in known.values()}
+            # A link that is there is a running node's, also when its data is in a folder that is not looked at here.
+            free = {
+                index
+                for index in set(range(_MOST_INSTANCES)) - used
+                if not Path("/sys/class/net", Instance(name, index).link).exists()
+            }
             if not free:
                 raise LocalError(
                     f"{_MOST_INSTANCES} instances exist in {_instances()}, no more are possible. "

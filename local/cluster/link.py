@@ -3,6 +3,8 @@
 import ipaddress
 import json
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import cast
 
 from local.errors import LocalError
@@ -20,12 +22,23 @@ def attach(instance: Instance, pid: int) -> None:
         "-",
         given=f"link add {instance.link} type veth peer name eth0 netns {pid}\n"
         f"address add {instance.machine_address}/30 dev {instance.link}\n"
+        f"link set {instance.link} alias {instance.node}\n"
         f"link set {instance.link} up\n",
     )
 
 
 def detach(instance: Instance) -> None:
-    """Removes the pair; no error where there is none."""
+    """Removes the pair; no error where there is none.
+
+    Raises `LocalError` where it is another node's: instances of two data folders can have the same number.
+    """
+    alias = Path("/sys/class/net", instance.link, "ifalias")
+    with suppress(OSError):  # no such link
+        if (owner := alias.read_text().strip()) and owner != str(instance.node):
+            raise LocalError(
+                f"the link {instance.link} belongs to the node in {owner}. "
+                "Next: stop that one with `make down` from where it was started, or choose another INSTANCE."
+            )
     # The kernel removes it too, some time after the last process of the node is gone.
     done = subprocess.run(["ip", "link", "delete", instance.link], capture_output=True, text=True, check=False)
     if done.returncode and "Cannot find device" not in done.stderr:

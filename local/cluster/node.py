@@ -64,7 +64,8 @@ class Node:
         What is there is kept: programs in the cache, the node's data, and the running node itself, unless it was
         started from another version of its configuration. Components that gave up are started again.
 
-        Raises `LocalError` saying which component failed, with the last lines of its log.
+        Raises `LocalError` saying which component failed, with the last lines of its log. A start that fails leaves
+        nothing running.
         """
         _check_machine()
         programs = ensure(progress)
@@ -81,9 +82,15 @@ class Node:
                     self._prepare(programs, texts)
                 self._revision.write_text(revision)
                 process = self._launch(programs)
+                try:
+                    self._complete(progress, programs, process)
+                except LocalError:
+                    process.end(seconds=5)
+                    self._clear()
+                    raise
             else:
                 Supervisor(process).revive()
-            self._complete(progress, programs, process)
+                self._complete(progress, programs, process)
 
     def down(self) -> None:
         """Ends all of the node: pods are asked to end first, for up to five seconds. The data stays."""
@@ -250,10 +257,23 @@ class Node:
 
     def _clear(self) -> None:
         """Removes what is left of a node that has ended, in whatever way."""
+        self._refuse_other()
         self._signal(signal.SIGKILL)
         self._cgroup.remove()
         link.detach(self.instance)
         self._record.unlink(missing_ok=True)
+
+    def _refuse_other(self) -> None:
+        """Instances of two data folders can have the same name, and so the same cgroup."""
+        for pid in self._cgroup.processes():
+            with suppress(OSError):  # it has ended
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                owners = [os.fsdecode(variable[5:]) for variable in variables if variable.startswith(b"NODE=")]
+                if owners and owners[0] != str(self.instance.node):
+                    raise LocalError(
+                        f"the cgroup {self.instance.cgroup} belongs to the node in {owners[0]}. "
+                        "Next: stop that one with `make down` from where it was started, or choose another INSTANCE."
+                    )
 
     def _signal(self, number: signal.Signals, child: str = "") -> None:
         for pid in self._cgroup.processes(child):
