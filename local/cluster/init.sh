@@ -26,8 +26,8 @@ bind "$SUPERVISOR" /opt/supervisor ro
 bind "$NODE/etc" /etc/kubernetes ro
 bind "$NODE/log" /var/log
 # /var/lib/cni is not among them: no address is in use when a node starts, so it starts without leases.
-for name in etcd containerd kubelet volumes; do
-    bind "$NODE/$name" "/var/lib/$name"
+for folder in etcd containerd kubelet volumes; do
+    bind "$NODE/$folder" "/var/lib/$folder"
 done
 
 mount -t proc proc proc
