@@ -16,7 +16,7 @@ from local.errors import LocalError
 from local.paths import Instance, cache_dir
 from local.progress import Progress
 
-_UP = ("pulumi", "up", "--yes", "--non-interactive")
+_UP = ("pulumi", "up", "--yes", "--skip-preview", "--non-interactive")
 _DOWN = ("pulumi", "destroy", "--yes", "--non-interactive", "--exclude-protected")
 _FORCE = click.option("--force", is_flag=True, help="Do not ask.")
 

@@ -16,6 +16,7 @@ from local.progress import Progress
 _MODULES = Path(__file__).parent / "modules"
 _SDK = "github.com/pulumi/pulumi/sdk/v3"
 _KUBERNETES = "github.com/pulumi/pulumi-kubernetes/provider/v4"
+_CLI_VERSION = "3.259.0"
 _KUBERNETES_VERSION = "4.27.0"
 _RANDOM_VERSION = "4.19.1"
 
@@ -67,7 +68,10 @@ def environment(engine: Engine, instance: Instance | None) -> dict[str, str]:
 
 def _cli(progress: Progress) -> Path:
     package = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
-    return builds.go_binary(progress, "pulumi", _MODULES / "pulumi", package, estimate=240)
+    return builds.go_binary(
+        progress, "pulumi", _MODULES / "pulumi", package, estimate=360,
+        ldflags=f"-X {_SDK}/go/common/version.Version=v{_CLI_VERSION}",
+    )  # fmt: skip
 
 
 def _host(progress: Progress) -> Path:
