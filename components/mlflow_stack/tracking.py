@@ -110,6 +110,8 @@ class TrackingServer(pulumi.ComponentResource):
                 # More workers need more memory and give nothing on the same cores; more replicas do.
                 {"name": "MLFLOW_WORKERS", "value": "1"},
                 {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"},
+                # The proxy's log has every request; probes would fill this one.
+                {"name": "MLFLOW_UVICORN_OPTS", "value": "--no-access-log"},
                 {"name": "MLFLOW_SERVE_ARTIFACTS", "value": "true"},
                 {"name": "MLFLOW_DEFAULT_ARTIFACT_ROOT", "value": "mlflow-artifacts:/"},
                 {

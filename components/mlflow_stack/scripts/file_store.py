@@ -351,7 +351,7 @@ def run(database: Path, folder: Path, mount: PurePosixPath, artifacts: Path) -> 
                     f"{len(missing)} artifacts are not complete, the first is {missing[0]}. Start again."
                 )
             os.sync()  # thousands of new names in as many folders
-            sqlite_schema.copy(connection, new)
+            sqlite_schema.copy(scratch, new)
             sqlite_schema.verify(new, head, sqlite_schema.counts(connection))
         sqlite_schema.publish(new, database)
         sqlite_schema.discard(scratch)

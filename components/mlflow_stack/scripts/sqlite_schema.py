@@ -28,6 +28,7 @@ BUSY_SECONDS: Final = 20
 # A migration may write a table anew, beside the old one, with a journal of what it replaces.
 ROOM: Final = 3
 SPARE_BYTES: Final = 32 << 20
+COPIED_PAGES: Final = 4096  # at once
 SIDECARS: Final = ("-journal", "-wal", "-shm")
 # No migration drops a row of these.
 COUNTED: Final = ("experiments", "runs", "params", "metrics", "registered_models", "model_versions")
@@ -169,12 +170,18 @@ def no_orphans(database: Path) -> None:
         )
 
 
-def copy(source: sqlite3.Connection, target: Path) -> None:
+def copying(_status: int, remaining: int, total: int) -> None:
+    """Says how far a long copy is."""
+    if total > 100 * COPIED_PAGES and (total - remaining) // COPIED_PAGES % 100 == 0:
+        say(f"  copied {total - remaining} of {total} pages")
+
+
+def copy(source: Path, target: Path) -> None:
     """Copies what is committed in a database into a new file, which has no journal beside it afterwards."""
     discard(target)
-    with closing(sqlite3.connect(target, isolation_level=None)) as into:
+    with closing(connect(source)) as whole, closing(sqlite3.connect(target, isolation_level=None)) as into:
         into.execute("pragma synchronous = off")  # synced when it is whole
-        source.backup(into, pages=4096)
+        whole.backup(into, pages=COPIED_PAGES, progress=copying)
         into.execute("pragma journal_mode = delete")
 
 
@@ -282,7 +289,7 @@ def upgrade(database: Path, connection: sqlite3.Connection, old: str, head: str)
     rows = counts(connection)
     new = beside(database, ".new")
     say(f"Copying {database.name} ({size / 2**20:.1f} MiB), which is at revision {old}.")
-    copy(connection, new)
+    copy(database, new)
     say(f"Upgrading the copy to the schema of MLflow {installed_version()}.")
     try:
         run_migrations(new, lambda utils, engine: utils._upgrade_db(engine))

@@ -1,0 +1,25 @@
+"""What the whole suite has: a count for each layer, and no skips."""
+
+from collections import Counter
+
+import pytest
+
+LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        if report.when == "call":
+            passed[report.nodeid.split("/")[1]] += 1
+    terminalreporter.section("passed per layer")
+    for layer in LAYERS:
+        if passed[layer]:
+            terminalreporter.write_line(f"{layer:<12}{passed[layer]:>5}")
+    terminalreporter.write_line(f"{'skipped':<12}{len(terminalreporter.stats.get('skipped', [])):>5}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus == 0 and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,65 @@
+"""One node for all end-to-end tests: the instance `test`, made by the command that `make up` runs.
+
+KEEP=1 leaves it running, and uses it again.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from e2e.platform_under_test import INSTANCE, Platform
+
+import engine
+from local.cluster import Node
+from local.paths import Instance
+
+
+def local(*arguments: str) -> str:
+    """A command of the project's own command line; its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "local", "--instance", INSTANCE, "--stack", "dev", *arguments],
+        cwd=engine.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def exported(script: str) -> dict[str, str]:
+    """The environment of a shell that evaluated what `make env` prints."""
+    shell = subprocess.run(
+        ["bash", "-c", 'eval "$1"; env -0', "bash", script], capture_output=True, text=True, check=True
+    )
+    return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)
+
+
+@pytest.fixture(scope="session")
+def first_up() -> Iterator[str]:
+    """What the first `up` from nothing printed."""
+    keep = bool(os.environ.get("KEEP"))
+    if not keep:
+        local("clean", "--force")
+    yield local("up")
+    if not keep:
+        local("down")
+        local("clean", "--force")
+
+
+@pytest.fixture(scope="session")
+def platform(first_up: str) -> Platform:
+    instance = Instance.open(INSTANCE)
+    config = yaml.safe_load((instance.root / "stacks" / "Pulumi.dev.yaml").read_text())["config"]
+    images = {"mlflow": config["mlflow-stack:image"], "proxy": config["mlflow-stack:proxyImage"]}
+    return Platform(instance, Node(instance), exported(local("env")), images)
+
+
+@pytest.fixture(scope="session")
+def client(platform: Platform) -> dict[str, str]:
+    """What `make client-env` exports for the stack that `make up` made."""
+    script = platform.local("client-env").stdout
+    return {name: value for name, value in exported(script).items() if name.startswith("MLFLOW_")}

@@ -1,0 +1,217 @@
+"""The node that end-to-end tests share: the command line, kubectl, stacks of other programs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+import engine
+from local.cluster import Node
+from local.paths import Instance
+
+INSTANCE = "test"
+DEV_PORT = 30500
+"""The NodePort that the local overlay gives to the stack that `make up` makes."""
+WAIT = 120
+"""Seconds within which a mounted Secret reaches its pod, with a kubelet's default settings."""
+
+
+def eventually(what: str, probe: Callable[[], object], seconds: float = WAIT, pause: float = 1) -> Any:
+    """The first true answer of a probe; fails with the last one after a while."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}; last answer: {answer!r}"
+        time.sleep(pause)
+
+
+def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int:
+    """The HTTP status of a request; 0 where the connection fails."""
+    method = options.pop("method", "GET")
+    try:
+        return requests.request(method, url, auth=auth, timeout=options.pop("timeout", 30), **options).status_code
+    except requests.ConnectionError:
+        return 0
+
+
+@dataclass
+class Platform:
+    """A started node and the environment in which pulumi and kubectl reach it."""
+
+    instance: Instance
+    node: Node
+    environment: dict[str, str]
+    images: dict[str, str]
+    """References of the local images: mlflow, proxy."""
+
+    def local(self, *arguments: str, check: bool = True, stack: str = "dev") -> subprocess.CompletedProcess[str]:
+        """A command of the project's own command line, as make calls it."""
+        command = [sys.executable, "-m", "local", "--instance", INSTANCE, "--stack", stack, *arguments]
+        done = subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def run(
+        self, *command: str, check: bool = True, stdin: str | None = None, cwd: Path = engine.PROJECT, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A program in the environment that `make env` gives."""
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env={**self.environment, **env},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.run("kubectl", *arguments, stdin=stdin).stdout
+
+    def objects(self, kind: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
+        return json.loads(self.kubectl("get", kind, "--namespace", namespace, "--output", "json", *arguments))["items"]
+
+    def server(self, namespace: str) -> dict[str, Any]:
+        """The one tracking pod."""
+        (pod,) = self.objects("pods", namespace, "--selector", "app.kubernetes.io/component=tracking")
+        return pod
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        self.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(documents))
+
+    def namespace(self, name: str, **labels: str) -> None:
+        """A namespace that is there before the stack, with PodSecurity enforced."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", **labels}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def visitor(self, namespace: str, claim: str | None = None) -> "Visitor":
+        """Another pod of the namespace, with Python in it, that may mount a claim at /mlflow."""
+        volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "visitor", "namespace": namespace, "labels": {"role": "visitor"}},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "terminationGracePeriodSeconds": 0,
+                    "securityContext": {
+                        "runAsNonRoot": True,
+                        "runAsUser": 10001,
+                        "fsGroup": 10001,
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "containers": [
+                        {
+                            "name": "python",
+                            "image": self.images["mlflow"],
+                            "command": ["sleep", "infinity"],
+                            "securityContext": {
+                                "allowPrivilegeEscalation": False,
+                                "capabilities": {"drop": ["ALL"]},
+                            },
+                            "volumeMounts": [{"name": "data", "mountPath": "/mlflow"}] if claim else [],
+                        }
+                    ],
+                    "volumes": volumes,
+                },
+            }
+        )
+        self.kubectl("wait", "--for=condition=Ready", "pod/visitor", "--namespace", namespace, "--timeout=120s")
+        return Visitor(self, namespace)
+
+
+@dataclass
+class Visitor:
+    """A pod in which tests run Python."""
+
+    platform: Platform
+    namespace: str
+
+    def python(self, program: str, *arguments: str) -> str:
+        return self.platform.kubectl(
+            "exec", "visitor", "--namespace", self.namespace, "--", "python", "-c", program, *arguments
+        ).strip()
+
+    def copy(self, source: Path, target: str) -> None:
+        """Copies the content of a folder into the pod."""
+        archive = subprocess.run(["tar", "-C", str(source), "-cf", "-", "."], capture_output=True, check=True).stdout
+        done = subprocess.run(
+            ["kubectl", "exec", "-i", "visitor", "--namespace", self.namespace, "--", "sh", "-c",
+             f"mkdir -p {target} && tar -C {target} -xf - --no-same-owner --no-same-permissions"],
+            env=self.platform.environment,
+            input=archive,
+            capture_output=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+
+    def leave(self) -> None:
+        self.platform.kubectl("delete", "pod", "visitor", "--namespace", self.namespace, "--wait=true")
+
+
+@dataclass
+class Stack:
+    """One stack of a program, in the shared instance's state backend."""
+
+    platform: Platform
+    name: str
+    config: dict[str, Any]
+    program: Path = engine.PROJECT
+    project: str = "mlflow-stack"
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.file = self.platform.instance.root / "stacks" / f"e2e.{self.name}.yaml"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.configure()
+        self.pulumi("stack", "init", self.name)
+
+    def configure(self, **config: Any) -> None:
+        """Merges keys into the stack's configuration."""
+        self.config.update(config)
+        content = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
+        content["config"] = {f"{self.project}:{key}": value for key, value in self.config.items() if value is not None}
+        self.file.write_text(yaml.safe_dump(content))
+
+    def pulumi(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {"PULUMI_OPTION_CONFIG_FILE": str(self.file), **self.env}
+        named = arguments[:2] in (("stack", "init"), ("stack", "rm"))
+        options = () if named else ("--stack", self.name)
+        return self.platform.run(
+            "pulumi", *arguments, *options, "--non-interactive", check=check, cwd=self.program, **environment
+        )
+
+    def up(self, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.pulumi("up", "--yes", "--skip-preview", check=check)
+
+    def unchanged(self) -> None:
+        """A preview proposes nothing."""
+        self.pulumi("preview", "--expect-no-changes")
+
+    def output(self, name: str) -> Any:
+        return json.loads(self.pulumi("stack", "output", "--json", "--show-secrets").stdout)[name]
+
+    def destroy(self) -> None:
+        """The whole stack, its protected data included."""
+        self.pulumi("state", "unprotect", "--all", "--yes")
+        self.pulumi("destroy", "--yes", "--skip-preview")
+        self.pulumi("stack", "rm", self.name, "--yes", "--force")
+        self.file.unlink(missing_ok=True)
+
+
+def client_environment(platform: Platform, env: Mapping[str, str]) -> dict[str, str]:
+    """An environment for MLflow's client that does not wait long for a server that is gone on purpose."""
+    return {**os.environ, **env, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5"}

@@ -1,0 +1,409 @@
+"""`make up` and what a user does next, on the node that it made. Runs first: later modules reuse the stack."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import requests
+from e2e.platform_under_test import DEV_PORT, Platform, client_environment, eventually, status
+
+import engine
+
+NAMESPACE = "mlflow-dev"
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
+
+
+@pytest.fixture(scope="module")
+def url(platform: Platform) -> str:
+    return f"http://{platform.instance.node_address}:{DEV_PORT}"
+
+
+@pytest.fixture
+def auth(client: dict[str, str]) -> tuple[str, str]:
+    return client["MLFLOW_TRACKING_USERNAME"], client["MLFLOW_TRACKING_PASSWORD"]
+
+
+def test_up_ends_with_the_address_the_user_and_the_run(first_up: str, url: str, client: dict[str, str]) -> None:
+    last = first_up.strip().splitlines()[-4:]
+    assert url in last[0]
+    assert "mlflow" in last[1]
+    assert "password" in last[2]
+    assert re.search(re.escape(url) + r"/#/experiments/\d+/runs/[0-9a-f]{32}$", last[3]), last[3]
+    assert client["MLFLOW_TRACKING_PASSWORD"] not in first_up
+
+
+def test_a_second_up_builds_and_changes_nothing(platform: Platform) -> None:
+    before = platform.server(NAMESPACE)["metadata"]["uid"]
+    second = platform.local("up")
+    assert "unchanged" in second.stdout
+    assert not re.search(r"\b(created|updated|replaced|deleted)\b", second.stdout)
+    assert not re.search(r"build |image: |compil", second.stderr)
+    assert platform.server(NAMESPACE)["metadata"]["uid"] == before
+
+
+def test_by_hand_pulumi_sees_no_change_and_git_none_either(platform: Platform) -> None:
+    platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+    tracked = platform.run("git", "status", "--porcelain", "--untracked-files=no").stdout
+    before = getattr(test_by_hand_pulumi_sees_no_change_and_git_none_either, "tracked", tracked)
+    assert tracked == before
+    assert platform.run("git", "ls-files", "--others", "--exclude-standard", "Pulumi*").stdout == ""
+
+
+def test_a_key_set_by_hand_is_kept_by_the_next_up(platform: Platform) -> None:
+    platform.run("pulumi", "config", "set", "maxArtifactSize", "350Mi", "--non-interactive")
+    platform.local("up")
+    assert platform.run("pulumi", "config", "get", "maxArtifactSize").stdout.strip() == "350Mi"
+    platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+
+
+def test_the_password_is_asked_for(url: str, auth: tuple[str, str]) -> None:
+    assert status(url + SEARCH) == 401
+    assert status(url + SEARCH, (auth[0], "wrong")) == 401
+    assert status(url + SEARCH, ("nobody", auth[1])) == 401
+    assert status(url + SEARCH, auth) == 200
+    assert status(url + "/healthz") == 200
+    assert status(url + "/readyz") == 200
+    assert requests.get(url + "/readyz", timeout=10).text == "ready\n"
+
+
+def test_other_hosts_other_origins_and_the_assistant_are_refused(url: str, auth: tuple[str, str]) -> None:
+    assert status(url + SEARCH, auth, headers={"Host": "evil.example"}) == 421
+    assert status(url + "/ajax-api/3.0/mlflow/assistant/config", auth) == 403
+    experiment = {"json": {"name": "cross-site"}, "method": "POST"}
+    create = url + "/api/2.0/mlflow/experiments/create"
+    assert status(create, auth, headers={"Origin": "http://evil.example"}, **experiment) == 403
+    assert status(create, auth, headers={"Origin": url}, **experiment) == 200
+
+
+def test_from_another_pod_the_way_in_is_the_proxy_alone(platform: Platform) -> None:
+    address = platform.server(NAMESPACE)["status"]["podIP"]
+    visitor = platform.visitor(NAMESPACE)
+    probe = """
+import sys, urllib.request, urllib.error
+for url in sys.argv[1:]:
+    try:
+        print(urllib.request.urlopen(url, timeout=10).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+    except urllib.error.URLError as error:
+        print(type(error.reason).__name__)
+"""
+    answers = visitor.python(
+        probe,
+        f"http://{address}:5000/health",
+        f"http://{address}:8081/",
+        f"http://mlflow.{NAMESPACE}.svc/",
+        f"http://mlflow.{NAMESPACE}.svc/healthz",
+    )
+    assert answers.split() == ["ConnectionRefusedError", "421", "401", "200"]
+    visitor.leave()
+
+
+def test_a_job_in_the_cluster_needs_the_client_secret_alone(platform: Platform) -> None:
+    platform.apply(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "log-a-run", "namespace": NAMESPACE},
+            "spec": {
+                "backoffLimit": 0,
+                "template": {
+                    "spec": {
+                        "restartPolicy": "Never",
+                        "securityContext": {
+                            "runAsNonRoot": True,
+                            "runAsUser": 10001,
+                            "seccompProfile": {"type": "RuntimeDefault"},
+                        },
+                        "containers": [
+                            {
+                                "name": "job",
+                                "image": platform.images["mlflow"],
+                                "command": [
+                                    "python",
+                                    "-c",
+                                    "import mlflow; mlflow.set_experiment('from-a-job'); mlflow.log_metric('m', 1)",
+                                ],
+                                "env": [{"name": "HOME", "value": "/tmp"}],
+                                "envFrom": [{"secretRef": {"name": "mlflow-client"}}],
+                                "securityContext": {
+                                    "allowPrivilegeEscalation": False,
+                                    "capabilities": {"drop": ["ALL"]},
+                                },
+                                "workingDir": "/tmp",
+                            }
+                        ],
+                    }
+                },
+            },
+        }
+    )
+    platform.kubectl("wait", "--for=condition=Complete", "job/log-a-run", "-n", NAMESPACE, "--timeout=90s")
+    platform.kubectl("delete", "job/log-a-run", "-n", NAMESPACE)
+
+
+def test_the_quickstart_comes_back_bit_for_bit(platform: Platform, client: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(engine.PROJECT / "examples/quickstart/train.py"), "--megabytes", "300"],
+        env=client_environment(platform, client),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "models:/diabetes@champion is version 1" in done.stdout
+    assert re.search(r"large\.bin: sha256 [0-9a-f]{64}, the same both ways", done.stdout)
+
+
+def test_sizes_and_numbers_of_uploads_are_bounded_and_nothing_is_evicted(
+    platform: Platform, url: str, auth: tuple[str, str]
+) -> None:
+    before = platform.server(NAMESPACE)
+    artifact = url + "/api/2.0/mlflow-artifacts/artifacts/bounds/"
+    mebibyte = b"x" * 2**20
+
+    def body(mebibytes: int, pause: float = 0.0):
+        for _ in range(mebibytes):
+            yield mebibyte
+            time.sleep(pause)
+
+    declared = {"data": b"", "headers": {"Content-Length": str(351 * 2**20)}, "method": "PUT"}
+    with requests.Session() as session:
+        request = requests.Request("PUT", artifact + "declared", auth=auth, data=b"x").prepare()
+        request.headers["Content-Length"] = declared["headers"]["Content-Length"]
+        assert session.send(request, timeout=30).status_code == 413
+    assert status(artifact + "small", auth, method="PUT", data=body(2)) == 200
+    assert status(artifact + "small", auth) == 200
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(status, artifact + f"slow-{n}", auth, method="PUT", data=body(8, 0.5)) for n in range(2)]
+        time.sleep(1.5)
+        assert status(artifact + "third", auth, method="PUT", data=b"x") == 503
+        assert status(url + SEARCH, auth) == 200
+        assert [one.result() for one in slow] == [200, 200]
+    assert status(artifact + "third", auth, method="PUT", data=b"x") == 200
+
+    chunked = platform.run(
+        sys.executable,
+        "-c",
+        _CHUNKED,
+        platform.instance.node_address,
+        str(DEV_PORT),
+        "351",
+        CHUNKED_AUTH=":".join(auth),
+    )
+    assert chunked.stdout.strip() == "413"
+    after = platform.server(NAMESPACE)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    names = json.loads(
+        requests.get(url + "/api/2.0/mlflow-artifacts/artifacts?path=bounds", auth=auth, timeout=30).text
+    )["files"]
+    assert sorted(one["path"] for one in names) == ["slow-0", "slow-1", "small", "third"]
+
+
+_CHUNKED = """
+import base64, os, socket, sys
+host, port, mebibytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+token = base64.b64encode(os.environ["CHUNKED_AUTH"].encode()).decode()
+with socket.create_connection((host, port), timeout=60) as s:
+    s.sendall(f"PUT /api/2.0/mlflow-artifacts/artifacts/bounds/chunked HTTP/1.1\\r\\nHost: {host}\\r\\n"
+              f"Authorization: Basic {token}\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n".encode())
+    block = b"100000\\r\\n" + b"x" * 2**20 + b"\\r\\n"
+    try:
+        for _ in range(mebibytes):
+            s.sendall(block)
+        s.sendall(b"0\\r\\n\\r\\n")
+    except OSError:
+        pass
+    print(s.recv(64).split()[1].decode())
+"""
+
+
+def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth: tuple[str, str]) -> None:
+    before = platform.server(NAMESPACE)
+    failed: list[int] = []
+    stop = threading.Event()
+
+    def steady() -> None:
+        while not stop.is_set():
+            answer = status(url + SEARCH, auth)
+            if answer != 200:
+                failed.append(answer)
+            time.sleep(0.1)
+
+    background = threading.Thread(target=steady)
+    background.start()
+    try:
+        platform.run("pulumi", "config", "set", "--path", "users[0]", "mlflow", "--non-interactive")
+        platform.run("pulumi", "config", "set", "--path", "users[1]", "alice", "--non-interactive")
+        platform.run(
+            "pulumi",
+            "config",
+            "set",
+            "--path",
+            "--secret",
+            "passwords.alice",
+            "--non-interactive",
+            stdin="correct horse battery",
+        )
+        alice = ("alice", "correct horse battery")
+        assert status(url + SEARCH, alice) == 401
+        platform.local("up")
+        eventually("alice comes in", lambda: status(url + SEARCH, alice) == 200)
+        platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+        platform.run("pulumi", "config", "rm", "--path", "users[1]", "--non-interactive")
+        platform.run("pulumi", "config", "rm", "passwords", "--non-interactive")
+        platform.local("up")
+        eventually("alice is out", lambda: status(url + SEARCH, alice) == 401)
+    finally:
+        stop.set()
+        background.join()
+    assert failed == []
+    after = platform.server(NAMESPACE)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+
+
+def server_process(platform: Platform) -> psutil.Process:
+    """MLflow's process in the shared node, as the machine sees it."""
+    pid = platform.node.pid()
+    assert pid is not None
+    (found,) = [
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if "server" in process.cmdline()[-1:] and any("mlflow" in word for word in process.cmdline())
+    ]
+    return found
+
+
+def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
+    platform: Platform, url: str, auth: tuple[str, str]
+) -> None:
+    """Process and pod are killed; a power loss is not shown."""
+    api = url + "/api/2.0/mlflow/"
+    experiment = requests.post(api + "experiments/create", json={"name": "killed"}, auth=auth, timeout=30).json()
+    acknowledged: list[set[int]] = [set() for _ in range(4)]
+    runs = [
+        requests.post(
+            api + "runs/create", json={"experiment_id": experiment["experiment_id"]}, auth=auth, timeout=30
+        ).json()["run"]["info"]["run_id"]
+        for _ in range(4)
+    ]
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            metric = {"run_id": runs[number], "key": "m", "value": step, "step": step, "timestamp": step}
+            if status(api + "runs/log-metric", auth, method="POST", json=metric, timeout=10) == 200:
+                acknowledged[number].add(step)
+            else:
+                time.sleep(0.1)
+
+    def total() -> int:
+        return sum(len(steps) for steps in acknowledged)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for kill in range(5):
+            before = total()
+            eventually("writes are acknowledged", lambda before=before: total() > before + 20, pause=0.1)
+            if kill % 2:
+                platform.kubectl(
+                    "delete",
+                    "pod",
+                    "--grace-period=0",
+                    "--force",
+                    "-n",
+                    NAMESPACE,
+                    "-l",
+                    "app.kubernetes.io/component=tracking",
+                )
+            else:
+                server_process(platform).kill()
+        before = total()
+        eventually("writes are acknowledged again", lambda: total() > before + 20, pause=0.1)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    for number, run in enumerate(runs):
+        history: set[int] = set()
+        token = ""
+        while True:
+            page = requests.get(
+                api + "metrics/get-history",
+                params={"run_id": run, "metric_key": "m", "max_results": 20000, "page_token": token},
+                auth=auth,
+                timeout=60,
+            ).json()
+            history |= {int(one["step"]) for one in page.get("metrics", [])}
+            token = page.get("next_page_token", "")
+            if not token:
+                break
+        assert acknowledged[number] - history == set()
+    assert total() > 120
+    check = (
+        "import sqlite3; print(sqlite3.connect('/mlflow/mlflow.db').execute('pragma integrity_check').fetchone()[0])"
+    )
+    pod = platform.server(NAMESPACE)["metadata"]["name"]
+    answer = platform.kubectl("exec", "-n", NAMESPACE, pod, "-c", "mlflow", "--", "python", "-c", check)
+    assert answer.strip() == "ok"
+
+
+def test_the_namespace_is_restricted_and_secrets_are_in_secrets_alone(
+    platform: Platform, client: dict[str, str], url: str
+) -> None:
+    namespace = json.loads(platform.kubectl("get", "namespace", NAMESPACE, "--output", "json"))
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    htpasswd = json.loads(platform.kubectl("get", "secret", "mlflow-htpasswd", "-n", NAMESPACE, "--output", "json"))
+    assert set(htpasswd["data"]) == {"htpasswd"}
+    password = client["MLFLOW_TRACKING_PASSWORD"]
+    kinds = "pods,statefulsets,services,configmaps,serviceaccounts,persistentvolumeclaims,events,controllerrevisions"
+    haystacks = {
+        "objects": platform.kubectl("get", kinds, "-n", NAMESPACE, "--output", "yaml"),
+        "logs": platform.kubectl(
+            "logs", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=tracking", "--all-containers", "--tail=-1"
+        ),
+        "state": "".join(path.read_text() for path in platform.instance.state.rglob("*.json*") if path.is_file()),
+        "stack file": (platform.instance.root / "stacks" / "Pulumi.dev.yaml").read_text(),
+    }
+    assert len(haystacks["logs"]) > 1000
+    assert len(haystacks["state"]) > 1000
+    for where, text in haystacks.items():
+        assert password not in text, where
+    arguments = [" ".join(one.cmdline()) for one in psutil.Process(platform.node.pid()).children(recursive=True)]
+    assert not any(password in line for line in arguments)
+
+
+def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth: tuple[str, str]) -> None:
+    def names() -> set[str]:
+        answer = requests.get(url + SEARCH, auth=auth, timeout=30)
+        return {one["name"] for one in answer.json()["experiments"]}
+
+    before = names()
+    assert {"quickstart", "from-a-job", "killed"} <= before
+    platform.local("down")
+    assert not platform.node.running()
+    platform.local("up")
+    assert names() == before
+
+
+def test_a_killed_node_comes_back_with_its_data(platform: Platform, url: str, auth: tuple[str, str]) -> None:
+    pid = platform.node.pid()
+    assert pid is not None
+    psutil.Process(pid).kill()
+    eventually("the node is gone", lambda: not platform.node.running(), 30)
+    platform.local("up")
+    answer = requests.get(url + SEARCH, auth=auth, timeout=30)
+    assert "quickstart" in {one["name"] for one in answer.json()["experiments"]}

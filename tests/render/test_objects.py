@@ -1,0 +1,110 @@
+"""Every object of every stack file and platform against the API's own schema and the `restricted` standard.
+
+The objects are what the program registers; that the API server admits them as well is shown in tests/e2e.
+"""
+
+import json
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import engine
+from mlflow_stack import MlflowStack
+
+KUBERNETES = "1.34"
+EXPOSED = {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}
+ADOPTED = {"pvc": {"existing_claim": "old", "file_store": "mlruns"}}
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "openshift": {"platform": "openshift"},
+    "exposed": {"expose": EXPOSED, "users": ["a", "b@c.example"], "labels": {"team": "red"}},
+    "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
+}
+# restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
+VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+
+
+def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:
+    """The Kubernetes objects among the registrations, as the provider would send them."""
+    found: list[dict[str, Any]] = []
+    for one in deployment.registrations:
+        if one.type.startswith("kubernetes:"):
+            _, version, kind = one.type.split(":")
+            inputs = json.loads(json.dumps(one.inputs))
+            inputs |= {"apiVersion": version.removeprefix("core/"), "kind": kind}
+            inputs["metadata"].setdefault("name", f"{one.name}-abcd1234")
+            found.append(inputs)
+    return found
+
+
+def named_programs() -> dict[str, list[dict[str, Any]]]:
+    rendered = {
+        name: objects(engine.deploy(lambda args=args: MlflowStack("mlflow", args) and None))
+        for name, args in PROGRAMS.items()
+    }
+    for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
+        config = yaml.safe_load(path.read_text())["config"]
+        texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in config.items()}
+        rendered[path.stem] = objects(engine.run_main(texts))
+    return rendered
+
+
+RENDERED = named_programs()
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_object_has_only_fields_the_api_knows(name: str) -> None:
+    assert len(RENDERED[name]) >= 7
+    for one in RENDERED[name]:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_pod_meets_the_restricted_standard(name: str) -> None:
+    pods = [one["spec"]["template"]["spec"] for one in RENDERED[name] if "template" in one.get("spec", {})]
+    assert len(pods) == 1
+    for pod in pods:
+        assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+        assert all(set(volume) - {"name"} <= VOLUMES for volume in pod["volumes"])
+        for container in [*pod["initContainers"], *pod["containers"]]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["runAsNonRoot"] is True
+            assert security["seccompProfile"]["type"] == "RuntimeDefault"
+            probes = [container.get(f"{probe}Probe", {}) for probe in ("startup", "liveness", "readiness")]
+            assert not any("host" in probe.get("httpGet", {}) for probe in probes)
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_reference_resolves(name: str) -> None:
+    """ConfigMaps, Secrets, claims, accounts and ports that a pod names are made by the stack or adopted."""
+    rendered = RENDERED[name]
+    names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | {("PersistentVolumeClaim", "old")}
+    (server,) = [one for one in rendered if one["kind"] == "StatefulSet"]
+    pod = server["spec"]["template"]["spec"]
+    wanted = {("ServiceAccount", pod["serviceAccountName"]), ("Service", server["spec"]["serviceName"])}
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            wanted.add(("ConfigMap", volume["configMap"]["name"]))
+        if "secret" in volume:
+            wanted.add(("Secret", volume["secret"]["secretName"]))
+        if "persistentVolumeClaim" in volume:
+            wanted.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+    assert wanted <= names
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    containers = [*pod["initContainers"], *pod["containers"]]
+    assert {mount["name"] for container in containers for mount in container["volumeMounts"]} == volumes
+    ports = {port["name"] for container in containers for port in container.get("ports", [])}
+    services = [one for one in rendered if one["kind"] == "Service"]
+    assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
+    labels = server["spec"]["template"]["metadata"]["labels"].items()
+    assert all(service["spec"]["selector"].items() <= labels for service in services)
+
+
+def test_the_same_input_gives_the_same_objects() -> None:
+    again = objects(engine.deploy(lambda: MlflowStack("mlflow", {}) and None))
+    key = json.dumps
+    assert sorted(map(key, again)) == sorted(map(key, RENDERED["defaults"]))
