@@ -86,12 +86,15 @@ def up(asked: Asked) -> None:
         click.echo(f"built: {', '.join(built)}" if built else "nothing was built", err=True)
         for note in notes:
             click.echo(note, err=True)
+        here.settle_on_context()
         here.unlock(tools)
         with progress.streaming("pulumi up"):
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         if set(here.changes(tools)) <= {"same"}:
             click.echo("nothing changed", err=True)
-        run = deployment.client(here.client_environment(tools), progress)
+        run = "none: the stack states no public address (`expose`)"
+        if here.public:
+            run = deployment.client(here.client_environment(tools), progress)
         outputs = here.outputs(tools)
     progress.table()
     password = f"""(eval "$({asked.make("env")})" && pulumi stack output --show-secrets password)"""

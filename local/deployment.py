@@ -74,8 +74,6 @@ class Deployment:
 
     def start(self, progress: Progress) -> Tools:
         """Everything a `pulumi up` needs: tools, cluster and images. Returns with the cluster running."""
-        self._context_file.parent.mkdir(parents=True, exist_ok=True)
-        self._context_file.write_text(f"{self.context}\n")
         if not self.local:
             return self.prepare(progress)
         ready, _, *loaded = builds.overlap(
@@ -86,6 +84,16 @@ class Deployment:
         )
         self.node.load(progress, *loaded)
         return self._settle(Tools(ready, self._kubectl(progress)), progress)
+
+    def settle_on_context(self) -> None:
+        """Notes where the stack runs; from now on no other context is taken for it."""
+        self._context_file.write_text(f"{self.context}\n")
+
+    @property
+    def public(self) -> bool:
+        """Whether the stack states a public address."""
+        exposed = self.file.config.get(f"{_PROJECT_NAME}:expose", {})
+        return exposed.get("kind", "none") != "none"
 
     def prepare(self, progress: Progress) -> Tools:
         """What commands by hand need: tools, stack and stack file. Starts nothing."""
