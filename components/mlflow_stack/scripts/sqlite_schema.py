@@ -11,6 +11,7 @@ import ast
 import fcntl
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -186,10 +187,12 @@ def copy(source: Path, target: Path) -> None:
 
 
 def run_migrations(database: Path, migrate: Callable[[Any, Any], None]) -> None:
-    """Gives MLflow's own schema functions an engine on the file; they log each migration."""
+    """Gives MLflow's own schema functions an engine on the file; each migration is logged."""
     import sqlalchemy
     import sqlalchemy.event
     from mlflow.store.db import utils
+
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
 
     engine = sqlalchemy.create_engine(
         sqlalchemy.URL.create("sqlite", database=str(database)), poolclass=sqlalchemy.pool.NullPool
