@@ -56,7 +56,7 @@ def api(cluster: Cluster, config: Tree) -> str | None:
 def namespace(cluster: Cluster, config: Tree) -> str | None:
     """A namespace to adopt is there."""
     name = config.get("existingNamespace")
-    if not name or cluster.get("namespace", name):
+    if not name or cluster.get("namespace", name) is not None:
         return None
     return f"existingNamespace: {name} is not in the cluster; make it or leave the key away to have one made"
 
@@ -81,7 +81,7 @@ def storage_class(cluster: Cluster, config: Tree) -> str | None:
         wanted = (
             f"backendStore.pvc.storageClass: {name} is not in the cluster; `kubectl get storageclass` lists what is"
         )
-        return None if cluster.get("storageclass", name) else wanted
+        return wanted if cluster.get("storageclass", name) is None else None
     classes = (cluster.get("storageclass") or {}).get("items", [])
     if any(_annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes):
         return None

@@ -1,0 +1,114 @@
+"""What is asked of a cluster before anything changes. The cluster here answers from a table."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local import preflight
+from local.errors import LocalError
+from local.preflight import Cluster
+
+DEFAULT_CLASS = {"metadata": {"name": "a", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
+
+
+class Answers(Cluster):
+    """kubectl's answers, by the words after `get`; what is not there is not found, a text is an error."""
+
+    def __init__(self, **objects: Any) -> None:
+        super().__init__(Path("kubectl"), Path("kubeconfig"))
+        self.objects = {"--raw /version": {}, "storageclass": {"items": [DEFAULT_CLASS]}} | objects
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = " ".join(word for word in arguments[1:] if not word.startswith("--output"))
+        answer = self.objects.get(words, "Error from server (NotFound): not found")
+        if isinstance(answer, str):
+            return subprocess.CompletedProcess(arguments, 1, "", answer)
+        return subprocess.CompletedProcess(arguments, 0, json.dumps(answer), "")
+
+
+def config(**keys: Any) -> dict[str, Any]:
+    return {f"mlflow-stack:{key}": value for key, value in keys.items()}
+
+
+def claim(**fields: str) -> dict[str, Any]:
+    return {"pvc": fields}
+
+
+def problems(cluster: Cluster, stated: dict[str, Any]) -> list[str]:
+    with pytest.raises(LocalError) as caught:
+        preflight.check(cluster, stated)
+    return [line.strip() for line in str(caught.value).splitlines()]
+
+
+def test_a_cluster_with_what_is_named_passes() -> None:
+    there = {
+        "namespace team": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}},
+        "persistentvolumeclaim data --namespace=team": {"status": {"phase": "Bound"}},
+    }
+    assert preflight.check(Answers(), {}) == []
+    assert (
+        preflight.check(Answers(**there), config(existingNamespace="team", backendStore=claim(existingClaim="data")))
+        == []
+    )
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    stated = config(existingNamespace="team", backendStore=claim(storageClass="fast"))
+    assert problems(Answers(), stated) == [
+        "the cluster does not have what the stack names:",
+        "existingNamespace: team is not in the cluster; make it or leave the key away to have one made",
+        "backendStore.pvc.storageClass: fast is not in the cluster; `kubectl get storageclass` lists what is",
+        "Next: put these right; nothing changed.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("objects", "stated", "line"),
+    [
+        (
+            {"storageclass": {"items": [{"metadata": {"name": "b"}}, {"metadata": {"name": "a"}}]}},
+            {},
+            "backendStore.pvc.storageClass: the cluster has no default class; name one of: a, b",
+        ),
+        (
+            {"storageclass": {"items": []}},
+            {},
+            "backendStore.pvc.storageClass: the cluster has no default class; name one of: none",
+        ),
+        (
+            {"namespace team": {}},
+            config(existingNamespace="team", backendStore=claim(existingClaim="data")),
+            "backendStore.pvc.existingClaim: data is not in namespace team; make it or state a size instead",
+        ),
+        (
+            {"namespace team": {}, "persistentvolumeclaim data --namespace=team": {"status": {"phase": "Lost"}}},
+            config(existingNamespace="team", backendStore=claim(existingClaim="data")),
+            "backendStore.pvc.existingClaim: data has lost its volume; restore it or name another claim",
+        ),
+        (
+            {"namespace team": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "strict"}}}},
+            config(existingNamespace="team"),
+            "existingNamespace: team has pod-security.kubernetes.io/enforce=strict; "
+            "wanted is restricted, baseline or privileged",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_key(objects: dict[str, Any], stated: dict[str, Any], line: str) -> None:
+    assert problems(Answers(**objects), stated)[1] == line
+
+
+def test_a_cluster_that_does_not_answer_is_all_that_is_told() -> None:
+    told = problems(Answers(**{"--raw /version": "dial tcp: refused"}), config(existingNamespace="team"))
+    assert told[0] == "the cluster does not answer: dial tcp: refused"
+    assert len(told) == 2
+
+
+def test_what_may_not_be_read_is_noted_and_no_failure() -> None:
+    refused = "Error from server (Forbidden): storageclasses is forbidden"
+    notes = preflight.check(Answers(storageclass=refused), {})
+    assert notes == [
+        f"not checked (The StorageClass of a claim that is to be made is there, or a default one.): {refused}"
+    ]
