@@ -1,23 +1,26 @@
-"""Runs a script of the pod and ends it with SIGKILL at a named moment: `killed.py SCRIPT MOMENT`."""
+"""Runs a script of the pod with something going wrong at a named moment: `killed.py SCRIPT MOMENT`. All but one moment
+are a SIGKILL."""
 
+import importlib
 import logging
 import os
-import runpy
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 script, moment = sys.argv[1:]
 sys.path.insert(0, str(Path(script).parent))
+step = importlib.import_module(Path(script).stem)
+schema = importlib.import_module("sqlite_schema")
 
-import sqlite_schema  # noqa: E402
 
-
-def die(*_args, **_kwargs):
+def die(*_args):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Migrations(logging.Handler):
+class Migrations(logging.Handler):
     seen = 0
 
     def emit(self, record):
@@ -31,29 +34,38 @@ def half(_status, remaining, total):
         die()
 
 
-def afterwards(self, target):
-    os.replace(self, target)
-    if Path(target).name == "mlflow.db":
-        die()
+def after(replace):
+    def replaced(self, target):
+        replace(self, target)
+        if target.name == "mlflow.db":
+            die()
+
+    return replaced
+
+
+def lossy(convert):
+    def converted(store, database):
+        convert(store, database)
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("delete from tags where key = 'team' and run_uuid = (select min(run_uuid) from runs)")
+
+    return converted
 
 
 match moment:
     case "half of the copy":
-        sqlite_schema.COPIED_PAGES = 8
-        sqlite_schema.copying = half
+        schema.COPIED_PAGES = 8
+        schema.copying = half
     case "tenth migration":
-        logging.getLogger("alembic.runtime.migration").addHandler(_Migrations())
+        logging.getLogger("alembic.runtime.migration").addHandler(Migrations())
     case "before the check":
-        sqlite_schema.verify = die
+        schema.verify = die
     case "backup made":
-        sqlite_schema.publish = die
+        schema.publish = die
     case "just replaced":
-        Path.replace = afterwards
+        Path.replace = after(Path.replace)
+    case "a tag lost":
+        step.convert = lossy(step.convert)
     case _:
         raise SystemExit(f"no such moment: {moment}")
-
-# What the script imports or defines under __main__ must see the changes.
-module = sys.modules["sqlite_schema"]
-if Path(script).name == "sqlite_schema.py":
-    sys.exit(module.guarded(lambda: module.run(Path(os.environ["DATABASE"]))))
-runpy.run_path(script, run_name="__main__")
+sys.exit(step.main())

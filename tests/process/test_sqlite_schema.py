@@ -49,13 +49,6 @@ def test_it_makes_a_database_once(tmp_path: Path) -> None:
     assert sha256(database) == before
 
 
-def test_an_empty_file_is_no_database_yet(tmp_path: Path) -> None:
-    database = tmp_path / "mlflow.db"
-    database.touch()
-    step(database)
-    assert revision(database) == HEAD
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_it_upgrades(claims: dict[tuple[str, str], Claim], tmp_path: Path, version: str) -> None:
     claim = claims[version, "database"]
@@ -106,11 +99,14 @@ time.sleep(100)
     journal = database.with_name("mlflow.db-journal")
     assert journal.stat().st_size > 10 * 4096
     # The file by itself is what a copy of it would be: not the database any more.
-    alone = shutil.copy(database, database.with_name("alone.db"))
-    with closing(sqlite3.connect(alone)) as connection, pytest.raises((sqlite3.DatabaseError, AssertionError)):
-        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
-        assert connection.execute("select count(*) from metrics where value = 4711.0").fetchone() == (0,)
-    Path(alone).unlink()
+    alone = Path(shutil.copy(database, database.with_name("alone.db")))
+    try:
+        whole = ask(alone, "pragma integrity_check") == [("ok",)]
+        whole = whole and ask(alone, "select count(*) from metrics where value = 4711.0") == [(0,)]
+    except sqlite3.DatabaseError:
+        whole = False
+    assert not whole
+    alone.unlink()
 
     kill_at("tenth migration", "sqlite_schema.py", database)
     step(database)
@@ -140,7 +136,9 @@ def test_a_backup_of_before_is_never_overwritten(claims: dict[tuple[str, str], C
 
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
+    database.touch()  # as a server leaves it that is killed at once: no database yet
     step(database)
+    assert revision(database) == HEAD
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("update alembic_version set version_num = 'ffffffffffff'")
     before = sha256(database)

@@ -16,6 +16,7 @@ artifact that is later written anew under its old name changes in both.
 """
 
 import contextlib
+import io
 import os
 import shutil
 import sqlite3
@@ -212,6 +213,15 @@ class Claim:
         return self.store / TRASH / path.relative_to(self.store)
 
 
+class _Progress(io.TextIOBase):
+    """Passes on which experiment is under way, and not the advice to start a server on the unfinished file."""
+
+    def write(self, text: str, /) -> int:
+        if text.startswith("["):
+            say(f"  {text}")
+        return len(text)
+
+
 def convert(store: FileStore, database: Path) -> None:
     """Lets MLflow's converter write the file store into a new database."""
     import mlflow.store.fs2db
@@ -223,7 +233,7 @@ def convert(store: FileStore, database: Path) -> None:
         return {key: distinct(lines) for key, lines in read_lines(folder).items()}
 
     _tracking.__dict__["read_metric_lines"] = read_distinct
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(_Progress()):
         mlflow.store.fs2db.migrate(store.folder, f"sqlite:///{database}")
 
 
@@ -363,15 +373,14 @@ def run(database: Path, folder: Path, mount: PurePosixPath, artifacts: Path) -> 
         say(f"{store.folder} is converted; it is no longer needed, and was not changed.")
 
 
+def main() -> int:
+    """The conversion as the pod runs it."""
+    database = Path(os.environ["DATABASE"]).absolute()
+    folder = Path(os.environ["FILE_STORE"]).absolute()
+    mount = PurePosixPath(os.environ.get("FILE_STORE_MOUNT") or database.parent)
+    artifacts = Path(os.environ["ARTIFACTS"]).absolute()
+    return sqlite_schema.guarded(lambda: run(database, folder, mount, artifacts))
+
+
 if __name__ == "__main__":
-    _database = Path(os.environ["DATABASE"]).absolute()
-    sys.exit(
-        sqlite_schema.guarded(
-            lambda: run(
-                _database,
-                Path(os.environ["FILE_STORE"]).absolute(),
-                PurePosixPath(os.environ.get("FILE_STORE_MOUNT") or _database.parent),
-                Path(os.environ["ARTIFACTS"]).absolute(),
-            )
-        )
-    )
+    sys.exit(main())

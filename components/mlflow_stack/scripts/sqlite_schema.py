@@ -366,5 +366,10 @@ def guarded(step: Callable[[], None]) -> int:
     return 1
 
 
+def main() -> int:
+    """The step as the pod runs it."""
+    return guarded(lambda: run(Path(os.environ["DATABASE"]).absolute()))
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(Path(os.environ["DATABASE"]).absolute())))
+    sys.exit(main())
