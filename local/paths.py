@@ -15,6 +15,7 @@ from local.errors import LocalError
 PROJECT = Path(__file__).resolve().parent.parent
 """The root of the checkout."""
 
+_LINKS = Path("/sys/class/net")
 _MOST_INSTANCES = 64
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
 
@@ -132,7 +133,7 @@ class Instance:
             free = {
                 index
                 for index in set(range(_MOST_INSTANCES)) - used
-                if not Path("/sys/class/net", Instance(name, index).link).exists()
+                if not (_LINKS / Instance(name, index).link).exists()
             }
             if not free:
                 raise LocalError(

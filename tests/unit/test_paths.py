@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from local import paths
 from local.errors import LocalError
 from local.paths import Instance, cache_dir, data_dir
 
@@ -14,6 +15,7 @@ from local.paths import Instance, cache_dir, data_dir
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("MLFLOW_STACK_CACHE", raising=False)
+    monkeypatch.setattr(paths, "_LINKS", tmp_path / "links")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,11 @@ def test_an_instance_keeps_its_index_and_the_next_gets_the_lowest_free_one() -> 
     Instance.open("b").forget()
     assert Instance.open("d").index == 1
     assert [(one.name, one.index) for one in Instance.existing()] == [("a", 0), ("c", 2), ("d", 1)]
+
+
+def test_an_index_whose_link_another_data_folder_uses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "links" / "mls0").mkdir(parents=True)
+    assert Instance.open("a").index == 1
 
 
 def test_instances_opened_at_once_share_no_index() -> None:
