@@ -23,7 +23,7 @@ $(VENV)/.ready: $(DEPENDENCIES)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || { echo 'making $(VENV)' >&2; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9' >&2
-	@$(BIN)/uv pip install --python $(BIN)/python --constraint requirements.lock \
+	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint requirements.lock \
 		--requirement requirements.txt --requirement local/requirements.txt --requirement tests/requirements.txt >&2
 	@touch $@
 

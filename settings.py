@@ -9,7 +9,7 @@ from typing import Any, cast
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from mlflow_stack import MlflowStackArgs
+from mlflow_stack import MlflowStackArgs, accept
 from mlflow_stack.validate import camel, hints, plain_type
 
 
@@ -20,11 +20,14 @@ class Settings:
     name: str
     """Key ``name``: the component's name, from which its objects are named. Default: mlflow."""
     args: MlflowStackArgs
-    """All other keys, spelled as Python fields. The component judges them, unknown ones included."""
+    """All other keys, spelled as Python fields."""
 
 
 def read() -> Settings:
-    """The configuration of the stack that runs. Secrets come as text; the component checks and wraps them."""
+    """The configuration of the stack that runs, judged. Secrets come as text; the component wraps them.
+
+    Raises :class:`InvalidArgs` with every problem, before a provider or anything else is declared.
+    """
     config = pulumi.Config()
     keys = {**runtime_config.get_config_env(), **runtime_config.CONFIG.get()}
     prefix = f"{config.name}:"
@@ -37,7 +40,7 @@ def read() -> Settings:
     for key, text in texts.items():
         if plain_type(fields.get(_field(key, fields))) is str:
             values[key] = text
-    return Settings(name, cast(MlflowStackArgs, _as_args(MlflowStackArgs, values)))
+    return Settings(name, accept(name, _as_args(MlflowStackArgs, values)))
 
 
 def _parsed(text: str) -> Any:

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from process.claims import claims  # noqa: F401 - a fixture, of the layers process and e2e
 
 LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e")
 

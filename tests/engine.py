@@ -119,6 +119,7 @@ def _plain(value: Any, path: str, secret: set[str]) -> Any:
 
 @contextmanager
 def _run(preview: bool, config: Mapping[str, str], secret_keys: list[str]):
+    settings.reset_options()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     monitor = _Monitor(preview)

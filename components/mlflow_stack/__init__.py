@@ -5,7 +5,7 @@ from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, 
 from mlflow_stack.exposure import ExposeArgs, Exposure, ExposureArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
-from mlflow_stack.stack import BackendStoreArgs, MlflowStack, MlflowStackArgs
+from mlflow_stack.stack import BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
 from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.validate import InvalidArgs
 from mlflow_stack.workload import PodParts, ResourcesArgs
@@ -38,4 +38,5 @@ __all__ = [
     "Users",
     "UsersArgs",
     "__version__",
+    "accept",
 ]

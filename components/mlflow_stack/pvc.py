@@ -107,6 +107,9 @@ class PvcStore(pulumi.ComponentResource):
         scripts_name = scripts.metadata.apply(lambda metadata: metadata.name or "")
         scratch, scratch_mount = workload.scratch("schema-tmp", "1Gi")
 
+        # A large index is sorted in a file, for which the claim has more room than the scratch folder.
+        common = {"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", "SQLITE_TMPDIR": DATA}
+
         def step(name: str, script: str, env: Mapping[str, str]) -> ContainerArgsDict:
             requests, limits = SCHEMA_RESOURCES
             return {
@@ -114,10 +117,7 @@ class PvcStore(pulumi.ComponentResource):
                 "image": placement["image"],
                 "command": ["python", f"{SCRIPTS}/{script}"],
                 "args": [],
-                "env": [
-                    {"name": key, "value": value}
-                    for key, value in {"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", **env}.items()
-                ],
+                "env": [{"name": key, "value": value} for key, value in {**common, **env}.items()],
                 "resources": workload.resources(None, requests, limits),
                 "security_context": workload.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",

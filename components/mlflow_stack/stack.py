@@ -1,7 +1,7 @@
 """A team's own MLflow, whole: wiring only."""
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -76,6 +76,12 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
 
 
+def accept(name: str, args: Mapping[str, Any]) -> MlflowStackArgs:
+    """The args of an MlflowStack, judged: for a program that wants to declare nothing at all, not even a provider,
+    where they are not accepted. Raises :class:`InvalidArgs` with every problem."""
+    return validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME)
+
+
 class MlflowStack(pulumi.ComponentResource):
     """A complete, authenticated MLflow: ``MlflowStack("mlflow", {})`` is enough."""
 
@@ -95,7 +101,7 @@ class MlflowStack(pulumi.ComponentResource):
     """The namespace of everything."""
 
     def __init__(self, name: str, args: MlflowStackArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME)
+        accepted = accept(name, args)
         super().__init__("mlflow-stack:index:MlflowStack", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
         labels = accepted.get("labels", {})

@@ -188,6 +188,7 @@ def test_a_file_store_is_converted_before_the_schema_step() -> None:
     assert {one["name"]: one["value"] for one in convert["env"]} == {
         "HOME": "/tmp",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "SQLITE_TMPDIR": "/mlflow",
         "DATABASE": "/mlflow/mlflow.db",
         "FILE_STORE": "/mlflow/team/mlruns",
         "FILE_STORE_MOUNT": "/mnt/mlflow",

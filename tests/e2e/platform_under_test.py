@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,10 +148,11 @@ class Visitor:
 
     def copy(self, source: Path, target: str) -> None:
         """Copies the content of a folder into the pod."""
-        archive = subprocess.run(["tar", "-C", str(source), "-cf", "-", "."], capture_output=True, check=True).stdout
+        names = sorted(path.name for path in source.iterdir())
+        archive = subprocess.run(["tar", "-C", str(source), "-cf", "-", *names], capture_output=True, check=True).stdout
         done = subprocess.run(
             ["kubectl", "exec", "-i", "visitor", "--namespace", self.namespace, "--", "sh", "-c",
-             f"mkdir -p {target} && tar -C {target} -xf - --no-same-owner --no-same-permissions"],
+             f"mkdir -p {target} && tar -C {target} -xf - --no-same-owner"],
             env=self.platform.environment,
             input=archive,
             capture_output=True,
@@ -176,8 +178,17 @@ class Stack:
     def __post_init__(self) -> None:
         self.file = self.platform.instance.root / "stacks" / f"e2e.{self.name}.yaml"
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._initialise()
         self.configure()
-        self.pulumi("stack", "init", self.name)
+
+    def _initialise(self) -> None:
+        """`stack init` has no option for the stack file: in the program's folder it would write the salt there."""
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / "Pulumi.yaml").write_text(f"name: {self.project}\nruntime: python\n")
+            self.platform.run(
+                *("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive"), cwd=Path(scratch)
+            )
+            self.file.write_text((Path(scratch) / f"Pulumi.{self.name}.yaml").read_text())
 
     def configure(self, **config: Any) -> None:
         """Merges keys into the stack's configuration."""
@@ -188,8 +199,7 @@ class Stack:
 
     def pulumi(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {"PULUMI_OPTION_CONFIG_FILE": str(self.file), **self.env}
-        named = arguments[:2] in (("stack", "init"), ("stack", "rm"))
-        options = () if named else ("--stack", self.name)
+        options = () if arguments[:2] == ("stack", "rm") else ("--stack", self.name)
         return self.platform.run(
             "pulumi", *arguments, *options, "--non-interactive", check=check, cwd=self.program, **environment
         )

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from process import oldmlflow
-from process.conftest import Claim, free_port
+from process.claims import Claim, free_port
 from process.steps import ask, assert_written, finish, kill_at, sha256, start, step, tree
 
 ARTIFACTS = 8 * 4

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from process.conftest import free_port
+from process.claims import free_port
 
 from local import images
 from local.images.debian import debian

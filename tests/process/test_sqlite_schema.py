@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from process.conftest import Claim
+from process.claims import Claim
 from process.oldmlflow import VERSIONS
 from process.steps import ask, assert_written, finish, kill_at, refusal, revision, sha256, start, step
 
