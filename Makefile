@@ -3,7 +3,6 @@ STACK ?= dev
 INSTANCE ?= default
 CONTEXT ?=
 FORCE ?=
-MEGABYTES ?= 300
 
 PYTHON ?= python3
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
@@ -66,13 +65,13 @@ lint: setup ## format, lint, types
 	@$(BIN)/pyright --warnings
 
 test-fast: lint ## all tests that need no cluster
-	@$(BIN)/python -m pytest tests --ignore tests/e2e
+	@$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
 
 test: lint ## all tests, on a node of their own
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests --ignore tests/soak
 
 soak: lint ## the full matrices, which take longer
-	@SOAK=1 $(BIN)/python -m pytest tests
+	@KILLS=25 $(BIN)/python -m pytest tests --durations=30
 
 bench: setup ## what it costs, as ratios: bench/results
 	@$(BIN)/python -m bench

@@ -3,9 +3,10 @@
 from collections import Counter
 
 import pytest
-from process.claims import claims  # noqa: F401 - a fixture, of the layers process and e2e
+from e2e.fixtures import client, first_up, platform  # noqa: F401 - fixtures of the layers e2e and soak
+from process.claims import claims  # noqa: F401 - a fixture of the layers process, e2e and soak
 
-LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e")
+LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e", "soak")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

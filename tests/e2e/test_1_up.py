@@ -1,6 +1,7 @@
 """`make up` and what a user does next, on the node that it made. Runs first: later modules reuse the stack."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import engine
 
 NAMESPACE = "mlflow-dev"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
+KILLS = int(os.environ.get("KILLS", "5"))
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,8 @@ def test_a_second_up_builds_and_changes_nothing(platform: Platform) -> None:
 
 def test_by_hand_pulumi_sees_no_change_and_git_none_either(platform: Platform) -> None:
     platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
-    tracked = platform.run("git", "status", "--porcelain", "--untracked-files=no").stdout
-    before = getattr(test_by_hand_pulumi_sees_no_change_and_git_none_either, "tracked", tracked)
-    assert tracked == before
+    # Other files may be the developer's own edits; no stack file is ever touched.
+    assert platform.run("git", "diff", "--stat", "--", "Pulumi*.yaml").stdout == ""
     assert platform.run("git", "ls-files", "--others", "--exclude-standard", "Pulumi*").stdout == ""
 
 
@@ -315,7 +316,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
     for writer in writers:
         writer.start()
     try:
-        for kill in range(5):
+        for kill in range(KILLS):
             before = total()
             eventually("writes are acknowledged", lambda before=before: total() > before + 20, pause=0.1)
             if kill % 2:
@@ -352,7 +353,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
             if not token:
                 break
         assert acknowledged[number] - history == set()
-    assert total() > 120
+    assert total() > 20 * KILLS
     check = (
         "import sqlite3; print(sqlite3.connect('/mlflow/mlflow.db').execute('pragma integrity_check').fetchone()[0])"
     )

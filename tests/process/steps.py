@@ -20,6 +20,10 @@ KILLED = Path(__file__).with_name("killed.py")
 LARGEST = sys.float_info.max
 
 
+HEAD = "dc11669786a5"
+"""The schema's revision in MLflow 3.17.2."""
+
+
 def start(script: str, database: Path, *, moment: str | None = None, **paths: Path | str) -> subprocess.Popen[str]:
     program = [str(SCRIPTS / script)] if moment is None else [str(KILLED), str(SCRIPTS / script), moment]
     return subprocess.Popen(

@@ -14,11 +14,10 @@ import pytest
 from mlflow import MlflowClient
 from process.claims import Claim
 from process.oldmlflow import VERSIONS
-from process.steps import ask, assert_written, finish, kill_at, refusal, revision, sha256, start, step
+from process.steps import HEAD, ask, assert_written, finish, kill_at, refusal, revision, sha256, start, step
 
 MOMENTS = ("half of the copy", "tenth migration", "before the check", "backup made", "just replaced")
 REVISIONS = {"1.12.0": "84291f40a231", "2.5.0": "7f2a7d5fae7d"}
-HEAD = "dc11669786a5"
 
 
 @pytest.fixture
