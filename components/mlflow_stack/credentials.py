@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 import pulumi_random as random
 
 from mlflow_stack import htpasswd, validate, workload
+from mlflow_stack.workload import PodParts
 
 MACHINE_USER = "models"
 """The user of the stack's own model servers; it exists from the first ``up``."""
@@ -120,17 +121,19 @@ class CredentialsArgs(TypedDict):
 
 
 class Credentials(pulumi.ComponentResource):
-    """The password file of every proxy of the stack, and the client Secret for jobs in the cluster.
+    """The password file of every proxy of the stack, and the client Secret ``<name>-client`` for jobs in the cluster,
+    with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 
     Both have fixed names and change in place where the provider has ``enable_secret_mutable``: nginx reads the file
     anew at each request, so users come and go without a restart. Elsewhere they are deleted and made again; a kubelet
     keeps the mounted file meanwhile.
     """
 
-    htpasswd: pulumi.Output[str]
-    """Name of the Secret with the password file, key ``htpasswd``."""
-    client: pulumi.Output[str]
-    """Name of the Secret with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+    htpasswd: str
+    """Name of the Secret with the password file, key ``htpasswd``. Plain: a pod that took it from the Secret's output
+    would be replaced with the Secret."""
+    parts: PodParts
+    """What a pod that mounts the password file waits for."""
 
     def __init__(self, name: str, args: CredentialsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mlflow-stack:index:Credentials", name, {}, opts)
@@ -150,12 +153,10 @@ class Credentials(pulumi.ComponentResource):
             )
 
         lines = pulumi.Output.all(*(user.line for user in users))
-        self.htpasswd = secret(
-            "htpasswd", {HTPASSWD_KEY: lines.apply(lambda lines: "".join(f"{line}\n" for line in lines))}
-        ).metadata.apply(lambda metadata: metadata.name or "")
-        self.client = secret("client", client_env(args["tracking_uri"], users[0])).metadata.apply(
-            lambda metadata: metadata.name or ""
-        )
+        file = lines.apply(lambda lines: "".join(f"{line}\n" for line in lines))
+        self.htpasswd = f"{name}-htpasswd"
+        self.parts = PodParts(wait_for=[secret("htpasswd", {HTPASSWD_KEY: file})])
+        secret("client", client_env(args["tracking_uri"], users[0]))
         self.register_outputs({})
 
 

@@ -157,7 +157,7 @@ class MlflowStack(pulumi.ComponentResource):
             {
                 "namespace": self.namespace,
                 "addresses": addresses,
-                "parts": [store.parts, artifacts.parts, auth_proxy.parts],
+                "parts": [store.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
                 "image": image,
                 "platform": platform,
                 "resources": accepted.get("resources", {}),
