@@ -64,7 +64,9 @@ def round_trip(run_id: str, megabytes: int) -> None:
         mlflow.log_artifact(str(path), run_id=run_id)
         path.unlink()
         print("downloading it again")
-        got = sha256(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="large.bin", dst_path=folder)))
+        got = sha256(
+            Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="large.bin", dst_path=folder))
+        )
     if got != wanted:
         sys.exit(f"the artifact came back changed: {got} instead of {wanted}")
     print(f"large.bin: sha256 {got}, the same both ways")
