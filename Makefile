@@ -16,7 +16,7 @@ export UV_CACHE_DIR
 .PHONY: help setup up down clean distclean status logs watch env client-env preflight test test-fast soak lint bench
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/g' | sort | expand -t 14
 
 $(VENV)/.ready: $(DEPENDENCIES)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one: make PYTHON=python3.12 …")'

@@ -170,9 +170,10 @@ def status(asked: Asked) -> None:
     if here.local:
         where = f"node {here.instance.node_address}, " + (f"runs (pid {pid})" if pid else "does not run")
     click.echo(f"instance  {here.instance.name}\nstack     {here.stack}\ncluster   {where}")
-    outputs = here.outputs(tools) if here.exists(tools) else {}
+    runs = bool(pid) or not here.local
+    outputs = here.outputs(tools) if runs and here.exists(tools) else {}
     click.echo(f"URL       {outputs.get('url', 'not up')}")
-    if pid or not here.local:
+    if runs:
         _kubectl(here, tools, "get", "pods,services,persistentvolumeclaims", "--output=wide")
 
 

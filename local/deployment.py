@@ -1,5 +1,6 @@
 """One stack in one instance: what it needs to run, and the programs that then run on it."""
 
+import base64
 import json
 import os
 import secrets
@@ -9,9 +10,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +33,7 @@ from local.stackfile import StackFile, Tree
 
 _NODE_PORT = 30500
 _PROJECT_NAME = "mlflow-stack"
+_SECRET_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class Deployment:
             "PATH": f"{tools.kubectl.parent}{os.pathsep}{variables['PATH']}" if self.local else variables["PATH"],
             "PULUMI_STACK": self.stack,
             "PULUMI_OPTION_CONFIG_FILE": str(self.file.path),
+            # `pulumi stack rm` would delete the tracked file, which is not the stack's own.
+            "PULUMI_OPTION_PRESERVE_CONFIG": "true",
             "KUBECONFIG": str(self.kubeconfig),
         }
 
@@ -200,12 +208,19 @@ class Deployment:
         }
 
     def _write_kubeconfig(self, tools: Tools) -> None:
+        # A later command may run where the user's kubeconfig is not named; what was noted still leads there.
+        if self.kubeconfig.exists() and not self._named(tools):
+            return
         # The provider takes one file, and the context that is current in it.
         view = ["config", "view", "--raw", "--minify", "--flatten", f"--context={self.context}"]
         text = builds.run([str(tools.kubectl), *view], what=f"reading the kube context {self.context}")
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(text)
+
+    def _named(self, tools: Tools) -> bool:
+        argv = [str(tools.kubectl), "config", "get-contexts", self.context, "--output=name"]
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def _ask(self, tools: Tools, *arguments: str, cwd: Path = PROJECT) -> str:
         variables = self._inherited | self.environment(tools)
@@ -230,6 +245,8 @@ class Deployment:
 
 def client(environment: Mapping[str, str], progress: Progress) -> str:
     """Logs a run with MLflow's real client, as the quickstart does; returns the run's address."""
+    with progress.step("the password counts", 2):
+        _await_password(environment)
     train = PROJECT / "examples" / "quickstart" / "train.py"
     with progress.step("log a run with MLflow's client", 15) as step:
         text = builds.run(
@@ -242,6 +259,28 @@ def client(environment: Mapping[str, str], progress: Progress) -> str:
     if not lines or not lines[-1].startswith("run: "):
         raise LocalError(builds.failure("logging a run with MLflow's client", lines, "`make logs`"))
     return lines[-1].removeprefix("run: ")
+
+
+def _await_password(environment: Mapping[str, str]) -> None:
+    """Waits until the server no longer answers 401: a kubelet brings a changed Secret to its pod within two minutes."""
+    pair = f"{environment['MLFLOW_TRACKING_USERNAME']}:{environment['MLFLOW_TRACKING_PASSWORD']}"
+    headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    request = urllib.request.Request(f"{environment['MLFLOW_TRACKING_URI']}/version", headers=headers)  # noqa: S310
+    deadline = time.monotonic() + _SECRET_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - our own address
+                return
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.UNAUTHORIZED:
+                return  # not about the password: the client says more
+        except OSError:
+            return
+        time.sleep(1)
+    raise LocalError(
+        f"the address still answers 401 to the stack's own password after {_SECRET_SECONDS:.0f} s. "
+        "Next: `make status`; if the pod runs, `make up` again."
+    )
 
 
 def _left_to_the_program(_number: int, _frame: object) -> None:

@@ -68,7 +68,7 @@ class _Mocks(mocks.Mocks):
             metadata = dict(outputs.get("metadata") or {})
             metadata.setdefault("name", f"{args.name}-abcd1234")
             outputs["metadata"] = metadata
-        if args.typ.startswith("random:") and not self.preview:
+        if "length" in args.inputs and not self.preview:
             text = "".join(chr(ord("A") + ord(letter) % 26) for letter in args.name)
             outputs["result"] = (text * 40)[: int(args.inputs["length"])]
         return None if self.preview else f"{args.name}-id", outputs

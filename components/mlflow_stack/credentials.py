@@ -69,24 +69,23 @@ def user_rules(fields: validate.Fields) -> None:
 
 
 class Users(pulumi.ComponentResource):
-    """Names and passwords, in the stack's state alone: what a namespace or a claim can depend on before any Secret."""
+    """Names and passwords, in the stack's state alone. They outlive ``pulumi destroy --exclude-protected``, as data
+    does: that spares what a protected resource depends on, and one small protected one depends on all of them."""
 
     everyone: list[User]
     """The people, in the order given, then the machine user."""
-    generated: list[pulumi.Resource]
-    """The passwords and salts that the state remembers."""
 
     def __init__(self, name: str, args: UsersArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.accepted("Users", name, UsersArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:Users", name, {}, opts)
         self.everyone = []
-        self.generated = []
+        generated: list[pulumi.Resource] = []
         child = pulumi.ResourceOptions(parent=self)
         passwords = accepted.get("passwords", {})
         rotation = accepted.get("rotation", {})
         for user in [*accepted.get("users", ["mlflow"]), MACHINE_USER]:
             salt = random.RandomString(f"{name}-salt-{user}", length=htpasswd.SALT_LENGTH, special=False, opts=child)
-            self.generated.append(salt)
+            generated.append(salt)
             if user in passwords:
                 key = f"passwords.{user}"
                 password = validate.checked(passwords[user], validate.password, key, secret=True)
@@ -98,12 +97,18 @@ class Users(pulumi.ComponentResource):
                     keepers={"rotation": str(rotation.get(user, 0))},
                     opts=child,
                 )
-                self.generated.append(made)
+                generated.append(made)
                 password = made.result
             line = pulumi.Output.all(password, salt.result).apply(
                 lambda pair, user=user: htpasswd.line(user, pair[0], pair[1])
             )
             self.everyone.append(User(user, password, line))
+        # Not the passwords themselves: a user could then not be removed.
+        random.RandomId(
+            f"{name}-users",
+            byte_length=4,
+            opts=pulumi.ResourceOptions(parent=self, protect=True, depends_on=generated),
+        )
         self.register_outputs({})
 
 

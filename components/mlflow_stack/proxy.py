@@ -54,8 +54,6 @@ class AuthProxyArgs(TypedDict):
     """Name of the Secret with the password file, key ``htpasswd``."""
     image: NotRequired[pulumi.Input[str]]
     """The nginx image, 1.19.5 or later, with auth_request. Default: nginxinc/nginx-unprivileged."""
-    platform: NotRequired[str]
-    """kubernetes or openshift. Default: kubernetes."""
     resources: NotRequired[workload.ResourcesArgs]
     """Default: requests 20m CPU and 32Mi, limit 128Mi."""
     max_artifact_size: NotRequired[str]
@@ -165,7 +163,8 @@ def nginx_conf(addresses: Addresses, max_body: int, max_uploads: int) -> str:
     """
     servers = [
         _other_hosts(),
-        _server(INTERNAL_PORT, addresses.internal_hosts),
+        # localhost: what `kubectl port-forward` leads here.
+        _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"]),
     ]
     if addresses.public_hosts:
         servers.append(_server(PUBLIC_PORT, addresses.public_hosts))

@@ -1,6 +1,6 @@
 """Stores on a persistent volume: SQLite as backend store, a folder as artifact destination."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from typing import NotRequired, TypedDict
 
@@ -71,12 +71,8 @@ class PvcPlacementArgs(TypedDict):
     """Namespace of the claim."""
     image: pulumi.Input[str]
     """The MLflow image, which runs the schema step."""
-    platform: str
-    """kubernetes or openshift."""
     labels: Mapping[str, str]
     """More labels."""
-    kept_with: Sequence[pulumi.Resource]
-    """What ``destroy --exclude-protected`` must keep beside the data: the generated passwords and the namespace."""
 
 
 class PvcStore(pulumi.ComponentResource):
@@ -199,8 +195,8 @@ def _claim(
             "annotations": {"pulumi.com/skipAwait": "true"},
         },
         spec=spec,
-        # Data: `destroy --exclude-protected` leaves it, and what it depends on, in the state.
-        opts=pulumi.ResourceOptions(parent=parent, protect=True, depends_on=placement["kept_with"]),
+        # Data: `destroy --exclude-protected` leaves it, and the namespace that it is in.
+        opts=pulumi.ResourceOptions(parent=parent, protect=True),
     )
     return claim.metadata.apply(lambda metadata: metadata.name or "")
 

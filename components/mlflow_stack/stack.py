@@ -93,6 +93,8 @@ class MlflowStack(pulumi.ComponentResource):
     """The first user."""
     password: pulumi.Output[str]
     """Secret: the first user's password."""
+    passwords: pulumi.Output[Mapping[str, str]]
+    """Secret: every user's password."""
     client_env: pulumi.Output[Mapping[str, str]]
     """Secret: the environment of MLflow's client."""
     model_urls: pulumi.Output[Mapping[str, str]]
@@ -111,13 +113,11 @@ class MlflowStack(pulumi.ComponentResource):
 
         who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
         users = Users(name, cast(UsersArgs, who), child)
-        kept: list[pulumi.Resource] = list(users.generated)
         if "existing_namespace" in accepted:
             self.namespace = validate.checked(accepted["existing_namespace"], validate.dns_label, "existingNamespace")
         else:
-            created = _namespace(self, name, accepted.get("namespace", name), labels, kept)
+            created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
-            kept.append(created)
         addresses = self.namespace.apply(
             lambda namespace: Addresses(name, namespace, host=expose.get("host"), port=expose.get("node_port"))
         )
@@ -134,7 +134,7 @@ class MlflowStack(pulumi.ComponentResource):
         store = PvcStore(
             name,
             accepted.get("backend_store", {}).get("pvc", {}),
-            {"namespace": self.namespace, "image": image, "platform": platform, "labels": labels, "kept_with": kept},
+            {"namespace": self.namespace, "image": image, "labels": labels},
             child,
         )
         artifacts = PvcArtifacts(name, {}, child)
@@ -145,7 +145,6 @@ class MlflowStack(pulumi.ComponentResource):
                 "addresses": addresses,
                 "htpasswd": secrets.htpasswd,
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
-                "platform": platform,
                 "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
                 "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
                 "labels": labels,
@@ -176,20 +175,20 @@ class MlflowStack(pulumi.ComponentResource):
         self.tracking_uri = self.url
         self.username = pulumi.Output.from_input(users.everyone[0].name)
         self.password = pulumi.Output.secret(users.everyone[0].password)
+        people = [user for user in users.everyone if user.name != credentials.MACHINE_USER]
+        self.passwords = pulumi.Output.secret(pulumi.Output.all(**{user.name: user.password for user in people}))
         env = credentials.client_env(self.tracking_uri, users.everyone[0])
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
         self.model_urls = pulumi.Output.from_input({})
-        outputs = ("url", "tracking_uri", "username", "password", "client_env", "model_urls", "namespace")
+        outputs = ("url", "tracking_uri", "username", "password", "passwords", "client_env", "model_urls", "namespace")
         self.register_outputs({validate.camel(output): getattr(self, output) for output in outputs})
 
 
-def _namespace(
-    parent: MlflowStack, resource: str, name: str, labels: Mapping[str, str], kept_with: Sequence[pulumi.Resource]
-) -> k8s.core.v1.Namespace:
+def _namespace(parent: MlflowStack, resource: str, name: str, labels: Mapping[str, str]) -> k8s.core.v1.Namespace:
     enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     return k8s.core.v1.Namespace(
         resource,
         metadata={"name": name, "labels": {**workload.labels(resource, "namespace", labels), **enforced}},
-        # It holds the data; what it depends on stays in the state with it, so that users keep their passwords.
-        opts=pulumi.ResourceOptions(parent=parent, protect=True, depends_on=kept_with),
+        # It holds the data.
+        opts=pulumi.ResourceOptions(parent=parent, protect=True),
     )

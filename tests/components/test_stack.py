@@ -31,6 +31,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "ConfigMap",
         "Namespace",
         "PersistentVolumeClaim",
+        "RandomId",
         "RandomPassword",
         "RandomPassword",
         "RandomString",
@@ -41,29 +42,30 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "ServiceAccount",
         "StatefulSet",
     ]
-    assert [one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.protect] == [
-        "Namespace",
-        "PersistentVolumeClaim",
-    ]
+    protected = {one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.protect}
+    assert protected == {"Namespace", "PersistentVolumeClaim", "RandomId"}
     claim = deployment.one("PersistentVolumeClaim").inputs
     assert claim["metadata"]["name"] == "mlflow-data"
     assert claim["metadata"]["annotations"] == {"pulumi.com/skipAwait": "true"}
     assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "20Gi"}}}
 
 
-def test_what_is_protected_keeps_the_passwords_it_depends_on() -> None:
-    deployment = stack({"users": ["ann", "bob"], "passwords": {"bob": "correct horse"}})
-    made = {one.name for one in deployment.registrations if one.type.startswith("random:")}
-    assert made == {
+@pytest.mark.parametrize(
+    "where", [{}, {"existing_namespace": "team", "backend_store": {"pvc": {"existing_claim": "c"}}}]
+)
+def test_passwords_outlive_the_servers_with_what_is_protected(where: dict) -> None:
+    deployment = stack({"users": ["ann", "bob"], "passwords": {"bob": "correct horse"}, **where})
+    keeper = deployment.one("RandomId")
+    assert keeper.protect
+    assert {urn.rsplit("::", 1)[-1] for urn in keeper.dependencies} == {
         "mlflow-password-ann",
         "mlflow-password-models",
         "mlflow-salt-ann",
         "mlflow-salt-bob",
         "mlflow-salt-models",
     }
-    for kind in ("Namespace", "PersistentVolumeClaim"):
-        names = {urn.rsplit("::", 1)[-1] for urn in deployment.one(kind).dependencies}
-        assert made <= names, kind
+    claims = deployment.all("PersistentVolumeClaim")
+    assert all("Namespace::mlflow" in urn for claim in claims for urn in claim.dependencies)
 
 
 def test_the_namespace_enforces_the_restricted_standard() -> None:

@@ -165,7 +165,9 @@ def test_probes_are_answered_under_any_host_and_nothing_else_is(nginx: Nginx) ->
         for path, code in (("/livez", 204), ("/healthz", 200), ("/readyz", 200), ("/", 421), ("/api", 421)):
             assert nginx.status(path, host="10.1.2.3", port=port) == code, (path, port)
     assert nginx.status("/", host="mlflow.team.svc", port=nginx.internal, **AUTH) == 200
+    assert nginx.status("/", host="localhost:8080", port=nginx.internal, **AUTH) == 200
     assert nginx.status("/", host="mlflow.team.svc", port=nginx.public, **AUTH) == 421
+    assert nginx.status("/", host="localhost", port=nginx.public, **AUTH) == 421
     assert nginx.status("/", port=nginx.internal, **AUTH) == 421
 
 

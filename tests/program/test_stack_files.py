@@ -32,12 +32,13 @@ def test_every_stack_file_is_accepted_and_exports_what_users_need(path: Path, pr
         "trackingUri",
         "username",
         "password",
+        "passwords",
         "clientEnv",
         "modelUrls",
         "namespace",
     }
     secret = {name for name, one in deployment.outputs.items() if one["secret"]}
-    assert secret == {"password", "clientEnv"}
+    assert secret == {"password", "passwords", "clientEnv"}
     assert deployment.one("kubernetes").inputs["enableSecretMutable"] == "true"
 
 
