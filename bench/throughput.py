@@ -1,0 +1,88 @@
+"""Requests through the proxy against the same requests to MLflow's own port, in the same pod."""
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.platform import NAMESPACE, Platform
+from bench.result import Line
+from local.errors import LocalError
+from local.progress import Progress, Step
+
+GOAL = 0.95
+NAMES = {"log_metric": "log_metric", "log_batch": "log_batch, 1000 metrics", "search_runs": "search_runs, 50 runs"}
+COUNTS = {"log_metric": 160, "log_batch": 8, "search_runs": 32}
+"""Requests of one measurement, which takes about a second: many short pairs are disturbed less than few long ones."""
+ROUNDS = 21
+MOST_SECONDS = 90
+"""No round begins later; a busy machine has fewer rounds."""
+CONNECTIONS = 4
+
+
+def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
+    """One line for each kind of request."""
+    pod = platform.tracking_pod()["metadata"]["name"]
+    rounds = 3 if short else ROUNDS
+    counts = {name: number // 4 if short else number for name, number in COUNTS.items()}
+    order = {
+        "ways": _ways(platform),
+        "counts": counts,
+        "connections": CONNECTIONS,
+        "rounds": rounds,
+        "most_seconds": MOST_SECONDS,
+    }
+    with progress.step("bench: throughput through the proxy and without", 120) as step:
+        measured = _run(platform, pod, order, step)
+    return [
+        Line(
+            f"throughput: {label}",
+            "requests/s",
+            [(one["proxied"], one["direct"]) for one in measured if one["operation"] == name],
+            "at least",
+            GOAL,
+            "MLflow's own port in the same pod",
+        )
+        for name, label in NAMES.items()
+    ]
+
+
+def _ways(platform: Platform) -> dict[str, Any]:
+    client = platform.secret("mlflow-client")
+    user, password = (base64.b64decode(client[f"MLFLOW_TRACKING_{part}"]).decode() for part in ("USERNAME", "PASSWORD"))
+    credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+    headers = {"Host": f"mlflow.{NAMESPACE}.svc", "Content-Type": "application/json"}
+    return {
+        "direct": {"port": 5000, "headers": headers},
+        "proxied": {"port": 8081, "headers": {**headers, "Authorization": f"Basic {credentials}"}},
+    }
+
+
+def _run(platform: Platform, pod: str, order: dict[str, Any], step: Step) -> list[dict[str, Any]]:
+    program = Path(__file__).with_name("load.py").read_text()
+    argv = ["kubectl", "exec", "--stdin", pod, "--namespace", NAMESPACE, "--container", "mlflow"]
+    measured: list[dict[str, Any]] = []
+    with subprocess.Popen(
+        [*argv, "--", "python", "-c", program],
+        env=platform.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(order))
+        process.stdin.close()
+        other: list[str] = []
+        for line in process.stdout:
+            if line.startswith("{"):
+                measured.append(json.loads(line))
+                step.done(len(measured) / (order["rounds"] * len(order["counts"])))
+                step.detail(measured[-1]["operation"])
+            else:
+                other.append(line)
+    if process.returncode:
+        raise LocalError(f"the load in pod {pod} failed:\n{''.join(other[-10:])}\nNext: `make logs INSTANCE=bench`.")
+    return measured

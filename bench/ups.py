@@ -1,0 +1,49 @@
+"""How long `make up` takes, step by step: warm as measured here, cold as it was when this machine last built."""
+
+import json
+import re
+import time
+
+from bench.platform import Platform
+from bench.result import Steps
+from local.paths import cache_dir
+from local.progress import Progress
+
+_LINE = re.compile(r"\s*(?:(\d+) min )?([\d.]+) s  (\S.*?)\s*$")
+# Steps that empty caches alone bring; the others are measured.
+_COLD = ("build ", "debian-", "image: ", "install ", "supervisor ")
+
+
+def measure(platform: Platform, progress: Progress) -> list[Steps]:
+    """A new instance, the same again, and after `down`. Returns with the instance up."""
+    new = "new instance" if not platform.instance.node.exists() else "instance kept from before (KEEP=1)"
+    with progress.step("bench: up", 70):
+        first = _up(platform, new)
+    with progress.step("bench: up again", 15):
+        again = _up(platform, "again, nothing changed")
+    with progress.step("bench: down and up", 60):
+        platform.local("down")
+        after = _up(platform, "after `make down`")
+    return [first, again, after, cold()]
+
+
+def cold() -> Steps:
+    """What the builds took when they were last needed, as the command line notes it beside the caches."""
+    known: dict[str, float] = json.loads((cache_dir() / "timings.json").read_text())
+    return Steps(
+        "what empty caches add: each build as it last really ran on this machine (Go's own cache may have been warm)",
+        None,
+        [(name, seconds) for name, seconds in known.items() if name.startswith(_COLD)],
+    )
+
+
+def steps_of(text: str) -> list[tuple[str, float]]:
+    """The table that `up` ends with."""
+    found = (_LINE.fullmatch(line) for line in text.splitlines())
+    return [(one[3], 60 * int(one[1] or 0) + float(one[2])) for one in found if one]
+
+
+def _up(platform: Platform, name: str) -> Steps:
+    started = time.monotonic()
+    done = platform.local("up")
+    return Steps(f"make up: {name}", round(time.monotonic() - started, 1), steps_of(done.stderr))
