@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import pulumi
 from pulumi_kubernetes.core.v1 import (
@@ -18,7 +18,6 @@ from pulumi_kubernetes.core.v1 import (
 
 from mlflow_stack import validate
 
-Platform = Literal["kubernetes", "openshift"]
 PLATFORMS = ("kubernetes", "openshift")
 
 USER_ID = 10001

@@ -222,6 +222,15 @@ class Stack:
         self.file.unlink(missing_ok=True)
 
 
-def client_environment(platform: Platform, env: Mapping[str, str]) -> dict[str, str]:
-    """An environment for MLflow's client that does not wait long for a server that is gone on purpose."""
-    return {**os.environ, **env, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5"}
+def quickstart(client: Mapping[str, str], *arguments: str) -> str:
+    """Runs the quickstart with MLflow's client; its output."""
+    done = subprocess.run(
+        [sys.executable, str(engine.PROJECT / "examples/quickstart/train.py"), *arguments],
+        # Does not wait long for a server that is gone.
+        env={**os.environ, **client, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -12,9 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import requests
-from e2e.platform_under_test import DEV_PORT, Platform, client_environment, eventually, status
-
-import engine
+from e2e.platform_under_test import DEV_PORT, Platform, eventually, quickstart, status
 
 NAMESPACE = "mlflow-dev"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
@@ -149,17 +146,10 @@ def test_a_job_in_the_cluster_needs_the_client_secret_alone(platform: Platform) 
     platform.kubectl("delete", "job/log-a-run", "-n", NAMESPACE)
 
 
-def test_the_quickstart_comes_back_bit_for_bit(platform: Platform, client: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, str(engine.PROJECT / "examples/quickstart/train.py"), "--megabytes", "300"],
-        env=client_environment(platform, client),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "models:/diabetes@champion is version 1" in done.stdout
-    assert re.search(r"large\.bin: sha256 [0-9a-f]{64}, the same both ways", done.stdout)
+def test_the_quickstart_comes_back_bit_for_bit(client: dict[str, str]) -> None:
+    output = quickstart(client, "--megabytes", "300")
+    assert "models:/diabetes@champion is version 1" in output
+    assert re.search(r"large\.bin: sha256 [0-9a-f]{64}, the same both ways", output)
 
 
 def test_sizes_and_numbers_of_uploads_are_bounded_and_nothing_is_evicted(
