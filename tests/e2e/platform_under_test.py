@@ -37,11 +37,11 @@ def eventually(what: str, probe: Callable[[], object], seconds: float = WAIT, pa
 
 
 def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int:
-    """The HTTP status of a request; 0 where the connection fails."""
+    """The HTTP status of a request; 0 where there is no whole answer: no connection, a cut one, none in time."""
     method = options.pop("method", "GET")
     try:
         return requests.request(method, url, auth=auth, timeout=options.pop("timeout", 30), **options).status_code
-    except requests.ConnectionError:
+    except requests.RequestException:
         return 0
 
 
