@@ -143,6 +143,7 @@ class PvcStore(pulumi.ComponentResource):
                 scratch,
             ],
             mounts=[{"name": "data", "mount_path": DATA}],
+            exclusive=True,
         )
         self.register_outputs({})
 

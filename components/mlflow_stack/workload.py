@@ -43,6 +43,18 @@ def _resources(fields: validate.Fields) -> None:
 
 
 @dataclass(frozen=True)
+class Egress:
+    """One kind of connection that a pod opens; everything else but DNS is denied to it."""
+
+    port: int
+    """The TCP port."""
+    cidrs: Sequence[str] = ()
+    """Where to. Without these and without ``pods``: everywhere but link-local addresses."""
+    pods: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Labels of pods of the same namespace, instead of addresses."""
+
+
+@dataclass(frozen=True)
 class PodParts:
     """What a store or a proxy adds to a pod. The server that owns the pod adds the parts up; nothing looks back."""
 
@@ -60,6 +72,12 @@ class PodParts:
     """Annotations of the pod."""
     wait_for: Sequence[pulumi.Resource] = ()
     """What must exist before the pod is made."""
+    egress: Sequence[Egress] = ()
+    """Connections that the pod opens."""
+    exclusive: bool = False
+    """Whether one pod alone may hold what is mounted: SQLite, or a claim that is not ReadWriteMany."""
+    scratch_bytes: int = 0
+    """What passes through the server's ``/tmp`` at most, beyond the server's own."""
 
 
 def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:

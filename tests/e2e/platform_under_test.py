@@ -18,7 +18,8 @@ import engine
 from local.cluster import Node
 from local.paths import Instance
 
-INSTANCE = "test"
+INSTANCE = os.environ.get("MLFLOW_STACK_TEST_INSTANCE", "test")
+"""The instance that tests make and delete; another name lets two checkouts test at once."""
 DEV_PORT = 30500
 """The NodePort that the local overlay gives to the stack that `make up` makes."""
 WAIT = 120
