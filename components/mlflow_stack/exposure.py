@@ -6,8 +6,9 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import validate, workload
+from mlflow_stack import proxy, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.workload import Ingress
 
 KINDS = ("none", "nodeport")
 
@@ -35,6 +36,12 @@ def _rules(fields: validate.Fields) -> None:
             fields.refuse(name, "a value, as kind is nodeport")
         if kind == "none" and name in fields:
             fields.refuse(name, "it left out, as kind is none")
+
+
+def callers(expose: ExposeArgs) -> list[Ingress]:
+    """Who may connect to the proxy."""
+    public = [] if expose["kind"] == "none" else [Ingress(proxy.PUBLIC_PORT)]
+    return [proxy.INTERNAL_CALLERS, *public]
 
 
 class ExposureArgs(TypedDict):

@@ -9,12 +9,14 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import HTPASSWD_KEY, LONGEST_NAME
-from mlflow_stack.workload import PodParts
+from mlflow_stack.workload import Ingress, PodParts
 
 PUBLIC_PORT = 8080
 """For the public address."""
 INTERNAL_PORT = 8081
 """For callers in the cluster: jobs, model servers, probes."""
+INTERNAL_CALLERS = Ingress(INTERNAL_PORT, [{"pod_selector": {}}])
+"""Who may ask there: the pods of the same namespace."""
 UPSTREAM_PORT = 5000
 """Where the guarded server listens, on 127.0.0.1."""
 
@@ -60,6 +62,8 @@ class AuthProxyArgs(TypedDict):
     """The largest request body, a quantity of bytes; above it 413. Default: 10Gi."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    ingress: NotRequired[Sequence[Ingress]]
+    """Who may connect. Default: the pods of the same namespace, to the internal port."""
     labels: NotRequired[Mapping[str, str]]
     """More labels. Default: {}."""
 
@@ -152,6 +156,7 @@ class AuthProxy(pulumi.ComponentResource):
                 {"name": "htpasswd", "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
                 scratch,
             ],
+            ingress=accepted.get("ingress", [INTERNAL_CALLERS]),
         )
         self.register_outputs({})
 

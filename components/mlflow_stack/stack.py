@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import credentials, proxy, tracking, validate, workload
+from mlflow_stack import credentials, exposure, proxy, tracking, validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
@@ -147,6 +147,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
                 "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
+                "ingress": exposure.callers(expose),
                 "labels": labels,
             },
             child,

@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import proxy, validate, workload
+from mlflow_stack import network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
@@ -97,6 +97,15 @@ class TrackingServer(pulumi.ComponentResource):
                 "annotations": {"pulumi.com/skipAwait": "true"},
             },
             spec={"selector": self.selector, "ports": [{"name": "http", "port": 80, "target_port": "internal"}]},
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        network.policy(
+            name,
+            namespace=namespace,
+            labels=labels,
+            selector=self.selector,
+            ingress=[connection for part in parts for connection in part.ingress],
+            egress=[connection for part in parts for connection in part.egress],
             opts=pulumi.ResourceOptions(parent=self),
         )
         container: k8s.core.v1.ContainerArgsDict = {

@@ -15,6 +15,7 @@ from pulumi_kubernetes.core.v1 import (
     VolumeArgsDict,
     VolumeMountArgsDict,
 )
+from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
 
@@ -40,6 +41,16 @@ class ResourcesArgs(TypedDict):
 def _resources(fields: validate.Fields) -> None:
     for name in ("requests", "limits"):
         fields.check_each(name, validate.quantity)
+
+
+@dataclass(frozen=True)
+class Ingress:
+    """One kind of connection that a pod answers; everything else is denied to it."""
+
+    port: int
+    """The container's TCP port."""
+    peers: Sequence[NetworkPolicyPeerArgsDict] = ()
+    """From where, any of these. Without: from everywhere."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ class PodParts:
     """What must exist before the pod is made."""
     egress: Sequence[Egress] = ()
     """Connections that the pod opens."""
+    ingress: Sequence[Ingress] = ()
+    """Connections that the pod answers."""
     exclusive: bool = False
     """Whether one pod alone may hold what is mounted: SQLite, or a claim that is not ReadWriteMany."""
     scratch_bytes: int = 0

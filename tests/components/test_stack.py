@@ -30,6 +30,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "ConfigMap",
         "ConfigMap",
         "Namespace",
+        "NetworkPolicy",
         "PersistentVolumeClaim",
         "RandomId",
         "RandomPassword",
@@ -277,7 +278,7 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
         }
     )
     objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
-    assert len(objects) == 10
+    assert len(objects) == 11
     for one in objects:
         labels = one.inputs["metadata"]["labels"]
         assert labels["team"] == "red", one.name
