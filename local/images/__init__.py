@@ -3,10 +3,11 @@
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ _REQUIREMENTS: Final = Path(__file__).parent / "mlflow" / "requirements.txt"
 _MLFLOW_RECIPE: Final = 1  # raised when what this module does to the MLflow image changes
 _MLFLOW_BASE: Final = ("ca-certificates", "python3")
 _NGINX_BASE: Final = ("ca-certificates", "nginx-light")
+_MARIADB_BASE: Final = ("mariadb-client", "mariadb-server-core")
 _HOME: Final = "opt/mlflow"
 _PYTHON: Final = "3.11"  # Debian bookworm's
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -161,13 +163,30 @@ def nginx(progress: Progress) -> Image:
     Raises:
         LocalError: Debian's mirror could not be reached, or a build step failed.
     """
-    digest = _digest(platform.machine(), recipe(_NGINX_BASE))
+    return _of_debian(progress, "nginx", _NGINX_BASE, ("nginx", "-v"))
+
+
+def mariadb(progress: Progress) -> Image:
+    """Debian's MariaDB: `mariadbd`, `mariadb-install-db`, and the clients `mariadb`, `mariadb-admin`, `mariadb-dump`.
+
+    It runs under any user ID with a read-only root, given a data folder, a socket and a `/tmp`.
+
+    Raises:
+        LocalError: Debian's mirror could not be reached, or a build step failed.
+    """
+    return _of_debian(progress, "mariadb", _MARIADB_BASE, ("mariadbd", "--version"))
+
+
+def _of_debian(progress: Progress, name: str, packages: Sequence[str], version: Sequence[str]) -> Image:
+    """An image of a root filesystem with these packages; `version` prints what its tag says."""
+    digest = _digest(platform.machine(), recipe(packages))
 
     def build(scratch: Path) -> None:
-        root = debian(progress, "nginx", _NGINX_BASE)
-        version = _run("Asking nginx for its version", "chroot", root, "nginx", "-v").strip().rpartition("/")[2]
-        tag = f"{version}-{digest}"
-        archive = scratch.parent / f"nginx-{tag}.tar"
-        pack(f"localhost/mlflow-stack/nginx:{tag}", root, archive, env={"PATH": _PATH, "LANG": "C.UTF-8"})
+        root = debian(progress, name, packages)
+        said = re.search(r"\d+\.\d+\.\d+", _run(f"Asking {name} for its version", "chroot", root, *version))
+        assert said
+        tag = f"{said[0]}-{digest}"
+        archive = scratch.parent / f"{name}-{tag}.tar"
+        pack(f"localhost/mlflow-stack/{name}:{tag}", root, archive, env={"PATH": _PATH, "LANG": "C.UTF-8"})
 
-    return _kept("nginx", digest, build)
+    return _kept(name, digest, build)
