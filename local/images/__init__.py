@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Final
 
 from filelock import FileLock
 
-from local.errors import LocalError
+from local.builds import run
 from local.images.archive import pack
 from local.images.debian import debian, recipe
 from local.paths import cache_dir
@@ -74,19 +73,7 @@ def _kept(name: str, digest: str, build: Callable[[Path], None]) -> Image:
 
 
 def _run(what: str, *argv: str | Path) -> str:
-    environment = os.environ | {"UV_CACHE_DIR": str(cache_dir() / "uv")}
-    done = subprocess.run(
-        [str(word) for word in argv],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stdout.splitlines()[-15:])
-        raise LocalError(f"{what} failed (exit {done.returncode}):\n{tail}\nRun the same command again to retry.")
-    return done.stdout
+    return run([str(word) for word in argv], what=what, env=os.environ | {"UV_CACHE_DIR": str(cache_dir() / "uv")})
 
 
 def _install(home: Path) -> None:

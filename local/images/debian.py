@@ -11,6 +11,7 @@ from typing import Final
 
 from filelock import FileLock
 
+from local.builds import run
 from local.errors import LocalError
 from local.paths import cache_dir
 from local.progress import Progress
@@ -42,23 +43,9 @@ _FOREIGN: Final = (
 )
 
 
-def _run(what: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        [str(word) for word in argv],
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    if done.returncode:
-        tail = "\n".join(done.stdout.splitlines()[-15:])
-        raise LocalError(
-            f"{what} failed (exit {done.returncode}):\n{tail}\n"
-            "Check that this machine reaches a Debian mirror, then run the same command again."
-        )
-    return done.stdout
+def _run(what: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    next_step = "check that this machine reaches a Debian mirror, then run the same command again"
+    run([str(word) for word in argv], what=what, next_step=next_step, cwd=cwd, env=env)
 
 
 def _package(name: str) -> Path:
