@@ -85,7 +85,8 @@ def _debootstrap() -> tuple[list[str | Path], dict[str, str]]:
 
 
 def _mirror() -> list[str]:
-    """The mirror stated, or the one of this machine's own apt; without either debootstrap has a default."""
+    """The mirror stated, or the one of this machine's own apt for bookworm, which has the other suites, too; without
+    either debootstrap has a default."""
     given = os.environ.get("MLFLOW_STACK_DEBIAN_MIRROR")
     if given:
         return [given]
@@ -117,13 +118,13 @@ def _strip(root: Path) -> None:
     (root / _HASTE).unlink()
 
 
-def recipe(packages: Sequence[str]) -> str:
+def recipe(packages: Sequence[str], suite: str = SUITE) -> str:
     """What a root filesystem with these packages is made from, as a digest of 12 characters."""
-    return hashlib.sha256(json.dumps([_RECIPE, SUITE, sorted(packages)]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([_RECIPE, suite, sorted(packages)]).encode()).hexdigest()[:12]
 
 
-def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
-    """A minimal Debian bookworm root filesystem with these packages, made once and then taken from the cache.
+def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = SUITE) -> Path:
+    """A minimal Debian root filesystem with these packages, made once and then taken from the cache.
 
     It belongs to the cache: copy it or mount something over it before writing to it. It holds no machine id, no
     `resolv.conf`, no package lists and no documentation. The mirror is the one in `MLFLOW_STACK_DEBIAN_MIRROR`, else
@@ -133,12 +134,13 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
         progress: where the build is shown.
         name: what it is for; part of the folder's name.
         packages: Debian packages beyond the essential ones.
+        suite: the Debian release.
 
     Raises:
         LocalError: no debootstrap could be had, or it failed.
     """
     roots = cache_dir() / "roots"
-    root = roots / f"{name}-{recipe(packages)}"
+    root = roots / f"{name}-{recipe(packages, suite)}"
     if root.exists():
         return root
     roots.mkdir(parents=True, exist_ok=True)
@@ -162,7 +164,7 @@ def debian(progress: Progress, name: str, packages: Sequence[str]) -> Path:
                 "--variant=minbase",
                 f"--include={','.join(sorted(packages))}",
                 f"--cache-dir={packages_kept}",
-                SUITE,
+                suite,
                 partial,
                 *_mirror(),
             ]
