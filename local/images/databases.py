@@ -37,7 +37,7 @@ class Database:
     layers: Sequence[Path]
     """A root filesystem, and what lies over it. They belong to the cache: nothing may write into them."""
     server: Sequence[str]
-    """The server's command in that filesystem, without any option of its configuration."""
+    """The server's command in that filesystem, without what a configuration says."""
 
 
 def mariadb(progress: Progress) -> Database:
@@ -46,7 +46,7 @@ def mariadb(progress: Progress) -> Database:
     Raises:
         LocalError: Debian's mirror could not be reached.
     """
-    return Database("mariadb", [debian(progress, "mariadb", _MARIADB)], ["mariadbd"])
+    return Database("mariadb", [debian(progress, "mariadb", _MARIADB)], ["mariadbd", "--no-defaults"])
 
 
 def mysql8(progress: Progress) -> Database:
@@ -67,7 +67,9 @@ def mysql8(progress: Progress) -> Database:
             ):
                 _unpack(_download(Path(scratch)), Path(scratch) / "root" / _MYSQL8_HOME)
                 (Path(scratch) / "root").rename(folder)
-    return Database("mysql8", [root, folder], [f"/{_MYSQL8_HOME}/bin/mysqld", f"--basedir=/{_MYSQL8_HOME}"])
+    home = f"/{_MYSQL8_HOME}"
+    server = ["env", f"LD_LIBRARY_PATH={home}/lib", f"{home}/bin/mysqld", "--no-defaults", f"--basedir={home}"]
+    return Database("mysql8", [root, folder], server)
 
 
 def _download(scratch: Path) -> Path:
@@ -102,4 +104,5 @@ def mysql9(progress: Progress) -> Database:
     Raises:
         LocalError: Debian's mirror could not be reached.
     """
-    return Database("mysql9", [debian(progress, "mysql9", _MYSQL9, suite="sid")], ["mysqld"])
+    server = ["mysqld", "--no-defaults", "--secure-file-priv=NULL", "--mysqlx=OFF"]
+    return Database("mysql9", [debian(progress, "mysql9", _MYSQL9, suite="sid")], server)
