@@ -17,6 +17,8 @@ class Addresses:
     """The public port, where it is not the scheme's own."""
     scheme: str = "http"
     """The public scheme."""
+    path: str = ""
+    """The path that everything is under, MLflow's static prefix: empty, or with a leading and no trailing slash."""
 
     @property
     def internal_hosts(self) -> list[str]:
@@ -37,18 +39,44 @@ class Addresses:
         return [form for host in hosts for form in (host, f"{host}:*")]
 
     @property
-    def url(self) -> str:
-        """What people open: the public address, or without one the Service's."""
+    def origin(self) -> str:
+        """What a browser sends as Origin: the public address, or without one the Service's."""
         if self.host is None:
-            return self.internal_url
+            return _service_origin(self.service, self.namespace)
         return f"{self.scheme}://{self.host}" + ("" if self.port is None else f":{self.port}")
-
-    @property
-    def internal_url(self) -> str:
-        """The tracking URI of callers in the cluster."""
-        return f"http://{self.service}.{self.namespace}.svc"
 
     @property
     def origins(self) -> list[str]:
         """The CORS origins: MLflow answers 403 to a browser's POST from any other, its own included."""
-        return [self.url]
+        return [self.origin]
+
+    @property
+    def url(self) -> str:
+        """What people open."""
+        return self.origin + self.path
+
+    @property
+    def internal_url(self) -> str:
+        """The tracking URI of callers in the cluster."""
+        return _service_origin(self.service, self.namespace) + self.path
+
+    def serving_path(self, model: str) -> str:
+        """The path that a model's server answers under."""
+        return f"{self.path}/serving/{model}"
+
+    def serving_url(self, model: str, node_port: int | None = None) -> str:
+        """Where a model of the stack that these addresses belong to answers, without the trailing ``/invocations``.
+
+        ``node_port`` is the model's own, where the stack is reached by one."""
+        if self.host is None or (self.port is not None and node_port is None):
+            return self.internal_serving_url(model)
+        port = "" if node_port is None else f":{node_port}"
+        return f"{self.scheme}://{self.host}{port}{self.serving_path(model)}"
+
+    def internal_serving_url(self, model: str) -> str:
+        """Where callers in the cluster reach a model of the stack that these addresses belong to."""
+        return _service_origin(f"{self.service}-{model}", self.namespace) + self.serving_path(model)
+
+
+def _service_origin(service: str, namespace: str) -> str:
+    return f"http://{service}.{namespace}.svc"

@@ -8,6 +8,7 @@ import pulumi_kubernetes as k8s
 
 from mlflow_stack import proxy, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.proxy import Access
 from mlflow_stack.workload import Ingress
 
 KINDS = ("none", "nodeport")
@@ -38,10 +39,10 @@ def _rules(fields: validate.Fields) -> None:
             fields.refuse(name, "it left out, as kind is none")
 
 
-def callers(expose: ExposeArgs) -> list[Ingress]:
-    """Who may connect to the proxy."""
+def access(expose: ExposeArgs) -> Access:
+    """Who comes to a proxy that is reached so."""
     public = [] if expose["kind"] == "none" else [Ingress(proxy.PUBLIC_PORT)]
-    return [proxy.INTERNAL_CALLERS, *public]
+    return Access([*Access().ingress, *public])
 
 
 class ExposureArgs(TypedDict):

@@ -1,6 +1,8 @@
 """The auth proxy: nginx in the pod of the server it guards, the only way in."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -15,8 +17,6 @@ PUBLIC_PORT = 8080
 """For the public address."""
 INTERNAL_PORT = 8081
 """For callers in the cluster: jobs, model servers, probes."""
-INTERNAL_CALLERS = Ingress(INTERNAL_PORT, [{"pod_selector": {}}])
-"""Who may ask there: the pods of the same namespace."""
 UPSTREAM_PORT = 5000
 """Where the guarded server listens, on 127.0.0.1."""
 
@@ -26,6 +26,8 @@ HEALTHY = "/healthz"
 """Answers as the server's own health page, which never touches the database."""
 READY = "/readyz"
 """Answers 200 while the server reaches its database, else 500; nothing of the answer leaks."""
+SERVING = ("ping", "health", "version", "invocations")
+"""What a model server answers; nothing else of it is passed on."""
 
 DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
@@ -39,10 +41,26 @@ DRAIN_SECONDS = 50
 QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
 
 CONNECTIONS_PER_CLIENT = 100
-"""Connections of one client address at once. A guess at a password takes one of them for a second (auth_delay)."""
+"""Requests of one client address at once. A guess at a password takes one of them for a second (auth_delay)."""
+CONNECTIONS_OF_ALL = 1000
+"""The same where all clients come from one address, that of a controller which is not among the trusted proxies."""
 REQUESTS_PER_SECOND = 2000
 """Requests of one client address: far above the 260 a second that MLflow can answer on two cores, since nginx counts
 before it authenticates and must not slow a team behind one address."""
+HSTS = "max-age=31536000"
+"""Strict-Transport-Security of an https address: a year, without other names of its domain."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who comes to the two ports."""
+
+    ingress: Sequence[Ingress] = (Ingress(INTERNAL_PORT, [{"pod_selector": {}}]),)
+    """Who may connect: without more, the pods of the same namespace, to the internal port."""
+    allow_from: Sequence[str] = ()
+    """The clients that the public port answers, as CIDRs; without any, all."""
+    trusted_proxies: Sequence[str] = ()
+    """The proxies whose X-Forwarded-For is believed, as CIDRs."""
 
 
 class AuthProxyArgs(TypedDict):
@@ -62,8 +80,11 @@ class AuthProxyArgs(TypedDict):
     """The largest request body, a quantity of bytes; above it 413. Default: 10Gi."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
-    ingress: NotRequired[Sequence[Ingress]]
-    """Who may connect. Default: the pods of the same namespace, to the internal port."""
+    serving: NotRequired[str]
+    """Name of a model: the guarded server is that model's, which answers under ``/serving/<name>/`` of the addresses.
+    Default: none, it is MLflow's tracking server."""
+    access: NotRequired[Access]
+    """Who comes. Default: the pods of the same namespace, to the internal port."""
     labels: NotRequired[Mapping[str, str]]
     """More labels. Default: {}."""
 
@@ -71,6 +92,7 @@ class AuthProxyArgs(TypedDict):
 @validate.rules(AuthProxyArgs)
 def _rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
+    fields.check("serving", validate.dns_label)
     size_rules(fields)
 
 
@@ -91,6 +113,8 @@ class AuthProxy(pulumi.ComponentResource):
         super().__init__("mlflow-stack:index:AuthProxy", name, {}, opts)
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
+        serving = accepted.get("serving")
+        access = accepted.get("access", Access())
         config = k8s.core.v1.ConfigMap(
             f"{name}-proxy",
             metadata={
@@ -100,7 +124,7 @@ class AuthProxy(pulumi.ComponentResource):
             immutable=True,
             data={
                 "nginx.conf": pulumi.Output.from_input(accepted["addresses"]).apply(
-                    lambda addresses: nginx_conf(addresses, size, uploads)
+                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving)
                 ),
                 "ready": "ready\n",
             },
@@ -156,23 +180,29 @@ class AuthProxy(pulumi.ComponentResource):
                 {"name": "htpasswd", "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
                 scratch,
             ],
-            ingress=accepted.get("ingress", [INTERNAL_CALLERS]),
+            ingress=access.ingress,
         )
         self.register_outputs({})
 
 
-def nginx_conf(addresses: Addresses, max_body: int, max_uploads: int) -> str:
+def nginx_conf(
+    addresses: Addresses, max_body: int, max_uploads: int, access: Access | None = None, serving: str | None = None
+) -> str:
     """nginx's whole configuration.
 
     ``max_body`` is the largest request body in bytes, ``max_uploads`` how many artifact uploads may run at once.
+    ``serving`` is the name of the model, where a model server is guarded.
     """
+    guarded = _tracking(addresses.path) if serving is None else _serving(addresses.serving_path(serving))
     servers = [
-        _other_hosts(),
+        # The kubelet's and load balancers' probes come here: their Host is the pod's address.
+        _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_probes("", guarded)),
         # localhost: what `kubectl port-forward` leads here.
-        _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"]),
+        _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"], "", guarded),
     ]
-    if addresses.public_hosts:
-        servers.append(_server(PUBLIC_PORT, addresses.public_hosts))
+    if addresses.host is not None:
+        rules = _public(addresses, addresses.host, access or Access(), max_uploads)
+        servers.append(_server(PUBLIC_PORT, [addresses.host], rules, guarded))
     return _MAIN.format(
         max_body=max_body,
         max_uploads=max_uploads,
@@ -181,38 +211,88 @@ def nginx_conf(addresses: Addresses, max_body: int, max_uploads: int) -> str:
         drain=DRAIN_SECONDS,
         upstream=UPSTREAM_PORT,
         auth=f"{AUTH}/{HTPASSWD_KEY}",
+        https=f"{addresses.host} https;" if addresses.scheme == "https" else "",
+        hsts=HSTS,
         servers="\n".join(servers),
     )
 
 
-def _server(port: int, names: Sequence[str]) -> str:
-    return _SERVER.format(port=port, names=" ".join(names), probes=_PROBES)
+@dataclass(frozen=True)
+class _Guarded:
+    """The server behind the proxy, as nginx sees it."""
+
+    base: str
+    """The path that it is reached under."""
+    health: str
+    """Its own page that says that it lives."""
+    ready: str
+    """Its own page that says that it can work."""
+    locations: str
+    """What is passed on to it."""
 
 
-def _other_hosts() -> str:
-    return _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_PROBES)
+def _tracking(path: str) -> _Guarded:
+    search = f"{path}/api/2.0/mlflow/experiments/search?max_results=1"
+    # MLflow's own redirect would name a scheme and no port.
+    redirect = _REDIRECT.format(path=path) if path else ""
+    locations = redirect + _TRACKING.format(path=re.escape(path))
+    return _Guarded(path, f"{path}/health", search, locations)
 
 
-# Each probe's path is answered under any host name: the kubelet sends the pod's address.
+def _serving(base: str) -> _Guarded:
+    endpoints = "".join(_ENDPOINT.format(base=base, name=name) for name in SERVING)
+    return _Guarded(base, "/ping", "/ping", endpoints + _NOTHING_ELSE)
+
+
+def _server(port: int, names: Sequence[str], rules: str, guarded: _Guarded) -> str:
+    return _SERVER.format(
+        port=port,
+        names=" ".join(names),
+        rules=rules,
+        probes=_probes(guarded.base, guarded),
+        locations=guarded.locations,
+    )
+
+
+def _probes(base: str, guarded: _Guarded) -> str:
+    return _PROBES.format(base=base, health=guarded.health, ready=guarded.ready)
+
+
+def _public(addresses: Addresses, host: str, access: Access, max_uploads: int) -> str:
+    """What holds for the public port alone."""
+    lines = [f"set_real_ip_from {proxy};" for proxy in access.trusted_proxies]
+    if lines:
+        lines += ["real_ip_header X-Forwarded-For;", "real_ip_recursive on;"]
+    elif addresses.port is None:
+        # No port of the nodes: a controller stands in front, and every client has its address.
+        lines += [f"limit_conn clients {CONNECTIONS_OF_ALL};", f"limit_conn uploads {max_uploads};"]
+    if access.allow_from:
+        lines += [*(f"allow {client};" for client in access.allow_from), "deny all;"]
+    if addresses.scheme == "https":
+        # Before a password is asked for, also where the controller itself does not redirect.
+        lines.append(f"if ($http_x_forwarded_proto = http) {{ return 308 https://{host}$request_uri; }}")
+    return "".join(f"        {line}\n" for line in lines)
+
+
 _PROBES = f"""\
-        location = {LIVE} {{
+        location = {{base}}{LIVE} {{{{
             access_log off;
             return 204;
-        }}
-        location = {HEALTHY} {{
+        }}}}
+        location = {{base}}{HEALTHY} {{{{
             access_log off;
             auth_basic off;
             proxy_read_timeout 10s;
-            proxy_pass http://mlflow/health;
-        }}
-        location = {READY} {{
+            proxy_pass http://guarded{{health}};
+        }}}}
+        location = {{base}}{READY} {{{{
             access_log off;
             auth_basic off;
             auth_request /-/ready;
             default_type text/plain;
             alias {CONFIG}/ready;
-        }}
-        location = /-/ready {{
+        }}}}
+        location = /-/ready {{{{
             internal;
             access_log off;
             auth_basic off;
@@ -224,15 +304,16 @@ _PROBES = f"""\
             proxy_set_header Authorization "";
             proxy_set_header Host localhost;
             proxy_read_timeout 10s;
-            proxy_pass http://mlflow/api/2.0/mlflow/experiments/search?max_results=1;
-        }}"""
+            proxy_pass http://guarded{{ready}};
+        }}}}
+"""
 
 _DEFAULT_SERVER = """\
     server {{
         listen {public} default_server;
         listen {internal} default_server;
         server_name _;
-{probes}
+{probes}\
         location / {{
             return 421;
         }}
@@ -244,15 +325,38 @@ _SERVER = """\
         listen {port};
         server_name {names};
         auth_basic "MLflow";
-{probes}
+{rules}{probes}{locations}\
+    }}
+"""
+
+_REDIRECT = """\
+        location = {path} {{
+            return 308 {path}/;
+        }}
+"""
+
+_TRACKING = """\
         # Trusts callers on loopback, which every caller is behind a sidecar; it can run commands.
-        location ~* ^/(ajax-api|api)/3\\.0/mlflow/assistant {{
+        location ~* ^{path}/(ajax-api|api)/3\\.0/mlflow/assistant {{
             deny all;
         }}
         location / {{
-            proxy_pass http://mlflow;
+            proxy_pass http://guarded;
         }}
-    }}
+"""
+
+_ENDPOINT = """\
+        location = {base}/{name} {{
+            proxy_pass http://guarded/{name};
+        }}
+"""
+
+# No `return`: that would come before the password is asked for.
+_NOTHING_ELSE = """\
+        location / {
+            root /nonexistent;
+            try_files $uri =404;
+        }
 """
 
 _MAIN = """\
@@ -275,6 +379,9 @@ http {{
     log_format access '$remote_addr $remote_user [$time_iso8601] "$request" $status $body_bytes_sent $request_time';
     access_log /dev/stdout access;
     server_tokens off;
+    # A host name has up to 253 characters.
+    server_names_hash_bucket_size 512;
+    map_hash_bucket_size 512;
     absolute_redirect off;
 
     # Towards clients at most 10 s (CIS NGINX 2.4.3, 2.4.4); towards MLflow an hour, for large artifacts.
@@ -296,6 +403,15 @@ http {{
     limit_req zone=requests burst={requests} nodelay;
     limit_req_status 429;
 
+    # By name: callers in the cluster come by http.
+    map $host $client_scheme {{
+        default http;
+        {https}
+    }}
+    map $client_scheme $hsts {{
+        default "";
+        https "{hsts}";
+    }}
     map "$request_method $uri" $upload {{
         default "";
         "~^(PUT|POST) .*/mlflow-artifacts/" upload;
@@ -316,18 +432,21 @@ http {{
     proxy_set_header Host $host;
     # Not what the client says: MLflow trusts loopback callers.
     proxy_set_header X-Forwarded-For $remote_addr;
-    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Proto $client_scheme;
     proxy_set_header Authorization "";
 
     # MLflow sends these on some answers only; hidden there, they are sent once on all.
     proxy_hide_header Server;
+    proxy_hide_header Strict-Transport-Security;
+    proxy_hide_header Referrer-Policy;
     proxy_hide_header X-Content-Type-Options;
     proxy_hide_header X-Frame-Options;
     add_header X-Content-Type-Options nosniff always;
     add_header X-Frame-Options SAMEORIGIN always;
     add_header Referrer-Policy same-origin always;
+    add_header Strict-Transport-Security $hsts always;
 
-    upstream mlflow {{
+    upstream guarded {{
         server 127.0.0.1:{upstream};
         keepalive 32;
         # Below uvicorn's own 5 s: a connection that it closes first would lose the request sent on it.

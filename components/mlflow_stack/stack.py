@@ -147,7 +147,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
                 "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
-                "ingress": exposure.callers(expose),
+                "access": exposure.access(expose),
                 "labels": labels,
             },
             child,

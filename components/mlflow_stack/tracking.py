@@ -131,6 +131,8 @@ class TrackingServer(pulumi.ComponentResource):
                     "name": "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
                     "value": addresses.apply(lambda names: ",".join(names.origins)),
                 },
+                # Empty is none.
+                {"name": "MLFLOW_STATIC_PREFIX", "value": addresses.apply(lambda names: names.path)},
                 {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
                 {"name": "HOME", "value": workload.SCRATCH},
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},

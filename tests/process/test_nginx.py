@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,11 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 class Nginx:
     """A running proxy and its two ports."""
 
-    def __init__(self, public: int, internal: int, auth: Path) -> None:
+    def __init__(self, public: int, internal: int, auth: Path, log: Path) -> None:
         self.public = public
         self.internal = internal
         self.auth = auth
+        self.log = log
 
     def ask(
         self,
@@ -83,18 +85,23 @@ class Nginx:
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
+def root() -> Iterator[Path]:
     with Progress() as progress:
-        return debian(progress, "nginx", images._NGINX_BASE)
+        made = debian(progress, "nginx", images._NGINX_BASE)
+    mounts = [made / target.lstrip("/") for target in (proxy.CONFIG, proxy.AUTH)]
+    for path in mounts:
+        path.mkdir(parents=True, exist_ok=True)
+    yield made
+    for path in mounts:
+        shutil.rmtree(path)
 
 
-@pytest.fixture(scope="module")
-def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    folder = tmp_path_factory.mktemp("nginx")
+@contextmanager
+def running(root: Path, folder: Path, conf: str) -> Iterator[Nginx]:
+    """nginx with a configuration, before the upstream."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     public, internal = free_port(), free_port()
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST), 1000, 2)
     for old, new in (
         (f"127.0.0.1:{proxy.UPSTREAM_PORT}", f"127.0.0.1:{server.server_address[1]}"),
         (f"listen {proxy.PUBLIC_PORT}", f"listen 127.0.0.1:{public}"),
@@ -109,36 +116,63 @@ def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngin
     (config / "nginx.conf").write_text(conf)
     (config / "ready").write_text("ready\n")
     (auth / "htpasswd").write_text(htpasswd.line("ann", PASSWORD, "A" * 16) + "\n")
-    mounts = [(config, proxy.CONFIG), (auth, proxy.AUTH), (scratch, "/tmp")]
-    made = [root / target.lstrip("/") for _, target in mounts[:2]]
-    for path in made:
-        path.mkdir(parents=True, exist_ok=True)
-    binds = [*mounts, (Path("/dev"), "/dev"), (Path("/proc"), "/proc")]
+    binds = [
+        (config, proxy.CONFIG),
+        (auth, proxy.AUTH),
+        (scratch, "/tmp"),
+        (Path("/dev"), "/dev"),
+        (Path("/proc"), "/proc"),
+    ]
     script = "".join(f'mount --rbind "{source}" "{root}{target}" && ' for source, target in binds)
     script += f'exec chroot "{root}" nginx -e stderr -c {proxy.CONFIG}/nginx.conf -g "daemon off;"'
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=log, stderr=log)
-    running = Nginx(public, internal, auth)
-    for _ in range(100):
-        try:
-            running.status("/livez")
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-    yield running
-    process.terminate()
-    process.wait(20)
-    server.shutdown()
-    log.close()
-    for path in made:
-        shutil.rmtree(path)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=log, stderr=log)
+        nginx = Nginx(public, internal, auth, folder / "log")
+        for _ in range(100):
+            try:
+                nginx.status("/livez")
+                break
+            except OSError:
+                assert process.poll() is None, nginx.log.read_text()
+                time.sleep(0.1)
+        yield nginx
+        process.terminate()
+        process.wait(20)
+        server.shutdown()
 
 
-def test_it_starts_without_a_warning(root: Path, nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> None:
-    log = (tmp_path_factory.getbasetemp() / "nginx0" / "log").read_text()
-    assert "[warn]" not in log
-    assert "[emerg]" not in log
+@pytest.fixture(scope="module")
+def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """A node's port: clients come themselves."""
+    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), 1000, 2)
+    with running(root, tmp_path_factory.mktemp("nginx"), conf) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """https under a path behind a controller, whose word on the client's address is believed."""
+    addresses = Addresses("mlflow", "team", host=HOST, scheme="https", path="/ml.flow")
+    access = proxy.Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
+    with running(root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, 1000, 2, access)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """Before a model server."""
+    addresses = Addresses("mlflow-iris", "team", host=HOST, port=30501, path="/mlflow")
+    with running(
+        root, tmp_path_factory.mktemp("serving"), proxy.nginx_conf(addresses, 1000, 2, serving="iris")
+    ) as made:
+        yield made
+
+
+def test_it_starts_without_a_warning(nginx: Nginx, behind: Nginx, serving: Nginx) -> None:
+    for made in (nginx, behind, serving):
+        log = made.log.read_text()
+        assert "[warn]" not in log
+        assert "[emerg]" not in log
 
 
 def test_the_password_is_asked_for_everywhere_but_at_the_probes(nginx: Nginx) -> None:
@@ -248,3 +282,93 @@ def test_a_changed_password_file_is_read_at_the_next_request(nginx: Nginx) -> No
 def test_the_delay_of_a_wrong_password_is_configured() -> None:
     """That it delays is measured in bench/; a clock in a test would fail on a busy machine."""
     assert "auth_delay 1s;" in proxy.nginx_conf(Addresses("mlflow", "team"), 1, 1)
+
+
+CLIENT = {"X_Forwarded_For": "192.0.2.7", "X_Forwarded_Proto": "https"}
+"""What a controller says of a client that may come."""
+
+
+def test_under_a_path_everything_is_passed_on_as_it_is(behind: Nginx) -> None:
+    code, _, body = behind.ask("/ml.flow/api/2.0/x?a=%2f", **CLIENT, **AUTH)
+    seen = json.loads(body)
+    assert (code, seen["path"]) == (200, "/ml.flow/api/2.0/x?a=%2f")
+    assert seen["headers"]["X-Forwarded-Proto"] == "https"
+    assert behind.status("/ml.flow/", **CLIENT) == 401
+    code, headers, _ = behind.ask("/ml.flow", **CLIENT)
+    assert (code, headers["Location"]) == (308, "/ml.flow/")
+    for path in ("/ml.flow/ajax-api/3.0/mlflow/assistant/config", "/ml.flow//API/3.0/mlflow/assistant"):
+        assert behind.status(path, **CLIENT, **AUTH) == 403, path
+
+
+def test_probes_are_under_the_path_for_people_and_at_the_root_for_the_kubelet(behind: Nginx) -> None:
+    for path, code in (("/livez", 204), ("/healthz", 200), ("/readyz", 200)):
+        assert behind.status(f"/ml.flow{path}", **CLIENT) == code, path
+        assert behind.status(path, **CLIENT) == 401, path
+        assert behind.status(path, host="10.1.2.3", port=behind.internal) == code, path
+    asked = [json.loads(behind.ask("/healthz", host="10.1.2.3", port=behind.internal)[2])["path"]]
+    assert asked == ["/ml.flow/health"]
+
+
+def test_http_is_led_to_https_before_a_password_is_asked_for(behind: Nginx) -> None:
+    code, headers, _ = behind.ask("/ml.flow/x?y", X_Forwarded_For="192.0.2.7", X_Forwarded_Proto="http")
+    assert (code, headers["Location"]) == (308, f"https://{HOST}/ml.flow/x?y")
+    _, headers, _ = behind.ask("/ml.flow/", **CLIENT)
+    assert headers["Strict-Transport-Security"] == "max-age=31536000"
+    _, headers, body = behind.ask("/ml.flow/", host="mlflow", port=behind.internal, **AUTH)
+    assert "Strict-Transport-Security" not in headers
+    assert json.loads(body)["headers"]["X-Forwarded-Proto"] == "http"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "code"),
+    [
+        ("192.0.2.7", 200),
+        ("2001:db8::1", 200),
+        ("203.0.113.9, 192.0.2.7", 200),
+        ("192.0.2.7, 127.0.0.2", 200),
+        ("203.0.113.9", 403),
+        ("192.0.2.7, 203.0.113.9", 403),
+        ("203.0.113.9, 127.0.0.2", 403),
+        ("192.0.2.7.evil", 403),
+        (None, 403),
+    ],
+)
+def test_the_allow_list_judges_the_last_address_that_no_trusted_proxy_has(
+    behind: Nginx, forwarded: str | None, code: int
+) -> None:
+    """A client writes what it likes in front of what the proxies append."""
+    headers = {} if forwarded is None else {"X_Forwarded_For": forwarded}
+    assert behind.status("/ml.flow/", **headers, **AUTH) == code
+
+
+def test_the_allow_list_is_the_public_ports_alone(behind: Nginx) -> None:
+    assert behind.status("/ml.flow/", host="mlflow.team.svc", port=behind.internal, **AUTH) == 200
+    code, _, body = behind.ask("/ml.flow/", host="mlflow", port=behind.internal, X_Forwarded_For="192.0.2.7", **AUTH)
+    assert (code, json.loads(body)["headers"]["X-Forwarded-For"]) == (200, "127.0.0.1")
+
+
+def test_a_model_answers_four_pages_under_its_prefix_and_no_others(serving: Nginx) -> None:
+    base = "/mlflow/serving/iris"
+    for name in ("ping", "health", "version", "invocations"):
+        assert serving.status(f"{base}/{name}") == 401, name
+        code, _, body = serving.ask(f"{base}/{name}?x=1", method="POST", body=b"{}", **AUTH)
+        assert (code, json.loads(body)["path"]) == (200, f"/{name}?x=1")
+    for path in (
+        f"{base}/docs",
+        f"{base}/openapi.json",
+        f"{base}/",
+        base,
+        "/ping",
+        "/",
+        f"{base}/ping/x",
+        "/etc/passwd",
+    ):
+        assert serving.status(path) == 401, path
+        assert serving.status(path, **AUTH) == 404, path
+
+
+def test_a_models_probes_ask_its_ping(serving: Nginx) -> None:
+    assert serving.status("/livez", host="10.1.2.3") == 204
+    assert json.loads(serving.ask("/healthz", host="10.1.2.3")[2])["path"] == "/ping"
+    assert serving.ask("/readyz", host="10.1.2.3", port=serving.internal)[2] == b"ready\n"
+    assert serving.status("/mlflow/serving/iris/healthz") == 200

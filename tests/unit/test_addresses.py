@@ -32,3 +32,19 @@ def test_with_a_public_address() -> None:
         "127.0.0.1",
         "127.0.0.1:*",
     ]
+
+
+def test_under_a_path_over_tls() -> None:
+    names = Addresses("mlflow", "team", host="mlflow.example.com", scheme="https", path="/ml")
+    assert names.url == "https://mlflow.example.com/ml"
+    assert names.origins == ["https://mlflow.example.com"]
+    assert names.internal_url == "http://mlflow.team.svc/ml"
+    assert names.serving_url("iris") == "https://mlflow.example.com/ml/serving/iris"
+    assert names.internal_serving_url("iris") == "http://mlflow-iris.team.svc/ml/serving/iris"
+
+
+def test_a_model_without_a_port_of_its_own_is_reached_in_the_cluster() -> None:
+    names = Addresses("mlflow", "team", host="mlflow.example.com", port=30500)
+    assert names.serving_url("iris", 30501) == "http://mlflow.example.com:30501/serving/iris"
+    assert names.serving_url("iris") == "http://mlflow-iris.team.svc/serving/iris"
+    assert Addresses("mlflow", "team").serving_url("iris") == "http://mlflow-iris.team.svc/serving/iris"
