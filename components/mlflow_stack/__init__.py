@@ -2,7 +2,8 @@
 
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
-from mlflow_stack.exposure import ExposeArgs, Exposure, ExposureArgs
+from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
+from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
 from mlflow_stack.stack import BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
@@ -17,14 +18,17 @@ __all__ = [
     "AuthProxy",
     "AuthProxyArgs",
     "BackendStoreArgs",
+    "ControllerArgs",
     "Credentials",
     "CredentialsArgs",
+    "EgressArgs",
     "ExposeArgs",
     "Exposure",
     "ExposureArgs",
     "InvalidArgs",
     "MlflowStack",
     "MlflowStackArgs",
+    "PeerArgs",
     "PodParts",
     "PvcArtifacts",
     "PvcArtifactsArgs",
@@ -32,6 +36,7 @@ __all__ = [
     "PvcStore",
     "PvcStoreArgs",
     "ResourcesArgs",
+    "TlsArgs",
     "TrackingServer",
     "TrackingServerArgs",
     "User",

@@ -1,10 +1,13 @@
 """Which connections a pod answers and opens: one NetworkPolicy for each kind of pod, everything else denied."""
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NotRequired, TypedDict, cast
 
 import pulumi
 import pulumi_kubernetes as k8s
+from pulumi_kubernetes.meta.v1 import LabelSelectorArgsDict
 from pulumi_kubernetes.networking.v1 import (
     NetworkPolicyEgressRuleArgsDict,
     NetworkPolicyIngressRuleArgsDict,
@@ -12,6 +15,7 @@ from pulumi_kubernetes.networking.v1 import (
     NetworkPolicyPortArgsDict,
 )
 
+from mlflow_stack import validate
 from mlflow_stack.workload import Egress, Ingress
 
 DNS_PORTS = (53, 5353)
@@ -20,6 +24,80 @@ DNS_PORTS = (53, 5353)
 ANYWHERE = ("0.0.0.0/0", "::/0")
 LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
 """Where clouds answer any pod with the node's own credentials; the last is AWS's address for IPv6."""
+
+
+class PeerArgs(TypedDict):
+    """Pods that may connect."""
+
+    namespace_selector: NotRequired[Mapping[str, str]]
+    """Labels of their namespace. Default: the stack's own namespace."""
+    pod_selector: NotRequired[Mapping[str, str]]
+    """Labels of the pods. Default: all pods."""
+
+
+class EgressArgs(TypedDict):
+    """Addresses outside the cluster that the stack's pods may connect to."""
+
+    cidr: str
+    """The range, such as 192.0.2.0/24; never link-local, but for a name server's port 53."""
+    port: int
+    """The TCP port."""
+
+
+@validate.rules(PeerArgs)
+def _peer_rules(fields: validate.Fields) -> None:
+    selector_rules(fields)
+    if not any(fields.values()):
+        fields.refuse("namespace_selector", "a value, or podSelector; the pods of the own namespace may connect anyway")
+
+
+@validate.rules(EgressArgs)
+def _egress_rules(fields: validate.Fields) -> None:
+    fields.check("port", validate.between(1, 65535))
+    fields.check("cidr", validate.cidr)
+    cidr = fields.get("cidr", "")
+    if validate.cidr(cidr) is None and fields.get("port") != DNS_PORTS[0] and _is_link_local(cidr):
+        fields.refuse("cidr", "a range that is not link-local, where clouds hand out the node's own credentials")
+
+
+def selector_rules(fields: validate.Fields) -> None:
+    """What the two selectors may hold."""
+    for name in ("namespace_selector", "pod_selector"):
+        fields.check_keys(name, validate.label_key)
+        fields.check_each(name, validate.label_value)
+
+
+def peer(given: Mapping[str, object], *, of_all: bool = False) -> NetworkPolicyPeerArgsDict:
+    """The pods that two selectors name. Without one for namespaces: of the own, or ``of_all``."""
+    namespaces, pods = (given.get(name) for name in ("namespace_selector", "pod_selector"))
+    selected: NetworkPolicyPeerArgsDict = {"pod_selector": _selector(pods)}
+    if namespaces or of_all:
+        selected["namespace_selector"] = _selector(namespaces)
+    return selected
+
+
+def ranges(cidrs: Iterable[str]) -> list[NetworkPolicyPeerArgsDict]:
+    """Addresses that may connect."""
+    return [{"ip_block": {"cidr": cidr}} for cidr in cidrs]
+
+
+def narrowed(connections: Iterable[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
+    """Connections whose addresses nobody could know (a host name's) within what ``given`` says of their port."""
+    return [
+        replace(one, cidrs=_of_port(given, one.port) or one.cidrs) if not one.pods and not one.cidrs else one
+        for one in connections
+    ]
+
+
+def opened(connections: Sequence[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
+    """The same, and what ``given`` names beside them."""
+    known = {one.port for one in connections if not one.pods and not one.cidrs}
+    others = [port for port in dict.fromkeys(one["port"] for one in given) if port not in known]
+    return [*narrowed(connections, given), *(Egress(port, cidrs=_of_port(given, port)) for port in others)]
+
+
+def _of_port(given: Sequence[EgressArgs], port: int) -> list[str]:
+    return [one["cidr"] for one in given if one["port"] == port]
 
 
 def policy(
@@ -76,6 +154,15 @@ def _block(cidr: str) -> NetworkPolicyPeerArgsDict:
     network = ipaddress.ip_network(cidr)
     held_back = [one for one in LINK_LOCAL if one != cidr and _within(ipaddress.ip_network(one), network)]
     return {"ip_block": {"cidr": cidr, "except_": held_back} if held_back else {"cidr": cidr}}
+
+
+def _selector(labels: object) -> LabelSelectorArgsDict:
+    return {"match_labels": cast("Mapping[str, str]", labels)} if labels else {}
+
+
+def _is_link_local(cidr: str) -> bool:
+    network = ipaddress.ip_network(cidr)
+    return any(_within(network, ipaddress.ip_network(one)) for one in LINK_LOCAL)
 
 
 def _within(inner: ipaddress.IPv4Network | ipaddress.IPv6Network, outer: object) -> bool:

@@ -7,9 +7,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from mlflow_stack import credentials, exposure, proxy, tracking, validate, workload
-from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
+from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy
 from mlflow_stack.pvc import PvcArtifacts, PvcStore, PvcStoreArgs
 from mlflow_stack.tracking import TrackingServer
@@ -54,6 +54,11 @@ class MlflowStackArgs(TypedDict):
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
     expose: NotRequired[ExposeArgs]
     """The public address. Default: none, reachable in the cluster."""
+    internal_from: NotRequired[Sequence[PeerArgs]]
+    """Pods of other namespaces that may connect to the Services. Default: [], those of the own namespace alone."""
+    egress: NotRequired[Sequence[EgressArgs]]
+    """Addresses outside the cluster that the servers may connect to. A database or bucket named by a host name is
+    reached at these of its port; without one, its port is open to everywhere but link-local addresses. Default: []."""
     rollout_timeout: NotRequired[str]
     """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
     labels: NotRequired[Mapping[str, str]]
@@ -72,6 +77,8 @@ def _rules(fields: validate.Fields) -> None:
     claim: PvcStoreArgs = fields.get("backend_store", {}).get("pvc", {})
     if fields.get("replicas", 1) != 1:
         fields.refuse("replicas", "1, as SQLite on a claim has one writer")
+    if "secret" in fields.get("expose", {}).get("tls", {}) and "existing_namespace" not in fields:
+        fields.refuse("existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now")
     if "existing_claim" in claim and "existing_namespace" not in fields:
         fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
 
@@ -118,9 +125,7 @@ class MlflowStack(pulumi.ComponentResource):
         else:
             created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
-        addresses = self.namespace.apply(
-            lambda namespace: Addresses(name, namespace, host=expose.get("host"), port=expose.get("node_port"))
-        )
+        addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
         secrets = Credentials(
             name,
             {
@@ -147,7 +152,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
                 "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
-                "access": exposure.access(expose),
+                "access": exposure.access(expose, accepted.get("internal_from", [])),
                 "labels": labels,
             },
             child,
@@ -158,6 +163,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "namespace": self.namespace,
                 "addresses": addresses,
                 "parts": [store.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
+                "egress": accepted.get("egress", []),
                 "image": image,
                 "platform": platform,
                 "resources": accepted.get("resources", {}),
@@ -168,7 +174,14 @@ class MlflowStack(pulumi.ComponentResource):
         )
         Exposure(
             name,
-            {"namespace": self.namespace, "selector": server.selector, "expose": expose, "labels": labels},
+            {
+                "namespace": self.namespace,
+                "service": server.service,
+                "selector": server.selector,
+                "expose": expose,
+                "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
+                "labels": labels,
+            },
             child,
         )
 

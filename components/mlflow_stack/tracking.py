@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.network import EgressArgs
 from mlflow_stack.workload import PodParts
 
 COMPONENT = "tracking"
@@ -36,6 +37,8 @@ class TrackingServerArgs(TypedDict):
     """The names it answers to; any other Host gets 403 from MLflow itself."""
     parts: Sequence[PodParts]
     """What stores and proxy add to the pod: env with a backend store URI and an artifact destination, a proxy."""
+    egress: NotRequired[Sequence[EgressArgs]]
+    """Addresses outside the cluster that it may connect to. Default: none but what the parts open."""
     image: NotRequired[pulumi.Input[str]]
     """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     platform: NotRequired[str]
@@ -96,7 +99,13 @@ class TrackingServer(pulumi.ComponentResource):
                 # The StatefulSet is awaited; to wait for endpoints as well costs 4 s more.
                 "annotations": {"pulumi.com/skipAwait": "true"},
             },
-            spec={"selector": self.selector, "ports": [{"name": "http", "port": 80, "target_port": "internal"}]},
+            spec={
+                "selector": self.selector,
+                "ports": [
+                    {"name": "http", "port": 80, "target_port": "internal"},
+                    {"name": "public", "port": proxy.PUBLIC_PORT, "target_port": "public"},
+                ],
+            },
             opts=pulumi.ResourceOptions(parent=self),
         )
         network.policy(
@@ -105,7 +114,9 @@ class TrackingServer(pulumi.ComponentResource):
             labels=labels,
             selector=self.selector,
             ingress=[connection for part in parts for connection in part.ingress],
-            egress=[connection for part in parts for connection in part.egress],
+            egress=network.opened(
+                [connection for part in parts for connection in part.egress], accepted.get("egress", [])
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
         container: k8s.core.v1.ContainerArgsDict = {

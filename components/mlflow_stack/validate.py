@@ -6,6 +6,7 @@ that TypedDict by a function registered with :func:`rules`. Keys are shown as st
 """
 
 import difflib
+import ipaddress
 import re
 import types
 import typing
@@ -118,6 +119,13 @@ class Fields(Mapping[str, Any]):
     def refuse_key(self, name: str, item: str, wanted: str) -> None:
         """Reports one key of a map; its value is not shown."""
         self._problems.append(Problem(join(self.key, camel(name)), f"the key {_shown(item, False)}{wanted}"))
+
+    def check_keys(self, name: str, predicate: Predicate) -> None:
+        """Judges each key of a map."""
+        for key in self._values.get(name, {}):
+            wanted = predicate(key)
+            if wanted is not None:
+                self.refuse_key(name, key, wanted)
 
     def refuse_together(self, name: str, other: str, why: str) -> None:
         """Reports two fields that exclude each other, where both are given."""
@@ -365,8 +373,43 @@ def one_of(*options: str) -> Predicate:
 
 def host(value: str) -> str | None:
     """A host name or an IPv4 address, without scheme, port or path."""
-    if _SUBDOMAIN.fullmatch(value) is None or len(value) > 253:
+    if subdomain(value) is not None or any(len(label) > 63 for label in value.split(".")):
         return "a host name in lower case without scheme, port or path, such as mlflow.example.com"
+    return None
+
+
+def url_path(value: str) -> str | None:
+    """The path of a URL, with a leading and no trailing slash, that no program reads as anything but itself."""
+    if re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", value, re.ASCII) is None or len(value) > 200:
+        return "a path with a leading and no trailing slash, such as /mlflow"
+    return None
+
+
+def cidr(value: str) -> str | None:
+    """A range of addresses as its network writes it."""
+    wanted = "a range of addresses, such as 192.0.2.0/24"
+    if re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", value, re.ASCII) is None:
+        return wanted
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        return wanted
+    return None if str(network) == value else f"a range as networks are written; did you mean {network}?"
+
+
+def namespaced_name(value: str) -> str | None:
+    """An object in a namespace."""
+    namespace, slash, name = value.partition("/")
+    if not slash or dns_label(namespace) is not None or subdomain(name) is not None:
+        return "namespace/name"
+    return None
+
+
+def label_key(value: str) -> str | None:
+    """A label's or annotation's key."""
+    prefix, slash, name = value.rpartition("/")
+    if not name or label_value(name) is not None or (slash and subdomain(prefix) is not None):
+        return "a key such as app.kubernetes.io/name"
     return None
 
 

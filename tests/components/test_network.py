@@ -102,3 +102,21 @@ def test_a_node_port_opens_the_public_port_to_everyone() -> None:
     expose = {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}
     policy = engine.deploy(lambda: MlflowStack("mlflow", {"expose": expose}) and None).one("NetworkPolicy").inputs
     assert policy["spec"]["ingress"][1:] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
+
+
+@pytest.mark.parametrize(
+    ("given", "narrowed", "opened"),
+    [
+        ([], [Egress(3306), Egress(443, cidrs=["198.51.100.0/24"])], []),
+        (
+            [{"cidr": "192.0.2.0/24", "port": 3306}, {"cidr": "192.0.2.0/24", "port": 443}],
+            [Egress(3306, cidrs=["192.0.2.0/24"]), Egress(443, cidrs=["198.51.100.0/24"])],
+            [Egress(443, cidrs=["192.0.2.0/24"])],
+        ),
+    ],
+    ids=["nothing named", "named"],
+)
+def test_a_host_name_is_reached_at_what_is_named_for_its_port(given: list, narrowed: list, opened: list) -> None:
+    connections = [Egress(3306), Egress(443, cidrs=["198.51.100.0/24"])]
+    assert network.narrowed(connections, given) == narrowed
+    assert network.opened(connections, given) == [*narrowed, *opened]

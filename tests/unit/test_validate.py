@@ -20,6 +20,13 @@ NAME = (
 )
 
 
+HOST = "wanted a host name in lower case without scheme, port or path, such as mlflow.example.com"
+
+
+def exposed(**fields: object) -> dict:
+    return {"expose": {"kind": "ingress", "host": "mlflow.example.com", **fields}}
+
+
 def refusals(args: dict, name: str = "mlflow") -> list[str]:
     with pytest.raises(InvalidArgs) as refused:
         validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=40)
@@ -118,6 +125,125 @@ def pvc(**fields: object) -> dict:
         ),
         ({"expose": {}}, "expose.kind: missing; it is required"),
         (
+            {"expose": {"kind": "loadbalancer"}},
+            'expose.kind: "loadbalancer" is not accepted; wanted one of none, nodeport, ingress, route, gateway',
+        ),
+        *[
+            (exposed(host=host), f'expose.host: "{host}" is not accepted; {HOST}')
+            for host in (
+                "https://mlflow.example.com",
+                "mlflow.example.com:8443",
+                "mlflow.example.com/ui",
+                "Mlflow.example.com",
+                "ml_flow.example.com",
+                "*.example.com",
+                "a" * 64 + ".example.com",
+                ".".join(["a" * 61] * 4) + ".abcdef",  # 254 characters
+                "mlflow.example.com.",
+                "mlflow.example.com;",
+                "",
+            )
+        ],
+        (
+            exposed(host="192.0.2.7"),
+            'expose.host: "192.0.2.7" is not accepted; wanted a name and no address, as kind is ingress',
+        ),
+        *[
+            (
+                exposed(path=path),
+                f'expose.path: "{path}" is not accepted; '
+                "wanted a path with a leading and no trailing slash, such as /mlflow",
+            )
+            for path in ("mlflow", "/mlflow/", "/", "", "//", "/a//b", "/../x", "/-/ready", "/a b", "/a;b", "/a{b}")
+        ],
+        (
+            exposed(allow_from=["192.0.2.1/24"], trusted_proxies=["10.0.0.0/8"]),
+            'expose.allowFrom[0]: "192.0.2.1/24" is not accepted; '
+            "wanted a range as networks are written; did you mean 192.0.2.0/24?",
+        ),
+        *[
+            (
+                exposed(trusted_proxies=[text]),
+                f'expose.trustedProxies[0]: "{text}" is not accepted; '
+                "wanted a range of addresses, such as 192.0.2.0/24",
+            )
+            for text in ("1", "192.0.2.7", "192.0.2.0/33", "10.0.0.0/255.0.0.0", "all", "")
+        ],
+        (exposed(trusted_proxies=[1]), "expose.trustedProxies[0]: 1 is not accepted; wanted text"),
+        (
+            exposed(trusted_proxies=["2001:DB8::/32"]),
+            'expose.trustedProxies[0]: "2001:DB8::/32" is not accepted; '
+            "wanted a range as networks are written; did you mean 2001:db8::/32?",
+        ),
+        *[
+            (
+                {"expose": {**where, "allow_from": ["192.0.2.0/24"]}},
+                "expose.trustedProxies: missing; "
+                "a value with allowFrom: without it all clients have the controller's address",
+            )
+            for where in (
+                {"kind": "ingress", "host": "a.example"},
+                {"kind": "route", "host": "a.example"},
+                {"kind": "gateway", "host": "a.example", "gateway": "infra/public"},
+            )
+        ],
+        (
+            exposed(tls={"issuer": "a", "secret": "b"}) | {"existing_namespace": "team"},
+            "expose.tls.issuer: given together with secret; one asks for a certificate, the other has it",
+        ),
+        (
+            exposed(tls={"secret": "b"}),
+            "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
+        ),
+        (
+            exposed(tls={"issuer_kind": "Issuer"}),
+            'expose.tls.issuerKind: "Issuer" is not accepted; wanted it left out without issuer',
+        ),
+        (
+            {"expose": {"kind": "route", "host": "a.example", "tls": {}}},
+            "expose.tls: a map is not accepted; wanted it left out, as kind is route",
+        ),
+        (
+            {"expose": {"kind": "gateway", "host": "a.example", "gateway": "infra/public", "tls": {"issuer": "a"}}},
+            "expose.tls: a map is not accepted; wanted an empty map, as the certificate is the Gateway's",
+        ),
+        (
+            {"expose": {"kind": "gateway", "host": "a.example", "gateway": "public"}},
+            'expose.gateway: "public" is not accepted; wanted namespace/name',
+        ),
+        ({"expose": {"kind": "gateway", "host": "a.example"}}, "expose.gateway: missing; a value, as kind is gateway"),
+        ({"expose": {"kind": "route"}}, "expose.host: missing; a value, as kind is route"),
+        (
+            {"expose": {"kind": "none", "host": "a.example"}},
+            'expose.host: "a.example" is not accepted; wanted it left out, as kind is none',
+        ),
+        (
+            exposed(controller={}),
+            "expose.controller.namespaceSelector: missing; a value, or one of podSelector and cidrs",
+        ),
+        (
+            exposed(controller={"pod_selector": {"a b": "x"}}),
+            'expose.controller.podSelector: the key "a b" is not accepted; wanted a key such as app.kubernetes.io/name',
+        ),
+        (
+            exposed(node_port=30500),
+            "expose.nodePort: 30500 is not accepted; wanted it left out, as kind is ingress",
+        ),
+        (
+            {"internal_from": [{}]},
+            "internalFrom[0].namespaceSelector: missing; "
+            "a value, or podSelector; the pods of the own namespace may connect anyway",
+        ),
+        (
+            {"egress": [{"cidr": "169.254.169.254/32", "port": 80}]},
+            'egress[0].cidr: "169.254.169.254/32" is not accepted; '
+            "wanted a range that is not link-local, where clouds hand out the node's own credentials",
+        ),
+        (
+            {"egress": [{"cidr": "192.0.2.0/24", "port": 0}]},
+            "egress[0].port: 0 is not accepted; wanted a whole number from 1 to 65535",
+        ),
+        (
             {"resources": {"limits": {"memory": "lots"}}},
             "resources.limits.memory: "
             '"lots" is not accepted; wanted a Kubernetes quantity above zero, such as 500m or 10Gi',
@@ -132,6 +258,11 @@ def pvc(**fields: object) -> dict:
 )
 def test_bad_input_is_refused_by_key_value_and_what_is_wanted(args: dict, message: str) -> None:
     assert refusals(args) == [message]
+
+
+def test_a_name_server_of_the_node_may_be_named() -> None:
+    args = {"egress": [{"cidr": "169.254.20.10/32", "port": 53}]}
+    assert validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40) == args
 
 
 @pytest.mark.parametrize("name", ["M", "a" * 41, "9lives", "a_b", ""])

@@ -1,0 +1,274 @@
+"""What one `expose` value makes: exact objects, and every list that follows from it. That controllers act on them is
+shown in tests/e2e."""
+
+from typing import Any
+
+import pulumi
+import pytest
+
+import engine
+from mlflow_stack import Exposure, MlflowStack, exposure
+
+INGRESS = {"kind": "ingress", "host": "mlflow.example.com"}
+ROUTE = {"kind": "route", "host": "mlflow.example.com"}
+GATEWAY = {"kind": "gateway", "host": "mlflow.example.com", "gateway": "infra/public", "tls": {}}
+OPENSHIFT = {"namespaceSelector": {"matchLabels": {"policy-group.network.openshift.io/ingress": ""}}, "podSelector": {}}
+
+
+def stack(expose: dict[str, Any], **args: Any) -> engine.Deployment:
+    return engine.deploy(lambda: MlflowStack("mlflow", {"namespace": "team", "expose": expose, **args}) and None)
+
+
+def exposed(expose: dict[str, Any], **backends: str) -> engine.Deployment:
+    """An Exposure alone, with model servers by name."""
+
+    def program() -> None:
+        Exposure(
+            "mlflow",
+            {
+                "namespace": "team",
+                "service": "mlflow",
+                "selector": {"app": "x"},
+                "expose": expose,
+                "backends": {f"/serving/{name}": service for name, service in backends.items()},
+                "max_artifact_size": "1Gi",
+            },
+        )
+
+    return engine.deploy(program)
+
+
+def env(deployment: engine.Deployment) -> dict[str, str]:
+    pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
+    return {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+
+
+def conf(deployment: engine.Deployment) -> str:
+    return deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+
+
+def public_callers(deployment: engine.Deployment) -> Any:
+    (_, public) = deployment.one("NetworkPolicy").inputs["spec"]["ingress"]
+    assert public["ports"] == [{"port": 8080, "protocol": "TCP"}]
+    return public.get("from", "everyone")
+
+
+def test_an_ingress_leads_each_prefix_to_its_own_service() -> None:
+    ingress = exposed({**INGRESS, "path": "/ml", "class_name": "nginx"}, iris="mlflow-iris").one("Ingress").inputs
+    public = {"port": {"name": "public"}}
+    assert ingress["spec"] == {
+        "ingressClassName": "nginx",
+        "rules": [
+            {
+                "host": "mlflow.example.com",
+                "http": {
+                    "paths": [
+                        {
+                            "path": "/ml",
+                            "pathType": "Prefix",
+                            "backend": {"service": {"name": "mlflow", **public}},
+                        },
+                        {
+                            "path": "/ml/serving/iris",
+                            "pathType": "Prefix",
+                            "backend": {"service": {"name": "mlflow-iris", **public}},
+                        },
+                    ]
+                },
+            }
+        ],
+    }
+    assert ingress["metadata"]["annotations"] == {
+        "pulumi.com/skipAwait": "true",
+        "nginx.ingress.kubernetes.io/proxy-body-size": "1073741824",
+        "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+        "nginx.ingress.kubernetes.io/proxy-request-buffering": "off",
+        "nginx.ingress.kubernetes.io/proxy-read-timeout": "3600",
+        "nginx.ingress.kubernetes.io/proxy-send-timeout": "3600",
+        "nginx.org/client-max-body-size": "1073741824",
+        "nginx.org/proxy-buffering": "false",
+        "nginx.org/proxy-read-timeout": "3600s",
+        "nginx.org/proxy-send-timeout": "3600s",
+    }
+
+
+@pytest.mark.parametrize(
+    ("tls", "wanted", "annotations"),
+    [
+        ({}, {}, {}),
+        ({"issuer": "le"}, {"secretName": "mlflow-tls"}, {"cert-manager.io/cluster-issuer": "le"}),
+        ({"issuer": "le", "issuer_kind": "Issuer"}, {"secretName": "mlflow-tls"}, {"cert-manager.io/issuer": "le"}),
+        ({"secret": "own"}, {"secretName": "own"}, {}),
+    ],
+    ids=["controller's", "cluster issuer", "issuer", "secret"],
+)
+def test_the_certificate_of_an_ingress(tls: dict, wanted: dict, annotations: dict) -> None:
+    ingress = exposed({**INGRESS, "tls": tls}).one("Ingress").inputs
+    assert ingress["spec"]["tls"] == [{"hosts": ["mlflow.example.com"], **wanted}]
+    made = ingress["metadata"]["annotations"]
+    assert made["traefik.ingress.kubernetes.io/router.tls"] == "true"
+    assert {key: value for key, value in made.items() if key.startswith("cert-manager.io/")} == annotations
+
+
+def test_a_route_ends_tls_at_the_edge_for_each_prefix() -> None:
+    made = exposed(
+        {**ROUTE, "allow_from": ["192.0.2.0/24", "198.51.100.0/24"], "trusted_proxies": ["10.0.0.0/8"]}, iris="m"
+    )
+    tracking, model = made.all("Route")
+    assert tracking.type == "kubernetes:route.openshift.io/v1:Route"
+    assert tracking.inputs["spec"] == {
+        "host": "mlflow.example.com",
+        "to": {"kind": "Service", "name": "mlflow", "weight": 100},
+        "port": {"targetPort": "public"},
+        "tls": {"termination": "edge", "insecureEdgeTerminationPolicy": "Redirect"},
+        "wildcardPolicy": "None",
+    }
+    assert tracking.inputs["metadata"]["annotations"] == {
+        "haproxy.router.openshift.io/timeout": "3600s",
+        "haproxy.router.openshift.io/hsts_header": "max-age=31536000",
+        "haproxy.router.openshift.io/ip_allowlist": "192.0.2.0/24 198.51.100.0/24",
+        "haproxy.router.openshift.io/ip_whitelist": "192.0.2.0/24 198.51.100.0/24",
+    }
+    assert (tracking.name, model.name) == ("mlflow", "mlflow-serving-iris")
+    assert model.inputs["spec"]["path"] == "/serving/iris"
+    assert model.inputs["spec"]["to"] == {"kind": "Service", "name": "m", "weight": 100}
+
+
+def test_an_http_route_has_a_rule_for_each_prefix() -> None:
+    route = exposed({**GATEWAY, "path": "/ml"}, iris="mlflow-iris").one("HTTPRoute")
+    assert route.type == "kubernetes:gateway.networking.k8s.io/v1:HTTPRoute"
+    assert route.inputs["spec"] == {
+        "parentRefs": [{"kind": "Gateway", "namespace": "infra", "name": "public"}],
+        "hostnames": ["mlflow.example.com"],
+        "rules": [
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
+                "backendRefs": [{"kind": "Service", "name": service, "port": 8080}],
+                "timeouts": {"request": "3600s"},
+            }
+            for prefix, service in (("/ml", "mlflow"), ("/ml/serving/iris", "mlflow-iris"))
+        ],
+    }
+
+
+def test_a_users_annotation_wins() -> None:
+    given = {"nginx.ingress.kubernetes.io/proxy-read-timeout": "60", "a.example/b": "c"}
+    made = exposed({**INGRESS, "annotations": given}).one("Ingress").inputs["metadata"]["annotations"]
+    assert {key: made[key] for key in given} == given
+
+
+@pytest.mark.parametrize(
+    ("expose", "url", "origin"),
+    [
+        (INGRESS, "http://mlflow.example.com", "http://mlflow.example.com"),
+        ({**INGRESS, "tls": {}, "path": "/ml"}, "https://mlflow.example.com/ml", "https://mlflow.example.com"),
+        (ROUTE, "https://mlflow.example.com", "https://mlflow.example.com"),
+        (GATEWAY, "https://mlflow.example.com", "https://mlflow.example.com"),
+        (
+            {"kind": "nodeport", "host": "192.0.2.7", "node_port": 30500, "path": "/ml"},
+            "http://192.0.2.7:30500/ml",
+            "http://192.0.2.7:30500",
+        ),
+        ({"kind": "none"}, "http://mlflow.team.svc", "http://mlflow.team.svc"),
+    ],
+    ids=["ingress", "ingress with tls", "route", "gateway", "nodeport", "none"],
+)
+def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -> None:
+    deployment = stack(expose)
+    variables = env(deployment)
+    host = expose.get("host", "mlflow")
+    assert variables["MLFLOW_SERVER_ALLOWED_HOSTS"].startswith(f"{host},{host}:*,mlflow")
+    assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == origin
+    assert variables["MLFLOW_STATIC_PREFIX"] == expose.get("path", "")
+    assert (f"server_name {host};" in conf(deployment)) == (expose["kind"] != "none")
+    assert (f"{host} https;" in conf(deployment)) == url.startswith("https")
+    secret = deployment.one("Secret", "mlflow-client").inputs["stringData"]
+    assert secret["MLFLOW_TRACKING_URI"] == "http://mlflow.team.svc" + expose.get("path", "")
+
+
+@pytest.mark.parametrize(
+    ("expose", "callers"),
+    [
+        (
+            INGRESS,
+            [
+                {
+                    "namespaceSelector": {},
+                    "podSelector": {
+                        "matchExpressions": [
+                            {
+                                "key": "app.kubernetes.io/name",
+                                "operator": "In",
+                                "values": list(exposure.INGRESS_CONTROLLERS),
+                            }
+                        ]
+                    },
+                },
+                OPENSHIFT,
+            ],
+        ),
+        (ROUTE, [OPENSHIFT]),
+        (
+            GATEWAY,
+            [
+                {"namespaceSelector": {}, "podSelector": {"matchLabels": {key: value}}}
+                for key, value in (
+                    ("gateway.networking.k8s.io/gateway-name", "public"),
+                    ("gateway.envoyproxy.io/owning-gateway-name", "public"),
+                    ("app.kubernetes.io/name", "traefik"),
+                )
+            ],
+        ),
+        (
+            {**INGRESS, "controller": {"namespace_selector": {"a": "b"}, "pod_selector": {"c": "d"}}},
+            [{"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {"matchLabels": {"c": "d"}}}],
+        ),
+        (
+            {**INGRESS, "controller": {"pod_selector": {"c": "d"}}},
+            [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"c": "d"}}}],
+        ),
+        ({**ROUTE, "controller": {"cidrs": ["192.0.2.0/24"]}}, [{"ipBlock": {"cidr": "192.0.2.0/24"}}]),
+        ({"kind": "nodeport", "host": "h", "node_port": 30500}, "everyone"),
+        (
+            {"kind": "nodeport", "host": "h", "node_port": 30500, "allow_from": ["192.0.2.0/24"]},
+            [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+        ),
+    ],
+    ids=["ingress", "route", "gateway", "selectors", "pods", "addresses", "nodeport", "nodeport with a list"],
+)
+def test_who_may_connect_to_the_public_port(expose: dict, callers: Any) -> None:
+    assert public_callers(stack(expose)) == callers
+
+
+def test_the_internal_port_is_for_the_own_namespace_and_those_named() -> None:
+    deployment = stack(
+        {"kind": "none"}, internal_from=[{"namespace_selector": {"team": "red"}}, {"pod_selector": {"job": "x"}}]
+    )
+    assert deployment.one("NetworkPolicy").inputs["spec"]["ingress"] == [
+        {
+            "ports": [{"port": 8081, "protocol": "TCP"}],
+            "from": [
+                {"podSelector": {}},
+                {"podSelector": {}, "namespaceSelector": {"matchLabels": {"team": "red"}}},
+                {"podSelector": {"matchLabels": {"job": "x"}}},
+            ],
+        }
+    ]
+
+
+def test_addresses_outside_are_opened_by_their_port() -> None:
+    deployment = stack({"kind": "none"}, egress=[{"cidr": "192.0.2.0/24", "port": 443.0}])
+    assert deployment.one("NetworkPolicy").inputs["spec"]["egress"][1:] == [
+        {"ports": [{"port": 443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
+    ]
+
+
+def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: warned.append(text))
+    exposed({"kind": "nodeport", "host": "h", "node_port": 30500, "allow_from": ["0.0.0.0/0", "192.0.2.0/24"]})
+    assert warned == ["expose.allowFrom: 0.0.0.0/0 admits every address."]
+
+
+def test_nothing_is_made_where_nothing_is_exposed() -> None:
+    assert [one.type for one in exposed({"kind": "none"}).registrations if one.custom] == []
