@@ -51,7 +51,7 @@ class Asked:
         return " ".join(["make", "-s", verb, *options])
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """Prints what went wrong without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -62,7 +62,7 @@ class _Commands(click.Group):
             ctx.exit(1)
 
 
-@click.group(cls=_Commands, help="A complete MLflow on this machine, or in a cluster of yours.")
+@click.group(cls=Commands, help="A complete MLflow on this machine, or in a cluster of yours.")
 @click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
 @click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
 @click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")

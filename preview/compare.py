@@ -1,0 +1,182 @@
+"""What leads from one set of resources to another: created, changed, replaced, deleted, each with its fields."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+KUBERNETES: Final = "kubernetes:"
+RANDOM: Final = "random:"
+
+# Fields whose change makes another object, as of pulumi-kubernetes 4.27.0 (provider/pkg/provider/diff.go).
+_ALL = ("metadata.name", "metadata.namespace")
+_FORCE_NEW: Final[Mapping[str, Sequence[str]]] = {
+    "ConfigMap": ("data", "binaryData"),
+    "Secret": ("type",),
+    "Service": ("spec.clusterIP",),
+    "PersistentVolumeClaim": ("spec.accessModes", "spec.selector", "spec.storageClassName", "spec.volumeName"),
+    "Deployment": ("spec.selector",),
+    "StatefulSet": (
+        "spec.podManagementPolicy",
+        "spec.revisionHistoryLimit",
+        "spec.selector",
+        "spec.serviceName",
+        "spec.volumeClaimTemplates",
+    ),
+    "Job": ("spec.completions", "spec.parallelism", "spec.selector", "spec.template"),
+    "Role": (),
+    "RoleBinding": ("roleRef",),
+}
+_SECRET_CONTENT = ("data", "stringData")
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource, as a program registers it or as a state knows it."""
+
+    urn: str
+    type: str
+    name: str
+    custom: bool = True
+    provider: str = ""
+    """URN of the provider that manages it."""
+    aliases: Sequence[str] = ()
+    """URNs by which it was known before."""
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    secret: Sequence[str] = ()
+    """Paths of the inputs that are secret, with all below them."""
+    autonamed: bool = False
+    """Whether its name in the cluster was chosen for it."""
+    protect: bool = False
+    retain: bool = False
+    """Whether the object stays when the resource goes."""
+    replace_on_changes: Sequence[str] = ()
+
+    @property
+    def kind(self) -> str:
+        """The last part of the type, such as Secret."""
+        return self.type.rpartition(":")[2]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The object's labels."""
+        return self.inputs.get("metadata", {}).get("labels", {})
+
+    @property
+    def component(self) -> str:
+        """What part of the stack the object is."""
+        return self.labels.get("app.kubernetes.io/component", "")
+
+    @property
+    def pod(self) -> Mapping[str, Any]:
+        """The pod's spec of a workload; empty for anything else."""
+        return self.inputs.get("spec", {}).get("template", {}).get("spec", {})
+
+    def hides(self, path: str) -> bool:
+        """Whether the field is secret."""
+        return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.secret)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field that differs."""
+
+    path: str
+    """Items of lists that have names are found by them: ``spec.containers[mlflow].image``."""
+    old: Any
+    """None where there was none, or where it is secret."""
+    new: Any
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one resource."""
+
+    op: str
+    """create, update, replace or delete."""
+    old: Resource | None
+    new: Resource | None
+    fields: Sequence[Field] = ()
+
+    @property
+    def resource(self) -> Resource:
+        """The resource as it will be, or as it was."""
+        found = self.new or self.old
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides, and what leads from one to the other."""
+
+    old: Sequence[Resource]
+    new: Sequence[Resource]
+    changes: Sequence[Change]
+
+
+def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
+    """What an engine would do to turn ``old`` into ``new``, as far as the two say."""
+    before = {one.urn: one for one in old}
+    providers = {one.urn: one for one in new}
+    changes: list[Change] = []
+    for one in new:
+        found = next((before.pop(urn) for urn in (one.urn, *one.aliases) if urn in before), None)
+        if found is None:
+            changes.append(Change("create", None, one))
+        elif fields := differences(found, one):
+            mutable = providers.get(one.provider, one).inputs.get("enableSecretMutable") == "true"
+            op = "replace" if any(_forces_new(one, each.path, mutable) for each in fields) else "update"
+            changes.append(Change(op, found, one, fields))
+    changes += [Change("delete", one, None) for one in before.values()]
+    return Comparison(old, new, changes)
+
+
+def differences(old: Resource, new: Resource) -> list[Field]:
+    """The fields that differ, in the order of their paths; a name that was chosen for the object is none."""
+    found: list[Field] = []
+    hidden: set[str] = set()
+    for path, before, after in _leaves(old.inputs, new.inputs, ""):
+        root = next((one for side in (old, new) for one in side.secret if side.hides(path)), None)
+        if old.autonamed and new.autonamed and path == "metadata.name":
+            continue
+        if root is None:
+            found.append(Field(path, before, after))
+        elif root not in hidden:
+            hidden.add(root)
+            found.append(Field(root, None, None, secret=True))
+    return sorted(found, key=lambda one: one.path)
+
+
+def _forces_new(new: Resource, path: str, mutable_secrets: bool) -> bool:
+    if new.type.startswith(RANDOM):
+        return True
+    if not new.type.startswith(KUBERNETES):
+        return False
+    forcing = [*_ALL, *_FORCE_NEW.get(new.kind, ()), *new.replace_on_changes]
+    if new.kind == "Secret" and (not mutable_secrets or new.inputs.get("immutable")):
+        forcing += _SECRET_CONTENT
+    return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in forcing)
+
+
+def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Each place where the two trees differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        one, other = cast("Mapping[str, Any]", old), cast("Mapping[str, Any]", new)
+        for key in sorted({*one, *other}):
+            where = f"{path}.{key}" if path else key
+            yield from _leaves(one.get(key), other.get(key), where)
+    elif isinstance(old, list) and isinstance(new, list):
+        one, other = _keyed(cast("list[Any]", old)), _keyed(cast("list[Any]", new))
+        for key in {**one, **other}:
+            yield from _leaves(one.get(key), other.get(key), f"{path}[{key}]")
+    elif old != new:
+        yield path, old, new
+
+
+def _keyed(items: list[Any]) -> dict[str, Any]:
+    """The items by their names where all have one of their own, else by their position."""
+    names = [cast("Mapping[str, Any]", one).get("name") for one in items if isinstance(one, Mapping)]
+    if len({name for name in names if isinstance(name, str)}) == len(items):
+        return dict(zip(cast("list[str]", names), items, strict=True))
+    return {str(position): one for position, one in enumerate(items)}

@@ -1,0 +1,156 @@
+"""Runs a Pulumi program without an engine or a cluster and writes down what it registers.
+
+    python recorder.py FOLDER < request.json > registrations.json
+
+The request holds ``project``, ``stack``, ``config`` (texts by full key) and ``secrets`` (the keys among them that are
+secret). It is a program of its own, which needs nothing but Pulumi's SDK: it runs in the environment of the revision
+whose program it runs.
+
+What only providers know is stood in for: a generated value and the name of an object are made of the inputs that they
+follow from, so that they are the same for the same inputs and change with them.
+"""
+
+import asyncio
+import hashlib
+import json
+import runpy
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, cast
+
+import pulumi
+from google.protobuf import empty_pb2, json_format
+from pulumi.runtime import mocks, rpc, settings, stack
+from pulumi.runtime.proto import resource_pb2
+
+SECRET_KEY = cast(str, vars(rpc)["_special_sig_key"])
+SECRET = cast(str, vars(rpc)["_special_secret_sig"])
+ROOT = "pulumi:pulumi:Stack"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+
+class Providers(mocks.Mocks):
+    """Answers in place of the providers."""
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        """The identifier and the outputs of a resource."""
+        inputs = cast("dict[str, Any]", args.inputs)
+        outputs = dict(inputs)
+        if args.typ.startswith("kubernetes:"):
+            # As the provider does: a name of its own, and another one where changed content makes another object.
+            content = {key: inputs.get(key) for key in ("data", "binaryData", "stringData")}
+            if args.typ.endswith(":Job"):
+                content["template"] = inputs.get("spec", {}).get("template")
+            name = f"{args.name}-{_digest(args.name, content)[:8]}"
+            outputs["metadata"] = {"name": name, **inputs.get("metadata", {})}
+        elif args.typ.startswith("random:"):
+            digest = _digest(args.name, inputs)
+            generated = _letters(digest, int(inputs.get("length", inputs.get("byteLength", 1))))
+            outputs |= {"result": generated, "hex": digest, "b64Url": generated}
+        return f"{args.name}-id", outputs
+
+    def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        """The answer of a provider's function: none is called."""
+        return {}, None
+
+
+class Monitor(mocks.MockMonitor):
+    """Receives what the program registers."""
+
+    def __init__(self) -> None:
+        super().__init__(Providers())
+        self.registrations: list[dict[str, Any]] = []
+
+    def make_urn(self, parent: str, type_: str, name: str) -> str:
+        """The engine's own form, with the types of all ancestors."""
+        types = parent.split("::")[2] if parent else ROOT
+        chain = type_ if types == ROOT else f"{types}${type_}"
+        return "::".join([f"urn:pulumi:{pulumi.get_stack()}", pulumi.get_project(), chain, name])
+
+    def GetDeploymentInfo(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Without alias specifications: the SDK then works out every former URN itself."""
+        info: Any = super().GetDeploymentInfo(request)
+        known: list[Any] = list(info.supportedFeatures)
+        aliases = vars(resource_pb2)["RESOURCE_MONITOR_FEATURE_ALIAS_SPECS"]
+        return vars(resource_pb2)["DeploymentInfo"](supportedFeatures=[one for one in known if one != aliases])
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Notes one resource."""
+        answer: Any = super().RegisterResource(request)
+        secret: list[str] = []
+        inputs = _plain(json_format.MessageToDict(request.object), "", secret)
+        autonamed = False
+        if request.type.startswith("kubernetes:") and "metadata" in inputs:
+            name = self.resources[answer.urn].state["metadata"]["name"]
+            autonamed = "name" not in inputs["metadata"]
+            inputs["metadata"] = {**inputs["metadata"], "name": name}
+        if request.type != ROOT:
+            self.registrations.append(
+                {
+                    "urn": answer.urn,
+                    "type": request.type,
+                    "name": request.name,
+                    "custom": bool(request.custom),
+                    "provider": request.provider.rpartition("::")[0],
+                    "aliases": [one.urn.replace(f"{ROOT}$", "") for one in request.aliases],
+                    "inputs": inputs,
+                    "secret": secret,
+                    "autonamed": autonamed,
+                    "protect": bool(request.protect),
+                    "retain": bool(request.retainOnDelete),
+                    "replace_on_changes": list(request.replaceOnChanges),
+                }
+            )
+        return answer
+
+
+def record(folder: Path, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The registrations of the program in a folder, in an order that is always the same."""
+    sys.path[:0] = [str(folder), str(folder / "components")]
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    monitor = Monitor()
+    settings.reset_options()
+    mocks.set_mocks(
+        monitor.mocks, project=request["project"], stack=request["stack"], preview=False, monitor=monitor
+    )
+    pulumi.runtime.set_all_config(dict(request["config"]), list(request["secrets"]))
+
+    async def main() -> None:
+        await stack.run_pulumi_func(lambda: runpy.run_path(str(folder / "__main__.py"), run_name="__main__"))
+
+    loop.run_until_complete(main())
+    return sorted(monitor.registrations, key=lambda one: one["urn"])
+
+
+def _plain(value: Any, path: str, secret: list[str]) -> Any:
+    """Inputs with secrets unwrapped and whole numbers as such; ``secret`` receives the paths of secrets."""
+    if isinstance(value, Mapping):
+        tree = cast("Mapping[str, Any]", value)
+        if tree.get(SECRET_KEY) == SECRET:
+            secret.append(path)
+            return _plain(tree.get("value"), path, secret)
+        return {key: _plain(one, f"{path}.{key}" if path else key, secret) for key, one in tree.items()}
+    if isinstance(value, list):
+        return [_plain(one, f"{path}[{index}]", secret) for index, one in enumerate(cast("list[Any]", value))]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(name: str, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([name, inputs], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _letters(digest: str, length: int) -> str:
+    number = int(digest, 16)
+    return "".join(LETTERS[(number >> (place % 250)) % len(LETTERS)] for place in range(length))
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):
+        try:
+            found = record(Path(sys.argv[1]), json.load(sys.stdin))
+        except pulumi.RunError as error:
+            sys.exit(str(error))
+    json.dump(found, sys.stdout, sort_keys=True)

@@ -1,0 +1,309 @@
+"""A comparison in words that a reviewer acts on: markdown for a comment on a change."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from mlflow_stack.validate import bytes_of
+from preview.compare import Change, Comparison, Field, Resource
+
+LIMIT: Final = 60_000
+"""Characters of a comment: GitHub takes 65,536."""
+
+DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace"})
+"""Kinds that hold data, or what holds it, whether they are protected or not."""
+
+_LONGEST: Final = 80
+_SERVERS: Final = {"tracking": "the tracking server", "database": "the database", "schema": "the schema Job"}
+_WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
+_TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
+_UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
+
+
+class Words:
+    """One comparison, told."""
+
+    def __init__(self, comparison: Comparison, release: Sequence[str] = ()) -> None:
+        """`release`: names of resources that the stack file lets go, with their objects left in the cluster."""
+        self._comparison = comparison
+        self._changes = [one for one in comparison.changes if one.resource.custom]
+        self._release = frozenset(release)
+        self.refused: list[str] = []
+        """What must not happen unless it is acknowledged."""
+        self._warned: list[str] = []
+        self._judge()
+
+    def comment(self, stack: str, against: str) -> str:
+        """The whole comment, at most `LIMIT` characters: the summary in any case, of the rest what finds room."""
+        head = "\n".join(self._summary(stack, against))
+        rest = "\n".join(self._listed())
+        marker = f"\n\n_Cut here: the whole text has {len(head) + len(rest)} characters, more than a comment may have._\n"
+        if len(head) + len(rest) > LIMIT:
+            rest = rest[: LIMIT - len(head) - len(marker)].rpartition("\n")[0] + marker
+        return f"{head}\n{rest}".rstrip() + "\n"
+
+    def _summary(self, stack: str, against: str) -> Iterator[str]:
+        counts = {op: sum(one.op == op for one in self._changes) for op in _TITLES}
+        said = ", ".join(f"{count} {_TITLES[op].lower()}" for op, count in counts.items() if count)
+        yield f"### Stack `{stack}`: {said or 'nothing changes'}\n"
+        yield f"Compared with {against}.\n"
+        for line in (*self.refused, *self._warned):
+            yield f"- 🔴 {line}"
+        for line in self._effects():
+            yield f"- {line}"
+        if self.refused or self._warned or any(True for _ in self._effects()):
+            yield ""
+        if self._changes:
+            yield from _costs(self._comparison.old, self._comparison.new)
+
+    def _listed(self) -> Iterator[str]:
+        for op, title in _TITLES.items():
+            chosen = sorted(
+                (one for one in self._changes if one.op == op), key=lambda one: (one.resource.kind, one.resource.name)
+            )
+            if chosen:
+                yield f"\n#### {title}\n"
+            for change in chosen:
+                yield f"- {_named(change.resource)}"
+                for field in change.fields:
+                    yield f"  - `{field.path}`: {self._field(field)}"
+
+    def _field(self, field: Field) -> str:
+        if field.secret:
+            return "changes (secret, not shown)"
+        if (name := self._chosen(field.old)) is not None:
+            return f"the new `{name}`"
+        if isinstance(field.old, str) and isinstance(field.new, str) and "\n" in field.old + field.new:
+            gone = _lines(field.old) - _lines(field.new)
+            come = _lines(field.new) - _lines(field.old)
+            return f"text, {len(gone)} lines away and {len(come)} new"
+        return f"{_shown(field.old)} → {_shown(field.new)}"
+
+    def _chosen(self, value: Any) -> str | None:
+        """The resource whose object has this name, where that was chosen for it."""
+        named = (one for one in self._comparison.old if one.autonamed and one.inputs["metadata"]["name"] == value)
+        return next((one.name for one in named), None)
+
+    # What must not pass unseen.
+
+    def _judge(self) -> None:
+        for change in self._changes:
+            old, new = change.old, change.new
+            if old is None:
+                continue
+            if _holds_data(old):
+                self._judge_data(change.op, old, new)
+            if old.kind == "RandomPassword" and change.op in ("replace", "delete"):
+                self._judge_password(change.op, old, new)
+        before = {one.urn: one for one in self._comparison.old}
+        for one in self._comparison.new:
+            found = next((before[urn] for urn in (one.urn, *one.aliases) if urn in before), None)
+            if found is not None and found.protect and not one.protect and one.name not in self._release:
+                self.refused.append(
+                    f"**{_named(one)} is no longer protected.** What is next to delete it would not be refused. "
+                    f"{_acknowledge(one)}"
+                )
+
+    def _judge_data(self, op: str, old: Resource, new: Resource | None) -> None:
+        if op == "replace" and new is not None:
+            self.refused.append(
+                f"**{_named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
+                "`name`: one of the same name cannot be kept beside it."
+            )
+        elif op == "delete" and old.name in self._release:
+            self._warned.append(
+                f"{_named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
+            )
+        elif op == "delete":
+            self.refused.append(f"**{_named(old)} is deleted, with all in it.** {_acknowledge(old)}")
+
+    def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
+        user = _user(old)
+        if op == "delete":
+            if user in self._users(self._comparison.new):
+                self._password_changes(old, f"**The password of `{user}` is another one.**")
+            return
+        before, after = _rotation(old), _rotation(new)
+        if after > before:
+            self._warned.append(
+                f"`{user}` gets a new password (rotation {before} → {after}): whoever uses it needs the new one."
+            )
+        else:
+            self._password_changes(old, f"**The password of `{user}` changes, and its `rotation` was not raised.**")
+
+    def _password_changes(self, old: Resource, what: str) -> None:
+        if old.name in self._release:
+            self._warned.append(f"{what} `release` names it.")
+        else:
+            self.refused.append(f"{what} {_acknowledge(old)}")
+
+    # What the change does.
+
+    def _effects(self) -> Iterator[str]:
+        old, new = self._comparison.old, self._comparison.new
+        if not old:
+            yield "The stack is new."
+            return
+        yield from self._people()
+        for change in self._changes:
+            if change.resource.kind in _WORKLOADS:
+                yield from self._workload(change)
+            elif change.resource.kind == "Job" and change.op in ("create", "replace"):
+                yield f"Runs {_server(change.resource)}{_images(change)}."
+            elif change.resource.kind == "PersistentVolumeClaim" and change.op == "update":
+                for field in change.fields:
+                    if field.path == "spec.resources.requests.storage":
+                        yield f"Claim `{change.resource.name}` is resized in place, {field.old} → {field.new}."
+        gone = {_server(one.old): one.old for one in self._of("delete", _WORKLOADS) if one.old}
+        for made in self._of("create", _WORKLOADS):
+            if made.new and (before := gone.get(_server(made.new))):
+                yield (
+                    f"{_capital(_server(made.new))} becomes a {made.new.kind}, it was a {before.kind}: "
+                    "an outage until the new one is ready."
+                )
+
+    def _people(self) -> Iterator[str]:
+        before, after = self._users(self._comparison.old), self._users(self._comparison.new)
+        for user in sorted(after - before):
+            yield f"User `{user}` can come in. Nothing restarts for it."
+        for user in sorted(before - after):
+            yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
+
+    def _workload(self, change: Change) -> Iterator[str]:
+        server = _server(change.resource)
+        if change.op == "replace":
+            yield f"Replaces {server}: the old pods end before the new ones start, an outage."
+        if change.op != "update" or change.old is None or change.new is None:
+            return
+        before, after = (one.inputs["spec"].get("replicas", 1) for one in (change.old, change.new))
+        if before != after:
+            yield f"{_capital(server)}: {before} → {after} pods."
+        if any(field.path.startswith("spec.template") for field in change.fields):
+            how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
+            yield f"Restarts {server}, {how}."
+        steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
+        for step in change.old.pod.get("initContainers", []):
+            now = steps.get(step["name"], step)
+            if step["name"] == "schema" and now["image"] != step["image"]:
+                yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
+
+    def _of(self, op: str, kinds: frozenset[str]) -> list[Change]:
+        return [one for one in self._changes if one.op == op and one.resource.kind in kinds]
+
+    @staticmethod
+    def _users(resources: Sequence[Resource]) -> set[str]:
+        """Each user has a salt, also one whose password is given."""
+        return {_user(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
+
+
+def _holds_data(one: Resource) -> bool:
+    return one.protect or one.kind in DATA
+
+
+def _acknowledge(one: Resource) -> str:
+    return f"If that is meant, add `{one.name}` to `release` in the stack file."
+
+
+def _named(one: Resource) -> str:
+    return f"{one.kind} `{one.name}`"
+
+
+def _user(one: Resource) -> str:
+    return re.split("-(?:salt|password)-", one.name, maxsplit=1)[-1]
+
+
+def _rotation(one: Resource | None) -> int:
+    keepers: Mapping[str, str] = one.inputs.get("keepers", {}) if one else {}
+    return int(keepers.get("rotation", 0))
+
+
+def _server(one: Resource) -> str:
+    model = one.labels.get("mlflow-stack/model")
+    if model:
+        return f"the server of model `{model}`"
+    return _SERVERS.get(one.component, _named(one))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _images(change: Change) -> str:
+    def images(one: Resource | None) -> str:
+        containers: list[Mapping[str, str]] = one.pod.get("containers", []) if one else []
+        return ", ".join(sorted({container["image"] for container in containers}))
+
+    before, after = images(change.old), images(change.new)
+    if before and before != after:
+        return f" (image {before} → {after})"
+    return f" (image {after})"
+
+
+def _lines(text: str) -> set[str]:
+    return set(text.splitlines())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else _compact(value)
+    if len(text) > _LONGEST or "\n" in text:
+        text = text.replace("\n", " ")[:_LONGEST] + "…"
+    return f"`{text}`"
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value)
+        return "{" + ", ".join(f"{key}: {_compact(pairs[key])}" for key in sorted(pairs)) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_compact(one) for one in cast("list[Any]", value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# What it costs.
+
+
+def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
+    """A table of what the stack's servers reserve; Jobs end and are left out."""
+    before, after = _reserved(old), _reserved(new)
+    yield "| reserved | pods | CPU | memory |"
+    yield "| --- | ---: | ---: | ---: |"
+    for title, (pods, cpu, memory) in (("before", before), ("after", after)):
+        yield f"| {title} | {pods} | {_cores(cpu)} | {_size(memory)} |"
+
+
+def _reserved(resources: Sequence[Resource]) -> tuple[int, int, int]:
+    """Pods, thousandths of a core, bytes of memory."""
+    pods, cpu, memory = 0, 0, 0
+    for one in resources:
+        if one.kind in _WORKLOADS:
+            count = int(one.inputs["spec"].get("replicas", 1))
+            pods += count
+            cpu += count * _pod_request(one.pod, "cpu")
+            memory += count * _pod_request(one.pod, "memory")
+    return pods, cpu, memory
+
+
+def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
+    """As the scheduler counts: all containers together, or one step before them that needs more."""
+
+    def request(container: Mapping[str, Any]) -> int:
+        text = str(container.get("resources", {}).get("requests", {}).get(resource, "0"))
+        if resource == "memory":
+            return bytes_of(text)
+        return int(text.removesuffix("m")) if text.endswith("m") else int(float(text) * 1000)
+
+    steps = [request(one) for one in pod.get("initContainers", [])]
+    return max([sum(request(one) for one in pod.get("containers", [])), *steps])
+
+
+def _cores(thousandths: int) -> str:
+    return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
+
+
+def _size(count: int) -> str:
+    power = 0
+    while count and count % 1024 == 0 and power + 1 < len(_UNITS):
+        count, power = count // 1024, power + 1
+    return f"{count}{_UNITS[power]}"
