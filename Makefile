@@ -3,17 +3,22 @@ STACK ?= dev
 INSTANCE ?= default
 CONTEXT ?=
 FORCE ?=
+OUT ?=
+BASE ?=
 
 PYTHON ?= python3
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
 VENV := .venv
 BIN := $(VENV)/bin
-LOCAL = $(BIN)/python -m local --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)'
+WHERE = --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)'
+LOCAL = $(BIN)/python -m local $(WHERE)
+PREVIEW = $(BIN)/python -m preview $(WHERE)
 DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
 
-.PHONY: help setup up down clean distclean status logs watch env client-env preflight test test-fast soak lint bench
+.PHONY: help setup up down clean distclean status logs watch env client-env preflight render preview drift \
+	test test-fast soak lint bench
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/g' | sort | expand -t 14
@@ -58,6 +63,15 @@ client-env: setup ## what MLflow's client needs: eval "$$(make -s client-env)"
 
 preflight: setup ## whether the cluster has what the stack names
 	@$(LOCAL) preflight
+
+render: setup ## every object of a stack as a file: STACK=prod OUT=<folder>; needs no cluster and no secret
+	@$(PREVIEW) render --out '$(or $(OUT),$(error name a folder: make render STACK=$(STACK) OUT=<folder>))'
+
+preview: setup ## what a change will do, in words: against what runs, or against a revision with BASE=<revision>
+	@$(PREVIEW) preview --base '$(BASE)'
+
+drift: setup ## what in the cluster is no longer as the stack says
+	@$(PREVIEW) drift
 
 lint: setup ## format, lint, types
 	@$(BIN)/ruff format --check --quiet .

@@ -35,6 +35,8 @@ def read() -> Settings:
         key.removeprefix(prefix): config.require(key.removeprefix(prefix)) for key in keys if key.startswith(prefix)
     }
     name = texts.pop("name", "mlflow")
+    # For previews and `make up`, which let those resources go; no component knows of it.
+    texts.pop("release", None)
     values = {key: _parsed(text) for key, text in texts.items()}
     fields = hints(MlflowStackArgs)
     for key, text in texts.items():

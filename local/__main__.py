@@ -88,6 +88,7 @@ def up(asked: Asked) -> None:
             click.echo(note, err=True)
         here.settle_on_context()
         here.unlock(tools)
+        here.release(tools)
         with progress.streaming("pulumi up"):
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         if set(here.changes(tools)) <= {"same"}:

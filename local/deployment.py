@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import yaml
 
-from local import builds, engine, images
+from local import builds, engine, images, release
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
@@ -142,6 +142,23 @@ class Deployment:
         if not self.exists(tools) or "clientEnv" not in self.outputs(tools):
             raise LocalError(f"stack {self.stack} of instance {self.instance.name} is not up. Next: `make up`.")
         return json.loads(self._ask(tools, "stack", "output", "--json", "--show-secrets", "clientEnv"))
+
+    @property
+    def released(self) -> list[str]:
+        """The names of resources that the stack file lets go."""
+        return list(self.file.config.get(f"{_PROJECT_NAME}:release", []))
+
+    def release(self, tools: Tools) -> None:
+        """Edits the state so that the engine forgets the resources that the stack file lets go."""
+        if not self.released:
+            return
+        state = json.loads(self._ask(tools, "stack", "export"))
+        edited = release.let_go(state, self.released)
+        if edited is not state:
+            with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
+                file = Path(scratch) / "state.json"
+                file.write_text(json.dumps(edited))
+                self._ask(tools, "stack", "import", "--file", str(file))
 
     def changes(self, tools: Tools) -> dict[str, int]:
         """What the last update did, as counts by `same`, `create`, `update` and so on."""

@@ -5,10 +5,15 @@ from pathlib import Path
 import click
 
 from local.__main__ import Commands
-from local.paths import PROJECT
-from preview import capture, render
+from local.deployment import Deployment
+from local.paths import PROJECT, Instance
+from local.progress import Progress
+from preview import capture, render, words
 from preview.compare import compare
+from preview.live import Live
 from preview.words import Words
+
+_REFUSED = 3
 
 
 class Asked:
@@ -18,6 +23,12 @@ class Asked:
         self.instance = instance
         self.stack = stack
         self.context = context
+
+    def live(self) -> Live:
+        """The stack that runs."""
+        here = Deployment(Instance.open(self.instance), self.stack, self.context)
+        with Progress() as progress:
+            return Live(here, here.prepare(progress))
 
 
 @click.group(cls=Commands, help="What a stack is made of, and what a change of it will do.")
@@ -46,12 +57,29 @@ def render_command(asked: Asked, out: Path) -> None:
 def preview_command(ctx: click.Context, base: str) -> None:
     """Say in words what the change will do. Ends with 3 where it would lose data or a password unacknowledged."""
     asked: Asked = ctx.obj
-    with capture.checkout(base) as folder:
-        before = capture.capture(folder, asked.stack)
-    after = capture.capture(PROJECT, asked.stack)
-    words = Words(compare(before, after), capture.released(PROJECT, asked.stack))
-    click.echo(words.comment(asked.stack, f"`{base}`"), nl=False)
-    ctx.exit(3 if words.refused else 0)
+    if base:
+        released = capture.released(PROJECT, asked.stack)
+        with capture.checkout(base) as folder:
+            found = compare(capture.capture(folder, asked.stack), capture.capture(PROJECT, asked.stack))
+        against = f"`{base}`"
+    else:
+        live = asked.live()
+        released = live.deployment.released
+        found = live.preview(released)
+        against = "what runs"
+    told = Words(found, released)
+    click.echo(told.comment(asked.stack, against), nl=False)
+    ctx.exit(_REFUSED if told.refused else 0)
+
+
+@main.command("drift")
+@click.pass_context
+def drift_command(ctx: click.Context) -> None:
+    """Say what in the cluster is no longer as the stack says; nothing where all is. Ends with 3 where something is."""
+    asked: Asked = ctx.obj
+    report = words.drift(asked.live().drift(), asked.stack)
+    click.echo(report, nl=False)
+    ctx.exit(_REFUSED if report else 0)
 
 
 if __name__ == "__main__":

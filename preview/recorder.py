@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pulumi
-from google.protobuf import empty_pb2, json_format
+from google.protobuf import json_format
 from pulumi.runtime import mocks, rpc, settings, stack
 from pulumi.runtime.proto import resource_pb2
 
@@ -36,7 +36,7 @@ class Providers(mocks.Mocks):
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         """The identifier and the outputs of a resource."""
-        inputs = cast("dict[str, Any]", args.inputs)
+        inputs = cast("dict[str, Any]", cast(Any, args).inputs)
         outputs = dict(inputs)
         if args.typ.startswith("kubernetes:"):
             # As the provider does: a name of its own, and another one where changed content makes another object.
@@ -71,19 +71,19 @@ class Monitor(mocks.MockMonitor):
 
     def GetDeploymentInfo(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
         """Without alias specifications: the SDK then works out every former URN itself."""
-        info: Any = super().GetDeploymentInfo(request)
+        info: Any = cast(Any, super()).GetDeploymentInfo(request)
         known: list[Any] = list(info.supportedFeatures)
         aliases = vars(resource_pb2)["RESOURCE_MONITOR_FEATURE_ALIAS_SPECS"]
         return vars(resource_pb2)["DeploymentInfo"](supportedFeatures=[one for one in known if one != aliases])
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
         """Notes one resource."""
-        answer: Any = super().RegisterResource(request)
+        answer: Any = cast(Any, super()).RegisterResource(request)
         secret: list[str] = []
         inputs = _plain(json_format.MessageToDict(request.object), "", secret)
         autonamed = False
         if request.type.startswith("kubernetes:") and "metadata" in inputs:
-            name = self.resources[answer.urn].state["metadata"]["name"]
+            name = cast(Any, self).resources[answer.urn].state["metadata"]["name"]
             autonamed = "name" not in inputs["metadata"]
             inputs["metadata"] = {**inputs["metadata"], "name": name}
         if request.type != ROOT:
@@ -113,15 +113,13 @@ def record(folder: Path, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     asyncio.set_event_loop(loop)
     monitor = Monitor()
     settings.reset_options()
-    mocks.set_mocks(
-        monitor.mocks, project=request["project"], stack=request["stack"], preview=False, monitor=monitor
-    )
+    mocks.set_mocks(monitor.mocks, project=request["project"], stack=request["stack"], preview=False, monitor=monitor)
     pulumi.runtime.set_all_config(dict(request["config"]), list(request["secrets"]))
 
-    async def main() -> None:
-        await stack.run_pulumi_func(lambda: runpy.run_path(str(folder / "__main__.py"), run_name="__main__"))
+    def program() -> None:
+        runpy.run_path(str(folder / "__main__.py"), run_name="__main__")
 
-    loop.run_until_complete(main())
+    loop.run_until_complete(stack.run_pulumi_func(program))
     return sorted(monitor.registrations, key=lambda one: one["urn"])
 
 

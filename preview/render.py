@@ -21,9 +21,7 @@ def manifests(resources: list[Resource]) -> dict[str, str]:
         if one.type.startswith(KUBERNETES):
             content = manifest(one)
             metadata = content["metadata"]
-            path = "/".join(
-                [*filter(None, [metadata.get("namespace")]), f"{one.kind.lower()}-{metadata['name']}.yaml"]
-            )
+            path = "/".join([*filter(None, [metadata.get("namespace")]), f"{one.kind.lower()}-{metadata['name']}.yaml"])
             files[path] = _HEADER + yaml.safe_dump(content, allow_unicode=True, width=120)
     return files
 

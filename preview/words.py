@@ -37,7 +37,9 @@ class Words:
         """The whole comment, at most `LIMIT` characters: the summary in any case, of the rest what finds room."""
         head = "\n".join(self._summary(stack, against))
         rest = "\n".join(self._listed())
-        marker = f"\n\n_Cut here: the whole text has {len(head) + len(rest)} characters, more than a comment may have._\n"
+        marker = (
+            f"\n\n_Cut here: the whole text has {len(head) + len(rest)} characters, more than a comment may have._\n"
+        )
         if len(head) + len(rest) > LIMIT:
             rest = rest[: LIMIT - len(head) - len(marker)].rpartition("\n")[0] + marker
         return f"{head}\n{rest}".rstrip() + "\n"
@@ -140,8 +142,7 @@ class Words:
     # What the change does.
 
     def _effects(self) -> Iterator[str]:
-        old, new = self._comparison.old, self._comparison.new
-        if not old:
+        if not self._comparison.old:
             yield "The stack is new."
             return
         yield from self._people()
@@ -194,6 +195,22 @@ class Words:
     def _users(resources: Sequence[Resource]) -> set[str]:
         """Each user has a salt, also one whose password is given."""
         return {_user(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
+
+
+def drift(found: Comparison, stack: str) -> str:
+    """What the cluster has that the stack does not say; empty where there is nothing."""
+    lines: list[str] = []
+    for change in sorted(found.changes, key=lambda one: (one.resource.kind, one.resource.name)):
+        lines.append(f"- {_named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
+        for field in change.fields:
+            said = "is another one (secret, not shown)"
+            if not field.secret:
+                said = f"is {_shown(field.new)}, and {_shown(field.old)} in the stack"
+            lines.append(f"  - `{field.path}` {said}")
+    if not lines:
+        return ""
+    count = "1 object is" if len(found.changes) == 1 else f"{len(found.changes)} objects are"
+    return "\n".join([f"### Stack `{stack}`: {count} no longer as deployed\n", *lines]) + "\n"
 
 
 def _holds_data(one: Resource) -> bool:

@@ -87,9 +87,14 @@ def test_bad_configuration_is_named_by_its_key(values: dict[str, str], message: 
     assert message in str(refused.value)
 
 
+def test_release_reaches_no_component() -> None:
+    bare = {"mlflow-stack:name": "mlflow"}
+    assert recorded({**bare, "mlflow-stack:release": '["mlflow-data"]'}) == recorded(bare)
+
+
 def test_what_pulumi_yaml_declares_is_what_the_component_has_with_the_same_defaults() -> None:
     fields = {validate.camel(field) for field in validate.hints(MlflowStackArgs)}
-    assert set(DECLARED) - {"name"} <= fields
+    assert set(DECLARED) - {"name", "release"} <= fields
     assert all(one["description"] for one in DECLARED.values())
     bare = {"mlflow-stack:name": "mlflow"}
     declared = {f"mlflow-stack:{key}": text(one["default"]) for key, one in DECLARED.items()}

@@ -1,0 +1,32 @@
+"""Lets protected resources of a stack go: the engine forgets them, and their objects stay in the cluster."""
+
+from collections.abc import Collection
+from copy import deepcopy
+from typing import Any, cast
+
+State = dict[str, Any]
+"""What `pulumi stack export` writes."""
+
+
+def resources(state: State) -> list[State]:
+    """The resources of a state."""
+    return cast("list[State]", (state.get("deployment") or {}).get("resources") or [])
+
+
+def let_go(state: State, names: Collection[str]) -> State:
+    """The state with `protect` off and `retainOnDelete` on for the protected resources of these names, and no others.
+
+    A name that is not there is no mistake: it has left before. Where nothing is to be changed, it is the state given.
+    """
+    if not any(_concerned(one, names) for one in resources(state)):
+        return state
+    edited = deepcopy(state)
+    for one in resources(edited):
+        if _concerned(one, names):
+            one["retainOnDelete"] = True
+            del one["protect"]
+    return edited
+
+
+def _concerned(resource: State, names: Collection[str]) -> bool:
+    return bool(resource.get("protect")) and str(resource["urn"]).rpartition("::")[2] in names

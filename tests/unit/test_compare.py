@@ -1,0 +1,99 @@
+"""What an engine would do with a change, as far as two sets of registrations say; tests/e2e asks the engine."""
+
+from dataclasses import replace
+
+import pytest
+
+from preview.compare import Field, Resource, compare, differences
+
+PREFIX = "urn:pulumi:dev::mlflow-stack::mlflow-stack:index:MlflowStack$"
+
+
+def one(kind: str, name: str = "mlflow", **options: object) -> Resource:
+    package = "random:index" if kind.startswith("Random") else "kubernetes:core/v1"
+    return Resource(urn=f"{PREFIX}{package}:{kind}::{name}", type=f"{package}:{kind}", name=name, **options)
+
+
+def op(old: Resource, new: Resource) -> str:
+    (change,) = compare([old], [new]).changes
+    return change.op
+
+
+def at(path: str, value: object) -> dict:
+    tree: object = value
+    for part in reversed(path.split(".")):
+        tree = {part: tree}
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wanted"),
+    [
+        ("ConfigMap", "data", "replace"),
+        ("ConfigMap", "metadata.labels", "update"),
+        ("Namespace", "metadata.name", "replace"),
+        ("Service", "metadata.namespace", "replace"),
+        ("Service", "spec.ports", "update"),
+        ("PersistentVolumeClaim", "spec.resources", "update"),
+        ("PersistentVolumeClaim", "spec.storageClassName", "replace"),
+        ("PersistentVolumeClaim", "spec.accessModes", "replace"),
+        ("StatefulSet", "spec.template", "update"),
+        ("StatefulSet", "spec.serviceName", "replace"),
+        ("Deployment", "spec.selector", "replace"),
+        ("Deployment", "spec.replicas", "update"),
+        ("Job", "spec.template", "replace"),
+        ("Job", "spec.backoffLimit", "update"),
+        ("RandomPassword", "keepers", "replace"),
+    ],
+)
+def test_a_field_decides_whether_the_object_is_another_one(kind: str, path: str, wanted: str) -> None:
+    assert op(one(kind, inputs=at(path, {"a": "1"})), one(kind, inputs=at(path, {"a": "2"}))) == wanted
+
+
+@pytest.mark.parametrize(("mutable", "wanted"), [("true", "update"), (None, "replace")])
+def test_a_secret_changes_in_place_where_its_provider_says_so(mutable: str | None, wanted: str) -> None:
+    provider = Resource("urn::p", "pulumi:providers:kubernetes", "p", inputs={"enableSecretMutable": mutable})
+    old, new = (one("Secret", provider="urn::p", inputs={"stringData": {"a": value}}) for value in "12")
+    (change,) = compare([provider, old], [provider, new]).changes
+    assert change.op == wanted
+
+
+def test_what_replace_on_changes_names_replaces() -> None:
+    old, new = (one("Service", replace_on_changes=["spec.ports"], inputs=at("spec.ports", [value])) for value in (1, 2))
+    assert op(old, new) == "replace"
+
+
+def test_the_same_is_no_change_whatever_name_was_chosen_for_it() -> None:
+    old, new = (one("ConfigMap", autonamed=True, inputs=at("metadata.name", f"mlflow-{part}")) for part in "ab")
+    assert compare([old], [new]).changes == []
+
+
+def test_a_resource_without_counterpart_is_created_or_deleted() -> None:
+    changes = compare([one("Service", "a")], [one("Service", "b")]).changes
+    assert [(change.op, change.resource.name) for change in changes] == [("create", "b"), ("delete", "a")]
+
+
+def test_an_alias_finds_the_resource_under_its_former_name() -> None:
+    old = one("Service", "a", inputs=at("spec.ports", 1))
+    new = one("Service", "b", aliases=[old.urn], inputs=at("spec.ports", 1))
+    assert compare([old], [new]).changes == []
+
+
+def test_items_with_names_are_found_by_them_and_others_by_position() -> None:
+    old = one("Pod", inputs={"c": [{"name": "a", "x": 1}, {"name": "b", "x": 1}], "l": [1, 2]})
+    new = one("Pod", inputs={"c": [{"name": "z", "x": 1}, {"name": "b", "x": 2}], "l": [1, 3, 4]})
+    assert differences(old, new) == [
+        Field("c[a]", {"name": "a", "x": 1}, None),
+        Field("c[b].x", 1, 2),
+        Field("c[z]", None, {"name": "z", "x": 1}),
+        Field("l[1]", 2, 3),
+        Field("l[2]", None, 4),
+    ]
+
+
+def test_a_secret_that_differs_is_one_field_without_values() -> None:
+    old, new = (
+        one("Secret", secret=["stringData"], inputs={"stringData": {"a": f"s-{value}", "b": value}}) for value in "12"
+    )
+    assert differences(old, new) == [Field("stringData", None, None, secret=True)]
+    assert differences(old, replace(old, secret=[])) == []
