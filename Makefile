@@ -2,6 +2,7 @@
 STACK ?= dev
 INSTANCE ?= default
 CONTEXT ?=
+BACKEND ?=
 FORCE ?=
 OUT ?=
 BASE ?=
@@ -10,7 +11,7 @@ PYTHON ?= python3
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
 VENV := .venv
 BIN := $(VENV)/bin
-WHERE = --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)'
+WHERE = --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)' --backend '$(BACKEND)'
 LOCAL = $(BIN)/python -m local $(WHERE)
 PREVIEW = $(BIN)/python -m preview $(WHERE)
 DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml

@@ -24,14 +24,15 @@ _FORCE = click.option("--force", is_flag=True, help="Do not ask.")
 class Asked:
     """What the options name."""
 
-    def __init__(self, instance: str, stack: str, context: str) -> None:
+    def __init__(self, instance: str, stack: str, context: str, backend: str) -> None:
         self.instance = instance
         self.stack = stack
         self.context = context
+        self.backend = backend
 
     def deployment(self) -> Deployment:
         """The deployment; its instance is made if need be."""
-        return Deployment(Instance.open(self.instance), self.stack, self.context)
+        return Deployment(Instance.open(self.instance), self.stack, self.context, self.backend)
 
     def existing(self) -> Instance | None:
         """The instance, where there is one."""
@@ -40,13 +41,18 @@ class Asked:
     def running(self) -> Deployment:
         """The deployment of an instance that is there. Raises `LocalError` where there is none."""
         if instance := self.existing():
-            return Deployment(instance, self.stack, self.context)
+            return Deployment(instance, self.stack, self.context, self.backend)
         known = ", ".join(one.name for one in Instance.existing()) or "none"
         raise LocalError(f"there is no instance {self.instance} (there are: {known}). Next: `make up`.")
 
     def make(self, verb: str) -> str:
         """The make command for `verb` with these options."""
-        stated = (("INSTANCE", self.instance, "default"), ("STACK", self.stack, "dev"), ("CONTEXT", self.context, ""))
+        stated = (
+            ("INSTANCE", self.instance, "default"),
+            ("STACK", self.stack, "dev"),
+            ("CONTEXT", self.context, ""),
+            ("BACKEND", self.backend, ""),
+        )
         options = [f"{name}={shlex.quote(value)}" for name, value, usual in stated if value != usual]
         return " ".join(["make", "-s", verb, *options])
 
@@ -66,10 +72,11 @@ class Commands(click.Group):
 @click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
 @click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
 @click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
+@click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
 @click.pass_context
-def main(ctx: click.Context, instance: str, stack: str, context: str) -> None:
+def main(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
     """The entry point."""
-    ctx.obj = Asked(instance, stack, context)
+    ctx.obj = Asked(instance, stack, context, backend)
 
 
 @main.command()
@@ -214,7 +221,8 @@ def env(asked: Asked) -> None:
     here = asked.deployment()
     with Progress() as progress:
         tools = here.prepare(progress)
-    click.echo("unset PULUMI_CONFIG_PASSPHRASE")
+    if not asked.backend:
+        click.echo("unset PULUMI_CONFIG_PASSPHRASE")
     _export(here.environment(tools))
 
 

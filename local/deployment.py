@@ -47,12 +47,15 @@ class Tools:
 class Deployment:
     """A stack in an instance, on the instance's own node or in the user's kube context."""
 
-    def __init__(self, instance: Instance, stack: str, context: str) -> None:
+    def __init__(self, instance: Instance, stack: str, context: str, backend: str = "") -> None:
         """`context`: the user's kube context, empty for what the stack was brought up with before, else our own node.
+        `backend`: URL of the user's Pulumi backend, whose passphrase is in the environment as Pulumi reads it; empty
+        for the instance's own state and passphrase.
 
         Raises `LocalError` when the stack was brought up in another context before.
         """
         self.instance = instance
+        self.backend = backend
         self.file = StackFile(instance, stack)
         self.node = Node(instance)
         known = self._context_file.read_text().strip() if self._context_file.exists() else None
@@ -107,7 +110,9 @@ class Deployment:
 
     def environment(self, tools: Tools) -> dict[str, str]:
         """The variables with which `pulumi` and `kubectl` work on this deployment."""
-        variables = engine.environment(tools.engine, self.instance)
+        variables = engine.environment(tools.engine, None if self.backend else self.instance)
+        if self.backend:
+            variables["PULUMI_BACKEND_URL"] = self.backend
         return variables | {
             "PATH": f"{tools.kubectl.parent}{os.pathsep}{variables['PATH']}" if self.local else variables["PATH"],
             "PULUMI_STACK": self.stack,
@@ -128,7 +133,7 @@ class Deployment:
 
     def exists(self, tools: Tools) -> bool:
         """Whether the engine knows the stack."""
-        if not self.instance.state.exists():
+        if not self.backend and not self.instance.state.exists():
             return False
         stacks = json.loads(self._ask(tools, "stack", "ls", "--json"))
         return any(stack["name"].rpartition("/")[2] == self.stack for stack in stacks)
@@ -167,7 +172,7 @@ class Deployment:
 
     def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
         """Runs a program whose output is the user's to see. Raises `LocalError` when it fails."""
-        variables = self._inherited | self.environment(tools)
+        variables = self.inherited | self.environment(tools)
         # An interrupt is the program's to handle; the engine then still finishes what it began and unlocks the state.
         before = signal.signal(signal.SIGINT, _left_to_the_program)
         try:
@@ -240,7 +245,7 @@ class Deployment:
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def _ask(self, tools: Tools, *arguments: str, cwd: Path = PROJECT) -> str:
-        variables = self._inherited | self.environment(tools)
+        variables = self.inherited | self.environment(tools)
         argv = ["pulumi", *arguments, "--non-interactive"]
         done = subprocess.run(argv, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -251,7 +256,10 @@ class Deployment:
         return done.stdout
 
     @cached_property
-    def _inherited(self) -> dict[str, str]:
+    def inherited(self) -> dict[str, str]:
+        """What programs have of this process's environment."""
+        if self.backend:
+            return dict(os.environ)
         # A passphrase in the environment would win over the instance's file.
         return {key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE"}
 

@@ -10,7 +10,8 @@ State = dict[str, Any]
 
 def resources(state: State) -> list[State]:
     """The resources of a state."""
-    return cast("list[State]", (state.get("deployment") or {}).get("resources") or [])
+    deployment = cast("State", state.get("deployment") or {})
+    return cast("list[State]", deployment.get("resources") or [])
 
 
 def let_go(state: State, names: Collection[str]) -> State:

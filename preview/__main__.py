@@ -1,6 +1,7 @@
 """The command line of previews, behind `make render`, `make preview` and `make drift`."""
 
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -8,7 +9,7 @@ from local.__main__ import Commands
 from local.deployment import Deployment
 from local.paths import PROJECT, Instance
 from local.progress import Progress
-from preview import capture, render, words
+from preview import capture, forge, render, words
 from preview.compare import compare
 from preview.live import Live
 from preview.words import Words
@@ -19,14 +20,15 @@ _REFUSED = 3
 class Asked:
     """What the options name."""
 
-    def __init__(self, instance: str, stack: str, context: str) -> None:
+    def __init__(self, instance: str, stack: str, context: str, backend: str) -> None:
         self.instance = instance
         self.stack = stack
         self.context = context
+        self.backend = backend
 
     def live(self) -> Live:
         """The stack that runs."""
-        here = Deployment(Instance.open(self.instance), self.stack, self.context)
+        here = Deployment(Instance.open(self.instance), self.stack, self.context, self.backend)
         with Progress() as progress:
             return Live(here, here.prepare(progress))
 
@@ -35,10 +37,11 @@ class Asked:
 @click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
 @click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
 @click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
+@click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
 @click.pass_context
-def main(ctx: click.Context, instance: str, stack: str, context: str) -> None:
+def main(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
     """The entry point."""
-    ctx.obj = Asked(instance, stack, context)
+    ctx.obj = Asked(instance, stack, context, backend)
 
 
 @main.command("render")
@@ -80,6 +83,25 @@ def drift_command(ctx: click.Context) -> None:
     report = words.drift(asked.live().drift(), asked.stack)
     click.echo(report, nl=False)
     ctx.exit(_REFUSED if report else 0)
+
+
+@main.command("comment")
+@click.argument("change")
+@click.argument("file", type=click.File())
+@click.pass_obj
+def comment_command(asked: Asked, change: str, file: TextIO) -> None:
+    """In a pipeline: write FILE as the one comment on a CHANGE (its number) that this stack has."""
+    text = file.read() or f"### Stack `{asked.stack}`: no preview\n\nIt failed; the job's log says why.\n"
+    forge.here().say(change, f"mlflow-stack preview {asked.stack}", text)
+
+
+@main.command("issue")
+@click.argument("file", type=click.File())
+@click.pass_obj
+def issue_command(asked: Asked, file: TextIO) -> None:
+    """In a pipeline: write FILE as the one issue about this stack's drift; an empty one closes it."""
+    title = f"Stack {asked.stack} is no longer as deployed"
+    forge.here().report(title, f"mlflow-stack drift {asked.stack}", file.read())
 
 
 if __name__ == "__main__":

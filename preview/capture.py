@@ -93,7 +93,8 @@ def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource
 def released(folder: Path, stack: str) -> list[str]:
     """What the stack file's `release` names."""
     config = stack_config(folder, stack) or {}
-    return cast("list[str]", next((value for key, value in config.items() if key.endswith(":release")), []))
+    found = [value for key, value in config.items() if key.endswith(":release")]
+    return cast("list[str]", found[0] if found else [])
 
 
 def _without_secrets(value: Any) -> Any:

@@ -5,7 +5,6 @@ protected resource does not end the preview before it has said everything.
 """
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping
@@ -84,11 +83,12 @@ class Live:
             raise LocalError(builds.failure(what, said, "`make status`, then the same command again"))
         return done.stdout
 
-    @staticmethod
-    def _run(variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
-        inherited = {key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE"}
+    def _run(
+        self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT
+    ) -> subprocess.CompletedProcess[str]:
         argv = ["pulumi", *arguments, "--non-interactive"]
-        return subprocess.run(argv, cwd=cwd, env=inherited | variables, capture_output=True, text=True, check=False)
+        env = {**self.deployment.inherited, **variables}
+        return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def comparison(state: State, steps: list[State]) -> Comparison:
@@ -116,7 +116,7 @@ def comparison(state: State, steps: list[State]) -> Comparison:
 def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
     """What differs: the engine hides what is secret, and says alone that it is another one."""
     found = [one for one in differences(before, after) if not one.secret]
-    said = [*(step.get("detailedDiff") or {}), *(step.get("diffReasons") or [])]
+    said = cast("list[str]", [*(step.get("detailedDiff") or ()), *(step.get("diffReasons") or ())])
     hidden = {root for root in (*before.secret, *after.secret) if any(path.startswith(root) for path in said)}
     secret = [Field(root, None, None, secret=True) for root in hidden]
     return sorted([*found, *secret], key=lambda one: one.path)

@@ -23,7 +23,6 @@ from typing import Any, cast
 import pulumi
 from google.protobuf import json_format
 from pulumi.runtime import mocks, rpc, settings, stack
-from pulumi.runtime.proto import resource_pb2
 
 SECRET_KEY = cast(str, vars(rpc)["_special_sig_key"])
 SECRET = cast(str, vars(rpc)["_special_secret_sig"])
@@ -62,6 +61,7 @@ class Monitor(mocks.MockMonitor):
     def __init__(self) -> None:
         super().__init__(Providers())
         self.registrations: list[dict[str, Any]] = []
+        self.aliases: dict[str, list[str]] = {}
 
     def make_urn(self, parent: str, type_: str, name: str) -> str:
         """The engine's own form, with the types of all ancestors."""
@@ -69,16 +69,34 @@ class Monitor(mocks.MockMonitor):
         chain = type_ if types == ROOT else f"{types}${type_}"
         return "::".join([f"urn:pulumi:{pulumi.get_stack()}", pulumi.get_project(), chain, name])
 
-    def GetDeploymentInfo(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
-        """Without alias specifications: the SDK then works out every former URN itself."""
-        info: Any = cast(Any, super()).GetDeploymentInfo(request)
-        known: list[Any] = list(info.supportedFeatures)
-        aliases = vars(resource_pb2)["RESOURCE_MONITOR_FEATURE_ALIAS_SPECS"]
-        return vars(resource_pb2)["DeploymentInfo"](supportedFeatures=[one for one in known if one != aliases])
+    def former_urns(self, request: Any) -> list[str]:
+        """The URNs by which a resource may be known: its own aliases, under its parent and the parent's aliases."""
+        stated = [one.urn for one in request.aliases if one.urn]
+        specs = [one.spec for one in request.aliases if not one.urn]
+        forms = [(request.name, request.type, request.parent)]
+        forms += [
+            (
+                one.name or request.name,
+                one.type or request.type,
+                "" if one.noParent else one.parentUrn or request.parent,
+            )
+            for one in specs
+        ]
+        found = list(stated)
+        for name, kind, parent in forms:
+            found.append(self.make_urn(parent, kind, name))
+            parent_name = parent.rpartition("::")[2]
+            for alias in self.aliases.get(parent, []):
+                # As the engine does: a child named after its parent was then named after the parent's former name.
+                former = alias.rpartition("::")[2] + name[len(parent_name) :] if name.startswith(parent_name) else name
+                found.append(self.make_urn(alias, kind, former))
+        own = self.make_urn(request.parent, request.type, request.name)
+        return [urn for urn in dict.fromkeys(found) if urn != own]
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
         """Notes one resource."""
         answer: Any = cast(Any, super()).RegisterResource(request)
+        self.aliases[answer.urn] = self.former_urns(request)
         secret: list[str] = []
         inputs = _plain(json_format.MessageToDict(request.object), "", secret)
         autonamed = False
@@ -94,7 +112,7 @@ class Monitor(mocks.MockMonitor):
                     "name": request.name,
                     "custom": bool(request.custom),
                     "provider": request.provider.rpartition("::")[0],
-                    "aliases": [one.urn.replace(f"{ROOT}$", "") for one in request.aliases],
+                    "aliases": self.aliases[answer.urn],
                     "inputs": inputs,
                     "secret": secret,
                     "autonamed": autonamed,

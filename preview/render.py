@@ -1,5 +1,6 @@
 """Every object of a stack as a file, as the provider would send it, with placeholders for what is secret."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,8 @@ from preview.compare import KUBERNETES, Resource
 
 PLACEHOLDER = "placeholder: made or given when the stack is deployed"
 _HEADER = "# Written by `make render`; another run writes it anew.\n"
+# An empty map says nothing in these; elsewhere it can be all that is said, as in `emptyDir: {}`.
+_MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
 _MARK = {"pulumi.com/autonamed": "true"}
 
 
@@ -27,12 +30,17 @@ def manifests(resources: list[Resource]) -> dict[str, str]:
 
 
 def manifest(one: Resource) -> dict[str, Any]:
-    """One object. What is secret in it is a placeholder; a Secret's text is base64, as everywhere in the API."""
+    """One object, as the provider would send it: with its mark on a name that was chosen, a Secret's text as base64,
+    and no empty list or map."""
     content = cast("dict[str, Any]", _without_secrets(one, one.inputs, ""))
     if one.autonamed:
         metadata = content["metadata"]
         content["metadata"] = {**metadata, "annotations": {**metadata.get("annotations", {}), **_MARK}}
-    return content
+    if one.kind == "Secret":
+        texts = cast("dict[str, str]", content.pop("stringData", {}))
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        content["data"] = {**content.get("data", {}), **encoded}
+    return _pruned(content)
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
@@ -60,3 +68,12 @@ def _without_secrets(one: Resource, value: Any, path: str) -> Any:
         items = cast("list[Any]", value)
         return [_without_secrets(one, each, f"{path}[{index}]") for index, each in enumerate(items)]
     return PLACEHOLDER if one.hides(path) else value
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        pairs = ((name, _pruned(one)) for name, one in cast("Mapping[str, Any]", value).items())
+        return {name: one for name, one in pairs if one != [] and not (one == {} and name in _MAPS)}
+    if isinstance(value, list):
+        return [_pruned(one) for one in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,56 @@
+"""Changes that a team makes, one after the other, and what a preview says of each: tests/program/previews/*.md."""
+
+from pathlib import Path
+from typing import Any
+
+from repository import Edit, Repository
+
+import engine
+
+GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
+IMAGE = "registry.example/mlflow:v3.17.2"
+STORE, RENAMED = "mlflow-stack:index:PvcStore", "mlflow-stack:index:SqliteStore"
+NEWER = "registry.example/mlflow:v3.18.0"
+START: dict[str, Any] = {
+    "namespace": "team",
+    "image": IMAGE,
+    "proxyImage": "registry.example/nginx:1.29.4",
+    "users": ["ann", "bob"],
+    "backendStore": {"pvc": {"size": "1Gi"}},
+    "resources": {"requests": {"cpu": "100m"}},
+}
+
+
+def _set(**keys: Any) -> Edit:
+    return lambda repository: repository.config.update(keys)
+
+
+def _rename(repository: Repository) -> None:
+    repository.replace("components/mlflow_stack/pvc.py", f'"{STORE}"', f'"{RENAMED}"')
+
+
+def rename_with_alias(repository: Repository) -> None:
+    """What `_rename` leaves out."""
+    _rename(repository)
+    alias = f'pulumi.ResourceOptions(aliases=[pulumi.Alias(type_="{STORE}")])'
+    repository.replace(
+        "components/mlflow_stack/pvc.py",
+        f'super().__init__("{RENAMED}", name, {{}}, opts)',
+        f'super().__init__("{RENAMED}", name, {{}}, pulumi.ResourceOptions.merge(opts, {alias}))',
+    )
+
+
+CHANGES: dict[str, Edit] = {
+    "image": _set(image=NEWER),
+    "size": _set(backendStore={"pvc": {"size": "2Gi"}}),
+    "rotation": _set(rotation={"ann": 1}),
+    "removed-user": _set(users=["ann"]),
+}
+"""In this order, each on top of those before it."""
+
+REFUSED = {"renamed": _rename}
+"""Changes that are not deployed, on top of the first commit."""
+
+
+def golden(name: str) -> Path:
+    return GOLDEN / f"{name}.md"

@@ -1,0 +1,93 @@
+"""`make preview BASE=…` and `make render` in a repository with a history: no engine, no cluster, no secret.
+
+The same comments come out of the engine's own preview of a stack that runs, and what they say is what `make up` then
+does: tests/e2e/test_7_previews.py. ACCEPT=1 writes the comments anew, to be reviewed as a diff.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from previewed import CHANGES, REFUSED, START, golden, rename_with_alias
+from repository import Repository
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("repository"), dict(START))
+
+
+@pytest.fixture
+def branch(repository: Repository) -> Iterator[Repository]:
+    """The repository, which forgets what a test commits."""
+    head, config = repository.git("rev-parse", "HEAD").strip(), dict(repository.config)
+    yield repository
+    repository.git("reset", "--quiet", "--hard", head)
+    repository.config = config
+
+
+def previewed(repository: Repository, name: str, status: int) -> None:
+    done = repository.make("preview", "BASE=HEAD~1")
+    assert done.returncode == status, done.stderr
+    if os.environ.get("ACCEPT"):
+        golden(name).write_text(done.stdout)
+    assert done.stdout == golden(name).read_text()
+    assert done.stderr == "" or status
+    assert repository.git("status", "--porcelain") == ""
+    assert len(repository.git("worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_told(repository: Repository, name: str) -> None:
+    repository.commit(CHANGES[name], name)
+    previewed(repository, name, 0)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_change_that_loses_data_is_refused(branch: Repository, name: str) -> None:
+    branch.commit(REFUSED[name], name)
+    previewed(branch, name, 2)
+
+
+def test_a_component_that_is_renamed_with_an_alias_is_the_same(branch: Repository) -> None:
+    branch.commit(rename_with_alias, "alias")
+    done = branch.make("preview", "BASE=HEAD~1")
+    assert (done.returncode, done.stdout) == (0, "### Stack `team`: nothing changes\n\nCompared with `HEAD~1`.\n")
+
+
+def test_a_stack_that_the_base_does_not_have_is_new(repository: Repository) -> None:
+    empty = repository.git("hash-object", "-t", "tree", "--stdin", "-w").strip()
+    commit = repository.git("commit-tree", empty, "-m", "empty").strip()
+    done = repository.make("preview", f"BASE={commit}")
+    assert done.returncode == 0, done.stderr
+    assert "- The stack is new." in done.stdout
+    assert "| before | 0 | 0 | 0 |" in done.stdout
+
+
+def test_a_revision_that_asks_for_other_packages_runs_in_an_environment_of_its_own(
+    branch: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_STACK_CACHE", str(tmp_path))
+    branch.commit(lambda one: one.replace("requirements.txt", "passlib==1.7.4", "passlib==1.7.3"), "older")
+    branch.commit(lambda one: one.replace("requirements.txt", "passlib==1.7.3", "passlib==1.7.4"), "newer")
+    done = branch.make("preview", "BASE=HEAD~1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing changes" in done.stdout
+    (own,) = (tmp_path / "environments").glob("*/lib/*/site-packages/passlib-1.7.3.dist-info")
+    assert own
+
+
+def test_what_the_program_refuses_is_said_without_a_traceback(branch: Repository) -> None:
+    branch.commit(lambda one: one.config.update(users=["a:b"]), "bad")
+    done = branch.make("preview", "BASE=HEAD~1")
+    assert done.returncode == 2
+    assert "error: the program does not accept stack team:" in done.stderr
+    assert 'users[0]: "a:b" is not accepted' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_base_is_named(repository: Repository) -> None:
+    done = repository.make("preview", "BASE=nowhere")
+    assert "error: git cannot check out 'nowhere'" in done.stderr
+    assert "Next: name a BASE that `git log` shows" in done.stderr

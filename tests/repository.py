@@ -1,0 +1,60 @@
+"""A checkout of the project with a history of its own, in which a team changes its stack file and its program."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import engine
+
+STACK = "team"
+Edit = Callable[["Repository"], None]
+
+
+class Repository:
+    """The project's files as they are now, in a folder, as the first commit."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, names.split("\0")):
+            source, target = engine.PROJECT / name, folder / name
+            if source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+        (folder / ".venv").symlink_to(engine.PROJECT / ".venv")
+        self.git("init", "--quiet", "--initial-branch=main")
+        (folder / ".git" / "info" / "exclude").write_text(".venv\n")
+        self.config = config
+        self.commit(lambda _: None, "Start")
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false")
+        done = subprocess.run(
+            ["git", *identity, *arguments], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def commit(self, edit: Edit, message: str) -> None:
+        """Edits the stack's configuration or other files, and commits."""
+        edit(self)
+        content = {"config": {f"mlflow-stack:{key}": value for key, value in self.config.items() if value is not None}}
+        (self.folder / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump(content))
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Edits one file; the text must be there once."""
+        path = self.folder / file
+        text = path.read_text()
+        assert text.count(old) == 1, (file, old)
+        path.write_text(text.replace(old, new))
+
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A verb of the Makefile, whatever it ends with."""
+        command = ["make", "--silent", *arguments, f"STACK={STACK}"]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
