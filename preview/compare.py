@@ -1,7 +1,7 @@
 """What leads from one set of resources to another: created, changed, replaced, deleted, each with its fields."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 KUBERNETES: Final = "kubernetes:"
@@ -75,6 +75,10 @@ class Resource:
         """Whether the field is secret."""
         return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.secret)
 
+    def content(self, path: str) -> str:
+        """The path of a secret field as it is told: a provider keeps a Secret's text as data."""
+        return "data" if self.kind == "Secret" and path == "stringData" else path
+
 
 @dataclass(frozen=True)
 class Field:
@@ -118,16 +122,25 @@ class Comparison:
 def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
     """What an engine would do to turn ``old`` into ``new``, as far as the two say."""
     before = {one.urn: one for one in old}
+    pairs = [(next((before.pop(urn) for urn in (one.urn, *one.aliases) if urn in before), None), one) for one in new]
     providers = {one.urn: one for one in new}
+
+    def forces(one: Resource, fields: Sequence[Field]) -> bool:
+        mutable = providers.get(one.provider, one).inputs.get("enableSecretMutable") == "true"
+        return any(_forces_new(one, each.path, mutable) for each in fields)
+
+    kept = {
+        one.inputs["metadata"]["name"]: found.inputs["metadata"]["name"]
+        for found, one in pairs
+        if found is not None and found.autonamed and one.autonamed and not forces(one, differences(found, one))
+    }
     changes: list[Change] = []
-    for one in new:
-        found = next((before.pop(urn) for urn in (one.urn, *one.aliases) if urn in before), None)
+    for found, given in pairs:
+        one = replace(given, inputs=_renamed(given.inputs, kept))
         if found is None:
             changes.append(Change("create", None, one))
         elif fields := differences(found, one):
-            mutable = providers.get(one.provider, one).inputs.get("enableSecretMutable") == "true"
-            op = "replace" if any(_forces_new(one, each.path, mutable) for each in fields) else "update"
-            changes.append(Change(op, found, one, fields))
+            changes.append(Change("replace" if forces(one, fields) else "update", found, one, fields))
     changes += [Change("delete", one, None) for one in before.values()]
     return Comparison(old, new, changes)
 
@@ -137,7 +150,7 @@ def differences(old: Resource, new: Resource) -> list[Field]:
     found: list[Field] = []
     hidden: set[str] = set()
     for path, before, after in _leaves(old.inputs, new.inputs, ""):
-        root = next((one for side in (old, new) for one in side.secret if side.hides(path)), None)
+        root = next((side.content(one) for side in (old, new) for one in side.secret if side.hides(path)), None)
         if old.autonamed and new.autonamed and path == "metadata.name":
             continue
         if root is None:
@@ -146,6 +159,15 @@ def differences(old: Resource, new: Resource) -> list[Field]:
             hidden.add(root)
             found.append(Field(root, None, None, secret=True))
     return sorted(found, key=lambda one: one.path)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """The inputs with the names that objects keep in place of those that were chosen for them this time."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in cast("list[Any]", value)]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _forces_new(new: Resource, path: str, mutable_secrets: bool) -> bool:

@@ -117,7 +117,8 @@ def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
     """What differs: the engine hides what is secret, and says alone that it is another one."""
     found = [one for one in differences(before, after) if not one.secret]
     said = cast("list[str]", [*(step.get("detailedDiff") or ()), *(step.get("diffReasons") or ())])
-    hidden = {root for root in (*before.secret, *after.secret) if any(path.startswith(root) for path in said)}
+    roots = {*before.secret, *after.secret}
+    hidden = {after.content(root) for root in roots if any(path.startswith(root) for path in said)}
     secret = [Field(root, None, None, secret=True) for root in hidden]
     return sorted([*found, *secret], key=lambda one: one.path)
 

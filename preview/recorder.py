@@ -42,10 +42,10 @@ class Providers(mocks.Mocks):
             content = {key: inputs.get(key) for key in ("data", "binaryData", "stringData")}
             if args.typ.endswith(":Job"):
                 content["template"] = inputs.get("spec", {}).get("template")
-            name = f"{args.name}-{_digest(args.name, content)[:8]}"
-            outputs["metadata"] = {"name": name, **inputs.get("metadata", {})}
+            digest = _digest(str(args.resource_id), content)
+            outputs["metadata"] = {"name": f"{args.name}-{digest[:8]}", **inputs.get("metadata", {})}
         elif args.typ.startswith("random:"):
-            digest = _digest(args.name, inputs)
+            digest = _digest(str(args.resource_id), inputs)
             generated = _letters(digest, int(inputs.get("length", inputs.get("byteLength", 1))))
             outputs |= {"result": generated, "hex": digest, "b64Url": generated}
         return f"{args.name}-id", outputs
@@ -95,6 +95,8 @@ class Monitor(mocks.MockMonitor):
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
         """Notes one resource."""
+        # A resource that is imported says by which identifier; none is here, and the stand-ins ask for the URN.
+        request.importId = self.make_urn(request.parent, request.type, request.name)
         answer: Any = cast(Any, super()).RegisterResource(request)
         self.aliases[answer.urn] = self.former_urns(request)
         secret: list[str] = []
@@ -154,8 +156,8 @@ def _plain(value: Any, path: str, secret: list[str]) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _digest(name: str, inputs: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([name, inputs], sort_keys=True, default=str).encode()).hexdigest()
+def _digest(urn: str, inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([urn, inputs], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _letters(digest: str, length: int) -> str:

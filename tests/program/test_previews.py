@@ -5,12 +5,15 @@ does: tests/e2e/test_7_previews.py. ACCEPT=1 writes the comments anew, to be rev
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from previewed import CHANGES, REFUSED, START, golden, rename_with_alias
-from repository import Repository
+from repository import Edit, Repository
+
+from local.paths import cache_dir
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +68,26 @@ def test_a_stack_that_the_base_does_not_have_is_new(repository: Repository) -> N
     assert "| before | 0 | 0 | 0 |" in done.stdout
 
 
-def test_a_revision_that_asks_for_other_packages_runs_in_an_environment_of_its_own(
-    branch: Repository, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("MLFLOW_STACK_CACHE", str(tmp_path))
-    branch.commit(lambda one: one.replace("requirements.txt", "passlib==1.7.4", "passlib==1.7.3"), "older")
-    branch.commit(lambda one: one.replace("requirements.txt", "passlib==1.7.3", "passlib==1.7.4"), "newer")
+def test_a_revision_that_asks_for_other_packages_runs_in_an_environment_of_its_own(branch: Repository) -> None:
+    def older() -> list[Path]:
+        return list((cache_dir() / "environments").glob("*/lib/*/site-packages/passlib-1.7.3.dist-info"))
+
+    def asks_for(now: str, then: str) -> Edit:
+        def edit(one: Repository) -> None:
+            for file in ("requirements.txt", "requirements.lock"):
+                one.replace(file, f"passlib=={now}", f"passlib=={then}")
+            one.replace("components/pyproject.toml", f"passlib>={now}", f"passlib>={then}")
+
+        return edit
+
+    for made in older():
+        shutil.rmtree(made.parents[3])
+    branch.commit(asks_for("1.7.4", "1.7.3"), "older")
+    branch.commit(asks_for("1.7.3", "1.7.4"), "newer")
     done = branch.make("preview", "BASE=HEAD~1")
     assert done.returncode == 0, done.stderr
     assert "nothing changes" in done.stdout
-    (own,) = (tmp_path / "environments").glob("*/lib/*/site-packages/passlib-1.7.3.dist-info")
-    assert own
+    assert len(older()) == 1
 
 
 def test_what_the_program_refuses_is_said_without_a_traceback(branch: Repository) -> None:

@@ -95,5 +95,21 @@ def test_a_secret_that_differs_is_one_field_without_values() -> None:
     old, new = (
         one("Secret", secret=["stringData"], inputs={"stringData": {"a": f"s-{value}", "b": value}}) for value in "12"
     )
-    assert differences(old, new) == [Field("stringData", None, None, secret=True)]
+    assert differences(old, new) == [Field("data", None, None, secret=True)]
     assert differences(old, replace(old, secret=[])) == []
+
+
+def test_an_object_that_stays_keeps_its_name_in_all_that_name_it() -> None:
+    """A chosen name is another one at each capture under another URN; what refers to it does not change by that."""
+    old = one("ConfigMap", autonamed=True, inputs={"metadata": {"name": "mlflow-a"}, "data": {"x": "1"}})
+    user = one("StatefulSet", inputs=at("spec.volumes", ["mlflow-a"]))
+    kept = one(
+        "ConfigMap", "other", autonamed=True, aliases=[old.urn], inputs={**old.inputs, "metadata": {"name": "b"}}
+    )
+    assert compare([old, user], [kept, one("StatefulSet", inputs=at("spec.volumes", ["b"]))]).changes == []
+    changed = replace(kept, inputs={"metadata": {"name": "c"}, "data": {"x": "2"}})
+    changes = compare([old, user], [changed, one("StatefulSet", inputs=at("spec.volumes", ["c"]))]).changes
+    assert [(change.op, change.resource.kind) for change in changes] == [
+        ("replace", "ConfigMap"),
+        ("update", "StatefulSet"),
+    ]

@@ -77,7 +77,7 @@ def test_a_user_who_goes_takes_the_password_along() -> None:
 def test_no_secret_is_shown() -> None:
     old, new = (one("Secret", secret=["stringData"], inputs={"stringData": {"a": f"canary-{value}"}}) for value in "12")
     comment = told([old], [new]).comment("dev", "x")
-    assert "`stringData`: changes (secret, not shown)" in comment
+    assert "`data`: changes (secret, not shown)" in comment
     assert "canary" not in comment
 
 
