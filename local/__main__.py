@@ -24,7 +24,7 @@ _FORCE = click.option("--force", is_flag=True, help="Do not ask.")
 class Asked:
     """What the options name."""
 
-    def __init__(self, instance: str, stack: str, context: str, backend: str) -> None:
+    def __init__(self, instance: str, stack: str, context: str, backend: str = "") -> None:
         self.instance = instance
         self.stack = stack
         self.context = context

@@ -20,7 +20,7 @@ _REFUSED = 3
 class Asked:
     """What the options name."""
 
-    def __init__(self, instance: str, stack: str, context: str, backend: str) -> None:
+    def __init__(self, instance: str, stack: str, context: str, backend: str = "") -> None:
         self.instance = instance
         self.stack = stack
         self.context = context
