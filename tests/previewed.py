@@ -11,10 +11,11 @@ GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
 IMAGE = "registry.example/mlflow:v3.17.2"
 STORE, RENAMED = "mlflow-stack:index:PvcStore", "mlflow-stack:index:SqliteStore"
 NEWER = "registry.example/mlflow:v3.18.0"
+PROXY = "registry.example/nginx:1.29.4"
 START: dict[str, Any] = {
     "namespace": "team",
     "image": IMAGE,
-    "proxyImage": "registry.example/nginx:1.29.4",
+    "proxyImage": PROXY,
     "users": ["ann", "bob"],
     "backendStore": {"pvc": {"size": "1Gi"}},
     "resources": {"requests": {"cpu": "100m"}},

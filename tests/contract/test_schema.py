@@ -8,7 +8,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 import engine
 import mlflow_stack
@@ -67,3 +69,32 @@ def test_the_plugin_starts_as_its_own_process() -> None:
 
 def test_the_schema_is_plain_json() -> None:
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+
+
+STACK_FILES = GENERATE["stack_files"](SCHEMA)
+
+
+@pytest.mark.parametrize("path", sorted(engine.PROJECT.glob("Pulumi.*.yaml")), ids=lambda path: path.stem)
+def test_editors_accept_every_stack_file_and_find_the_schema(path: Path) -> None:
+    jsonschema.validate(yaml.safe_load(path.read_text()), STACK_FILES)
+    assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=docs/stack-file.schema.json"
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [
+        ({"mlflow-stack:usres": ["a"]}, "usres"),
+        ({"mlflow-stack:replicas": "two"}, "two"),
+        ({"mlflow-stack:backendStore": {"pvc": {"sise": "1Gi"}}}, "sise"),
+        ({"mlflow-stack:backendStore": {"pvc": {"size": 1}}}, "1 is not"),
+        ({"mlflow-stack:release": [1]}, "1 is not"),
+    ],
+)
+def test_editors_name_what_is_wrong(config: dict, where: str) -> None:
+    with pytest.raises(jsonschema.ValidationError, match=where):
+        jsonschema.validate({"config": config}, STACK_FILES)
+
+
+def test_an_encrypted_value_may_stand_where_text_may() -> None:
+    salted = {"encryptionsalt": "v1:x", "config": {"mlflow-stack:passwords": {"ann": {"secure": "v1:y"}}}}
+    jsonschema.validate(salted, STACK_FILES)

@@ -1,0 +1,214 @@
+"""What a pipeline does with a team's stack: previews of what runs, deploys, drift. Each statement of a preview against
+what the deploy then does. The comments are those of tests/program/previews, word for word."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e.platform_under_test import Platform
+from previewed import CHANGES, IMAGE, NEWER, PROXY, REFUSED, START, golden
+from repository import STACK, Repository
+
+import engine
+
+NAMESPACE = START["namespace"]
+DONE = {"created": "Created", "updated": "Changed", "replaced": "Replaced", "deleted": "Deleted"}
+
+
+@dataclass
+class Team:
+    """A repository, a cluster and a backend, as a pipeline has them; each run is on a machine that knows nothing."""
+
+    platform: Platform
+    repository: Repository
+    scratch: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kubeconfig = yaml.safe_load(self.platform.instance.kubeconfig.read_text())
+        kubeconfig["contexts"][0]["name"] = kubeconfig["current-context"] = STACK
+        (self.scratch / "backend").mkdir()
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")},
+            "MLFLOW_STACK_DATA": str(self.scratch / "data"),
+            "KUBECONFIG_TEXT": yaml.safe_dump(kubeconfig),
+            "BACKEND": f"file://{self.scratch / 'backend'}",
+            "PULUMI_CONFIG_PASSPHRASE": "correct horse",
+        }
+
+    def pipeline(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A step of a pipeline, whatever it ends with."""
+        shutil.rmtree(self.scratch / "data", ignore_errors=True)
+        command = [str(self.repository.folder / "ci" / "stack"), *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+
+    def preview(self) -> subprocess.CompletedProcess[str]:
+        return self.pipeline("preview", STACK, "HEAD~1")
+
+    def deploy(self) -> dict[str, set[tuple[str, str]]]:
+        """Deploys; what happened to which objects, by the titles of a comment."""
+        done = self.pipeline("deploy", STACK)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, set[tuple[str, str]]] = {title: set() for title in DONE.values()}
+        for kind, name, ended in re.findall(rf"(\w+) (\S+) ({'|'.join(DONE)})\b", done.stdout):
+            if ended in DONE and not re.search(rf":index:{kind} ", done.stdout.replace("random:index", "random")):
+                found[DONE[ended]].add((kind, name))
+        return found
+
+    def state(self) -> list[dict[str, Any]]:
+        """The resources in the backend."""
+        (file,) = (self.scratch / "backend").glob(f".pulumi/stacks/**/{STACK}.json")
+        return json.loads(file.read_text())["checkpoint"]["latest"]["resources"]
+
+    def pod(self) -> dict[str, Any]:
+        return self.platform.server(NAMESPACE)
+
+
+def told(comment: str) -> dict[str, set[tuple[str, str]]]:
+    """What a comment lists, by title."""
+    found: dict[str, set[tuple[str, str]]] = {title: set() for title in DONE.values()}
+    for section in comment.split("\n#### ")[1:]:
+        title, _, rest = section.partition("\n")
+        found[title] = set(re.findall(r"^- (\w+) `(\S+)`$", rest, re.M))
+    return found
+
+
+def live(name: str) -> str:
+    return golden(name).read_text().replace("Compared with `HEAD~1`.", "Compared with what runs.")
+
+
+@pytest.fixture(scope="module")
+def team(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    for old, new in (("mlflow", IMAGE), ("mlflow", NEWER), ("proxy", PROXY)):
+        tag = ("ctr", "--namespace=k8s.io", "images", "tag", "--force", platform.images[old], new)
+        done = platform.node.run(*tag)
+        assert done.returncode == 0, done.stderr
+    scratch = tmp_path_factory.mktemp("team")
+    found = Team(platform, Repository(scratch / "repository", dict(START)), scratch)
+    found.deploy()
+    yield found
+    platform.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+
+
+def test_a_stack_as_deployed_has_no_changes_and_no_drift(team: Team) -> None:
+    assert team.preview().stdout == "### Stack `team`: nothing changes\n\nCompared with what runs.\n"
+    drift = team.pipeline("drift", STACK)
+    assert (drift.returncode, drift.stdout) == (0, ""), drift.stderr
+
+
+def test_an_object_that_was_edited_by_hand_is_named_with_its_field(team: Team) -> None:
+    edit = ("label", "service", "mlflow", f"--namespace={NAMESPACE}", "--overwrite")
+    team.platform.kubectl(*edit, "app.kubernetes.io/part-of=other")
+    drift = team.pipeline("drift", STACK)
+    assert drift.returncode != 0
+    assert drift.stdout == (
+        "### Stack `team`: 1 object is no longer as deployed\n\n"
+        "- Service `mlflow`\n"
+        "  - `metadata.labels.app.kubernetes.io/part-of` is `other`, and `mlflow` in the stack\n"
+    )
+    team.platform.kubectl(*edit, "app.kubernetes.io/part-of=mlflow")
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
+    team.repository.commit(CHANGES[name], name)
+    preview = team.preview()
+    assert preview.returncode == 0, preview.stderr
+    assert preview.stdout == live(name)
+    before = team.pod()
+    assert team.deploy() == told(preview.stdout)
+    after = team.pod()
+    restarts = "Restarts the tracking server" in preview.stdout
+    assert (after["metadata"]["uid"] != before["metadata"]["uid"]) == restarts
+    assert team.preview().stdout.startswith("### Stack `team`: nothing changes\n")
+    if name == "image":
+        assert after["spec"]["initContainers"][0]["image"] == NEWER
+    if name == "size":
+        (claim,) = team.platform.objects("persistentvolumeclaims", NAMESPACE)
+        assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_not_deployed(team: Team, name: str) -> None:
+    config = dict(team.repository.config)
+    team.repository.commit(REFUSED[name], name)
+    refused = team.preview()
+    assert refused.returncode != 0
+    assert told(refused.stdout) == told(golden(name).read_text())
+    (claim,) = team.platform.objects("persistentvolumeclaims", NAMESPACE)
+    failed = team.pipeline("deploy", STACK)
+    assert failed.returncode != 0
+    assert "protect" in failed.stdout + failed.stderr
+    (still,) = team.platform.objects("persistentvolumeclaims", NAMESPACE)
+    assert still["metadata"]["uid"] == claim["metadata"]["uid"]
+    team.repository.git("reset", "--quiet", "--hard", "HEAD~1")
+    team.repository.config = config
+    team.deploy()
+
+
+def test_render_writes_what_the_provider_would_send(platform: Platform, tmp_path: Path) -> None:
+    """Every stack file, by the provider's own rendering, but for secrets and chosen names."""
+    for file in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
+        stack = file.name.split(".")[1]
+        rendered = tmp_path / stack
+        provider = _rendered_by_the_provider(platform, tmp_path / f"{stack}-program", stack)
+        command = ["make", "--silent", "render", f"STACK={stack}", f"OUT={rendered}"]
+        subprocess.run(command, cwd=engine.PROJECT, capture_output=True, check=True)
+        assert _plain(rendered) == _plain(provider)
+        # A server takes them: namespaces first, since nothing else can be tried where there is none.
+        names = {one["metadata"]["namespace"] for one in _objects(rendered) if "namespace" in one["metadata"]}
+        made = [name for name in names if not platform.kubectl("get", "namespace", name, "--ignore-not-found")]
+        for name in made:
+            platform.kubectl("create", "namespace", name)
+        platform.kubectl("apply", "--dry-run=server", "--recursive", "--filename", str(rendered))
+        for name in made:
+            platform.kubectl("delete", "namespace", name)
+
+
+def _rendered_by_the_provider(platform: Platform, folder: Path, stack: str) -> Path:
+    (folder / "state").mkdir(parents=True)
+    runtime = {"name": "python", "options": {"toolchain": "pip", "virtualenv": str(engine.PROJECT / ".venv")}}
+    declared = yaml.safe_load((engine.PROJECT / "Pulumi.yaml").read_text())["config"]
+    (folder / "Pulumi.yaml").write_text(
+        yaml.safe_dump({"name": "mlflow-stack", "runtime": runtime, "config": declared})
+    )
+    (folder / "__main__.py").write_text(
+        "import functools, runpy, sys\n"
+        "import pulumi_kubernetes as k8s\n"
+        f"sys.path.insert(0, {str(engine.PROJECT)!r})\n"
+        f"k8s.Provider = functools.partial(k8s.Provider, render_yaml_to_directory={str(folder / 'out')!r})\n"
+        f"runpy.run_path({str(engine.PROJECT / '__main__.py')!r}, run_name='__main__')\n"
+    )
+    shutil.copy(engine.PROJECT / f"Pulumi.{stack}.yaml", folder)
+    env = {
+        "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
+        "PULUMI_OPTION_CONFIG_FILE": str(folder / f"Pulumi.{stack}.yaml"),
+        "PULUMI_STACK": stack,
+    }
+    platform.run("pulumi", "stack", "init", stack, "--non-interactive", cwd=folder, **env)
+    platform.run("pulumi", "up", "--yes", "--skip-preview", "--non-interactive", cwd=folder, **env)
+    return folder / "out"
+
+
+def _objects(folder: Path) -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text()) for path in sorted(folder.rglob("*.yaml"))]
+
+
+def _plain(folder: Path) -> dict[tuple[str, str], Any]:
+    """The objects by kind and name, without the digests of chosen names and without what is in Secrets."""
+    found = {}
+    for one in _objects(folder):
+        if one["kind"] == "Secret":
+            one["data"] = sorted(one["data"])
+        text = re.sub(r"-[0-9a-f]{8}\b", "-#", json.dumps(one))
+        plain = json.loads(text)
+        found[plain["kind"], plain["metadata"]["name"]] = plain
+    return found
