@@ -13,19 +13,20 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from local import builds, engine, images, release
+from local import builds, engine, images, release, services
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
+from local.images import Image
 from local.paths import PROJECT, Instance
 from local.preflight import Cluster
 from local.progress import Progress
@@ -90,9 +91,14 @@ class Deployment:
             lambda: self.node.up(progress),
             lambda: images.mlflow(progress),
             lambda: images.nginx(progress),
+            *(partial(program, progress) for program in self._further),
         )
         self.node.load(progress, *loaded)
-        return self._settle(Tools(ready, self._kubectl(progress)), progress)
+        tools = self._settle(Tools(ready, self._kubectl(progress)), progress)
+        if self._services:
+            kubectl = [str(tools.kubectl), f"--kubeconfig={self.kubeconfig}"]
+            services.start(progress, kubectl, self.instance, self.file.config, self._services)
+        return tools
 
     def settle_on_context(self) -> None:
         """Notes where the stack runs; from now on no other context is taken for it."""
@@ -219,7 +225,7 @@ class Deployment:
             return {"encryptionsalt": noted["encryptionsalt"]}
 
     def _overlay(self, progress: Progress) -> Tree:
-        return {
+        overlay: Tree = {
             f"{_PROJECT_NAME}:image": images.mlflow(progress).reference,
             f"{_PROJECT_NAME}:proxyImage": images.nginx(progress).reference,
             f"{_PROJECT_NAME}:expose": {
@@ -228,6 +234,24 @@ class Deployment:
                 "nodePort": _NODE_PORT,
             },
         }
+        if self._deploys_database:
+            deploy = {"image": images.mariadb(progress).reference}
+            overlay[f"{_PROJECT_NAME}:backendStore"] = {"mysql": {"deploy": deploy}}
+        return overlay
+
+    @property
+    def _services(self) -> list[services.Service]:
+        return services.named(self.file.services)
+
+    @property
+    def _further(self) -> list[Callable[[Progress], Image]]:
+        """The images that this stack needs beside MLflow's and nginx's."""
+        needed = [service.program for service in self._services]
+        return [*needed, images.mariadb] if self._deploys_database else needed
+
+    @property
+    def _deploys_database(self) -> bool:
+        return "deploy" in self.file.declared.get(f"{_PROJECT_NAME}:backendStore", {}).get("mysql", {})
 
     def _write_kubeconfig(self, tools: Tools) -> None:
         # A later command may run where the user's kubeconfig is not named; what was noted still leads there.

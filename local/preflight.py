@@ -103,7 +103,23 @@ def claim(cluster: Cluster, config: Tree) -> str | None:
     return None
 
 
-_CHECKS: tuple[Check, ...] = (namespace, pod_security, storage_class, claim)
+def s3_keys(cluster: Cluster, config: Tree) -> str | None:
+    """The Secret with the keys of the bucket is there and holds them."""
+    name, where = _section(config, "artifactStore", "s3").get("existingSecret"), config.get("existingNamespace")
+    if not name or not where:
+        return None
+    found = cluster.get("secret", name, f"--namespace={where}")
+    if found is not None and "credentials" in _section(found, "data"):
+        return None
+    lack = f"is not in namespace {where}" if found is None else "has no key credentials"
+    return (
+        f"artifactStore.s3.existingSecret: {name} {lack}; make it: "
+        f"`kubectl create secret generic {name} --namespace={where} --from-file=credentials=FILE` "
+        "with an AWS shared credentials file"
+    )
+
+
+_CHECKS: tuple[Check, ...] = (namespace, pod_security, storage_class, claim, s3_keys)
 
 
 def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:

@@ -60,6 +60,16 @@ class StackFile:
         return _map(_read(self.path).get("config"))
 
     @property
+    def declared(self) -> Tree:
+        """The configuration in git: the tracked file's, with the local overlay's over it."""
+        return merge(_map(_read(self.tracked).get("config")), _map(self._own.get("config")))
+
+    @property
+    def services(self) -> list[str]:
+        """The local services that the local overlay lists."""
+        return list(self._own.get("services", []))
+
+    @property
     def salted(self) -> bool:
         """Whether the salt is known."""
         return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
@@ -75,8 +85,7 @@ class StackFile:
             known = sorted(path.name.split(".")[1] for path in PROJECT.glob("Pulumi.*.yaml"))
             raise LocalError(f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(known)}.")
         base = _read(self.tracked)
-        own = PROJECT / "local" / "overlays" / f"{self.stack}.yaml"
-        below = merge(merge(_map(base.get("config")), overlay), _map(_read(own).get("config")))
+        below = merge(merge(_map(base.get("config")), overlay), _map(self._own.get("config")))
 
         current, hand = _read(self.path), self._hand()
         if self.path.exists():
@@ -91,6 +100,10 @@ class StackFile:
         _write(self._last, {"config": wanted["config"]})
         kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
         _write(self._kept, kept)
+
+    @property
+    def _own(self) -> Tree:
+        return _read(PROJECT / "local" / "overlays" / f"{self.stack}.yaml")
 
     @property
     def _folder(self) -> Path:

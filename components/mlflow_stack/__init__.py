@@ -6,7 +6,8 @@ from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, Exposure
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
-from mlflow_stack.stack import BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
+from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
+from mlflow_stack.stack import ArtifactStoreArgs, BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
 from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.validate import InvalidArgs
 from mlflow_stack.workload import PodParts, ResourcesArgs
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Addresses",
+    "ArtifactStoreArgs",
     "AuthProxy",
     "AuthProxyArgs",
     "BackendStoreArgs",
@@ -36,6 +38,9 @@ __all__ = [
     "PvcStore",
     "PvcStoreArgs",
     "ResourcesArgs",
+    "S3Artifacts",
+    "S3ArtifactsArgs",
+    "S3PlacementArgs",
     "TlsArgs",
     "TrackingServer",
     "TrackingServerArgs",

@@ -121,13 +121,15 @@ class CredentialsArgs(TypedDict):
     """The users, as :class:`Users` makes them; the first one's password is handed to clients."""
     tracking_uri: pulumi.Input[str]
     """The tracking URI for clients in the cluster."""
+    client_env: NotRequired[Mapping[str, pulumi.Input[str]]]
+    """What these clients need beside it and the password. Default: {}."""
     labels: NotRequired[Mapping[str, str]]
     """More labels for the Secrets. Default: {}."""
 
 
 class Credentials(pulumi.ComponentResource):
     """The password file of every proxy of the stack, and the client Secret ``<name>-client`` for jobs in the cluster,
-    with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and what ``client_env`` adds.
 
     Both have fixed names and change in place where the provider has ``enable_secret_mutable``: nginx reads the file
     anew at each request, so users come and go without a restart. Elsewhere they are deleted and made again; a kubelet
@@ -161,12 +163,12 @@ class Credentials(pulumi.ComponentResource):
         file = lines.apply(lambda lines: "".join(f"{line}\n" for line in lines))
         self.htpasswd = f"{name}-htpasswd"
         self.parts = PodParts(wait_for=[secret("htpasswd", {HTPASSWD_KEY: file})])
-        secret("client", client_env(args["tracking_uri"], users[0]))
+        secret("client", {**client_env(args["tracking_uri"], users[0]), **args.get("client_env", {})})
         self.register_outputs({})
 
 
 def client_env(tracking_uri: pulumi.Input[str], user: User) -> dict[str, pulumi.Input[str]]:
-    """What MLflow's client reads, whole: nothing else is needed."""
+    """What MLflow's client needs of this server; nothing else, where artifacts pass through it."""
     return {
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLFLOW_TRACKING_USERNAME": user.name,

@@ -80,6 +80,8 @@ class AuthProxyArgs(TypedDict):
     """The largest request body, a quantity of bytes; above it 413. Default: 10Gi."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    presigned: NotRequired[bool]
+    """Whether MLflow may offer clients signed addresses of its artifact store. Default: true."""
     serving: NotRequired[str]
     """Name of a model: the guarded server is that model's, which answers under ``/serving/<name>/`` of the addresses.
     Default: none, it is MLflow's tracking server."""
@@ -114,6 +116,7 @@ class AuthProxy(pulumi.ComponentResource):
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
         serving = accepted.get("serving")
+        presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
         config = k8s.core.v1.ConfigMap(
             f"{name}-proxy",
@@ -124,7 +127,7 @@ class AuthProxy(pulumi.ComponentResource):
             immutable=True,
             data={
                 "nginx.conf": pulumi.Output.from_input(accepted["addresses"]).apply(
-                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving)
+                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving, presigned)
                 ),
                 "ready": "ready\n",
             },
@@ -186,14 +189,20 @@ class AuthProxy(pulumi.ComponentResource):
 
 
 def nginx_conf(
-    addresses: Addresses, max_body: int, max_uploads: int, access: Access | None = None, serving: str | None = None
+    addresses: Addresses,
+    max_body: int,
+    max_uploads: int,
+    access: Access | None = None,
+    serving: str | None = None,
+    presigned: bool = True,
 ) -> str:
     """nginx's whole configuration.
 
     ``max_body`` is the largest request body in bytes, ``max_uploads`` how many artifact uploads may run at once.
-    ``serving`` is the name of the model, where a model server is guarded.
+    ``serving`` is the name of the model, where a model server is guarded. Without ``presigned`` clients are not told
+    that they may ask for signed addresses of the artifact store.
     """
-    guarded = _tracking(addresses.path) if serving is None else _serving(addresses.serving_path(serving))
+    guarded = _tracking(addresses.path, presigned) if serving is None else _serving(addresses.serving_path(serving))
     servers = [
         # The kubelet's and load balancers' probes come here: their Host is the pod's address.
         _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_probes("", guarded)),
@@ -231,11 +240,12 @@ class _Guarded:
     """What is passed on to it."""
 
 
-def _tracking(path: str) -> _Guarded:
+def _tracking(path: str, presigned: bool) -> _Guarded:
     search = f"{path}/api/2.0/mlflow/experiments/search?max_results=1"
     # MLflow's own redirect would name a scheme and no port.
     redirect = _REDIRECT.format(path=path) if path else ""
-    locations = redirect + _TRACKING.format(path=re.escape(path))
+    proxied = "" if presigned else _NOT_PRESIGNED
+    locations = redirect + (proxied + _TRACKING).format(path=re.escape(path))
     return _Guarded(path, f"{path}/health", search, locations)
 
 
@@ -335,6 +345,17 @@ _REDIRECT = """\
         }}
 """
 
+# Clients take what this page says for an offer, and then fail where they do not reach the artifact store.
+_NOT_PRESIGNED = """\
+        location ~ ^{path}/(ajax-api|api)/3\\.0/mlflow/server-info$ {{
+            sub_filter_types application/json;
+            sub_filter_once off;
+            sub_filter '"multipart_downloads_enabled":true' '"multipart_downloads_enabled":false';
+            sub_filter '"multipart_uploads_enabled":true' '"multipart_uploads_enabled":false';
+            proxy_pass http://guarded;
+        }}
+"""
+
 _TRACKING = """\
         # Trusts callers on loopback, which every caller is behind a sidecar; it can run commands.
         location ~* ^{path}/(ajax-api|api)/3\\.0/mlflow/assistant {{
@@ -421,6 +442,9 @@ http {{
     limit_conn uploads {max_uploads};
     limit_conn_status 503;
     client_max_body_size {max_body};
+
+    # MLflow finishes what it began also where the client has gone, and holds it in `/tmp` meanwhile: it still counts.
+    proxy_ignore_client_abort on;
 
     # No artifact touches this container's disk, and none is held back until it is complete.
     proxy_request_buffering off;

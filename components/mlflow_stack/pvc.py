@@ -1,7 +1,7 @@
 """Stores on a persistent volume: SQLite as backend store, a folder as artifact destination."""
 
+import types
 from collections.abc import Mapping
-from importlib import resources
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -22,6 +22,7 @@ ARTIFACTS_FOLDER = "artifacts"
 SCRIPTS = "/opt/mlflow-stack"
 
 DEFAULT_SIZE = "20Gi"
+DEFAULT_ACCESS_MODE = "ReadWriteOnce"
 ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany")
 
 SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
@@ -92,12 +93,14 @@ class PvcStore(pulumi.ComponentResource):
         if "existing_claim" in accepted:
             self.claim = validate.checked(accepted["existing_claim"], validate.subdomain, "existingClaim")
         else:
-            self.claim = _claim(self, name, accepted, placement, labels)
+            self.claim = _claim(self, f"{name}-data", accepted, placement, labels)
+            if accepted.get("access_mode") == "ReadWriteMany":
+                pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", self)
         scripts = k8s.core.v1.ConfigMap(
             f"{name}-schema",
             metadata={"namespace": placement["namespace"], "labels": labels},
             immutable=True,
-            data={script: _script(script) for script in ("sqlite_schema.py", "file_store.py")},
+            data={script: workload.script(script) for script in ("sqlite_schema.py", "file_store.py")},
             opts=pulumi.ResourceOptions(parent=self),
         )
         scripts_name = scripts.metadata.apply(lambda metadata: metadata.name or "")
@@ -113,7 +116,7 @@ class PvcStore(pulumi.ComponentResource):
                 "image": placement["image"],
                 "command": ["python", f"{SCRIPTS}/{script}"],
                 "args": [],
-                "env": [{"name": key, "value": value} for key, value in {**common, **env}.items()],
+                "env": workload.env({**common, **env}),
                 "resources": workload.resources(None, requests, limits),
                 "security_context": workload.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",
@@ -136,7 +139,7 @@ class PvcStore(pulumi.ComponentResource):
         steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
         self.parts = PodParts(
             init_containers=steps,
-            env=[{"name": "MLFLOW_BACKEND_STORE_URI", "value": f"sqlite:///{DATABASE}"}],
+            env=workload.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}"}),
             volumes=[
                 _volume("data", self.claim),
                 {"name": "schema", "config_map": {"name": scripts_name, "default_mode": 0o444}},
@@ -149,10 +152,27 @@ class PvcStore(pulumi.ComponentResource):
 
 
 class PvcArtifactsArgs(TypedDict):
-    """Artifacts in a folder of a claim."""
+    """Artifacts on a claim of their own that this stack makes (``size``) or finds (``existing_claim``)."""
 
-    claim: NotRequired[pulumi.Input[str]]
-    """Name of a claim for the artifacts alone. Default: the backend store's own."""
+    size: NotRequired[str]
+    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    storage_class: NotRequired[str]
+    """StorageClass of the claim. Default: the cluster's default class."""
+    access_mode: NotRequired[str]
+    """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany, also of an existing_claim; more than one replica needs
+    ReadWriteMany. Default: ReadWriteOnce."""
+    existing_claim: NotRequired[pulumi.Input[str]]
+    """Name of a claim that is there already, which this stack mounts and does not own. Default: none."""
+
+
+@validate.rules(PvcArtifactsArgs)
+def _artifact_rules(fields: validate.Fields) -> None:
+    fields.check("size", validate.size)
+    fields.check("storage_class", validate.subdomain)
+    fields.check("access_mode", validate.one_of(*ACCESS_MODES))
+    fields.check("existing_claim", validate.subdomain)
+    for name in ("size", "storage_class"):
+        fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
 
 
 class PvcArtifacts(pulumi.ComponentResource):
@@ -161,25 +181,51 @@ class PvcArtifacts(pulumi.ComponentResource):
 
     parts: PodParts
     """What the tracking server's pod needs."""
+    presigned = True
+    """Whether the proxy may let MLflow announce transfers by signed addresses: of a claim it announces none."""
+    client_env: Mapping[str, str] = types.MappingProxyType({})
+    """What clients need beside the tracking URI and a password: nothing."""
 
-    def __init__(self, name: str, args: PvcArtifactsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        args: PvcArtifactsArgs | None,
+        placement: PvcPlacementArgs,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Without ``args`` the artifacts lie on the backend store's claim, which is mounted already."""
         super().__init__("mlflow-stack:index:PvcArtifacts", name, {}, opts)
-        # The store's claim is mounted once: a pod that names a claim twice may wait for its volumes for ever.
-        mount = ARTIFACTS_VOLUME if "claim" in args else DATA
-        self.parts = PodParts(
-            env=[{"name": "MLFLOW_ARTIFACTS_DESTINATION", "value": f"{mount}/{ARTIFACTS_FOLDER}"}],
-            volumes=[_volume("artifacts", args["claim"])] if "claim" in args else [],
-            mounts=[{"name": "artifacts", "mount_path": mount}] if "claim" in args else [],
-        )
+        env: dict[str, str] = {"MLFLOW_SERVE_ARTIFACTS": "true", "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/"}
+        if args is None:
+            # The store's claim is mounted once: a pod that names a claim twice may wait for its volumes for ever.
+            self.parts = PodParts(
+                env=workload.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": f"{DATA}/{ARTIFACTS_FOLDER}"})
+            )
+        else:
+            accepted = validate.accepted("PvcArtifacts", name, PvcArtifactsArgs, args, longest=LONGEST_NAME)
+            labels = workload.labels(name, "artifact-store", placement["labels"])
+            if "existing_claim" in accepted:
+                claim = validate.checked(accepted["existing_claim"], validate.subdomain, "existingClaim")
+            else:
+                claim = _claim(self, f"{name}-artifacts", accepted, placement, labels)
+            destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"
+            self.parts = PodParts(
+                env=workload.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": destination}),
+                volumes=[_volume("artifacts", claim)],
+                mounts=[{"name": "artifacts", "mount_path": ARTIFACTS_VOLUME}],
+                exclusive=accepted.get("access_mode", DEFAULT_ACCESS_MODE) != "ReadWriteMany",
+            )
         self.register_outputs({})
 
 
 def _claim(
-    parent: PvcStore, name: str, args: PvcStoreArgs, placement: PvcPlacementArgs, labels: Mapping[str, str]
+    parent: pulumi.Resource,
+    name: str,
+    args: PvcStoreArgs | PvcArtifactsArgs,
+    placement: PvcPlacementArgs,
+    labels: Mapping[str, str],
 ) -> pulumi.Output[str]:
-    access_mode = args.get("access_mode", "ReadWriteOnce")
-    if access_mode == "ReadWriteMany":
-        pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", parent)
+    access_mode = args.get("access_mode", DEFAULT_ACCESS_MODE)
     spec: k8s.core.v1.PersistentVolumeClaimSpecArgsDict = {
         "access_modes": [access_mode],
         "resources": {"requests": {"storage": args.get("size", DEFAULT_SIZE)}},
@@ -187,9 +233,9 @@ def _claim(
     if "storage_class" in args:
         spec["storage_class_name"] = args["storage_class"]
     claim = k8s.core.v1.PersistentVolumeClaim(
-        f"{name}-data",
+        name,
         metadata={
-            "name": f"{name}-data",
+            "name": name,
             "namespace": placement["namespace"],
             "labels": labels,
             # A class that binds when the first pod comes would be awaited for ever.
@@ -204,7 +250,3 @@ def _claim(
 
 def _volume(name: str, claim: pulumi.Input[str]) -> VolumeArgsDict:
     return {"name": name, "persistent_volume_claim": {"claim_name": claim}}
-
-
-def _script(name: str) -> str:
-    return resources.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")

@@ -11,7 +11,8 @@ from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy
-from mlflow_stack.pvc import PvcArtifacts, PvcStore, PvcStoreArgs
+from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcStore, PvcStoreArgs
+from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs
 from mlflow_stack.tracking import TrackingServer
 
 
@@ -20,6 +21,20 @@ class BackendStoreArgs(TypedDict):
 
     pvc: NotRequired[PvcStoreArgs]
     """SQLite on a claim. Default: a claim of 20Gi."""
+
+
+class ArtifactStoreArgs(TypedDict):
+    """Where models, figures and other files are kept: one of these."""
+
+    pvc: NotRequired[PvcArtifactsArgs]
+    """A claim of their own."""
+    s3: NotRequired[S3ArtifactsArgs]
+    """A bucket."""
+
+
+@validate.rules(ArtifactStoreArgs)
+def _artifact_store(fields: validate.Fields) -> None:
+    fields.refuse_together("pvc", "s3", "artifacts have one store")
 
 
 class MlflowStackArgs(TypedDict):
@@ -47,7 +62,9 @@ class MlflowStackArgs(TypedDict):
     rotation: NotRequired[Mapping[str, int]]
     """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
     backend_store: NotRequired[BackendStoreArgs]
-    """Where runs and models are recorded. Default: SQLite on a claim of 20Gi, which holds the artifacts, too."""
+    """Where runs and models are recorded. Default: SQLite on a claim of 20Gi."""
+    artifact_store: NotRequired[ArtifactStoreArgs]
+    """Where artifacts are kept. Default: the claim of the backend store, where it has one, else one of their own."""
     max_artifact_size: NotRequired[str]
     """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi."""
     max_concurrent_uploads: NotRequired[int]
@@ -77,10 +94,18 @@ def _rules(fields: validate.Fields) -> None:
     claim: PvcStoreArgs = fields.get("backend_store", {}).get("pvc", {})
     if fields.get("replicas", 1) != 1:
         fields.refuse("replicas", "1, as SQLite on a claim has one writer")
-    if "secret" in fields.get("expose", {}).get("tls", {}) and "existing_namespace" not in fields:
-        fields.refuse("existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now")
-    if "existing_claim" in claim and "existing_namespace" not in fields:
-        fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
+    artifacts: ArtifactStoreArgs = fields.get("artifact_store", {})
+    if "existing_namespace" not in fields:
+        if "existing_claim" in claim or "existing_claim" in artifacts.get("pvc", {}):
+            fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
+        if "secret" in fields.get("expose", {}).get("tls", {}) or "existing_secret" in artifacts.get("s3", {}):
+            fields.refuse(
+                "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
+            )
+    if claim.get("existing_claim") is not None and claim == artifacts.get("pvc"):
+        fields.refuse(
+            "artifact_store", "it left out, as a pod mounts a claim once; the backend store's holds artifacts, too"
+        )
 
 
 def accept(name: str, args: Mapping[str, Any]) -> MlflowStackArgs:
@@ -117,6 +142,8 @@ class MlflowStack(pulumi.ComponentResource):
         platform = accepted.get("platform", "kubernetes")
         image = accepted.get("image", tracking.DEFAULT_IMAGE)
         expose = accepted.get("expose", ExposeArgs(kind="none"))
+        max_artifact_size = accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE)
+        max_concurrent_uploads = accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
 
         who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
         users = Users(name, cast(UsersArgs, who), child)
@@ -126,23 +153,46 @@ class MlflowStack(pulumi.ComponentResource):
             created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
         addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
-        secrets = Credentials(
-            name,
-            {
-                "namespace": self.namespace,
-                "users": users.everyone,
-                "tracking_uri": addresses.apply(lambda names: names.internal_url),
-                "labels": labels,
-            },
-            child,
-        )
         store = PvcStore(
             name,
             accepted.get("backend_store", {}).get("pvc", {}),
             {"namespace": self.namespace, "image": image, "labels": labels},
             child,
         )
-        artifacts = PvcArtifacts(name, {}, child)
+        artifact_store = accepted.get("artifact_store", {})
+        artifacts: PvcArtifacts | S3Artifacts
+        if "s3" in artifact_store:
+            artifacts = S3Artifacts(
+                name,
+                artifact_store["s3"],
+                {
+                    "namespace": self.namespace,
+                    "image": image,
+                    "platform": platform,
+                    "max_artifact_size": max_artifact_size,
+                    "max_concurrent_uploads": max_concurrent_uploads,
+                    "labels": labels,
+                },
+                child,
+            )
+        else:
+            artifacts = PvcArtifacts(
+                name,
+                artifact_store.get("pvc"),
+                {"namespace": self.namespace, "image": image, "labels": labels},
+                child,
+            )
+        secrets = Credentials(
+            name,
+            {
+                "namespace": self.namespace,
+                "users": users.everyone,
+                "tracking_uri": addresses.apply(lambda names: names.internal_url),
+                "client_env": artifacts.client_env,
+                "labels": labels,
+            },
+            child,
+        )
         auth_proxy = AuthProxy(
             name,
             {
@@ -150,8 +200,9 @@ class MlflowStack(pulumi.ComponentResource):
                 "addresses": addresses,
                 "htpasswd": secrets.htpasswd,
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
-                "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
-                "max_concurrent_uploads": accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
+                "max_artifact_size": max_artifact_size,
+                "max_concurrent_uploads": max_concurrent_uploads,
+                "presigned": artifacts.presigned,
                 "access": exposure.access(expose, accepted.get("internal_from", [])),
                 "labels": labels,
             },
@@ -191,7 +242,7 @@ class MlflowStack(pulumi.ComponentResource):
         self.password = pulumi.Output.secret(users.everyone[0].password)
         people = [user for user in users.everyone if user.name != credentials.MACHINE_USER]
         self.passwords = pulumi.Output.secret(pulumi.Output.all(**{user.name: user.password for user in people}))
-        env = credentials.client_env(self.tracking_uri, users.everyone[0])
+        env = {**credentials.client_env(self.tracking_uri, users.everyone[0]), **artifacts.client_env}
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
         self.model_urls = pulumi.Output.from_input({})
         outputs = ("url", "tracking_uri", "username", "password", "passwords", "client_env", "model_urls", "namespace")

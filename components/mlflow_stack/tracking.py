@@ -17,12 +17,12 @@ COMPONENT = "tracking"
 DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
 """MLflow 3.17.2 is the oldest without a known hole that matters here (CVE-2026-115886 and those before it)."""
 
-REQUESTS = {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "512Mi"}
+REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 LIMITS = {"memory": "1Gi"}
 """One worker, no jobs: 487 MB resident idle, 526 MB under load, and 60 to 90 MB for transfers."""
 
-SCRATCH_SIZE = "512Mi"
-"""MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it."""
+SCRATCH_BYTES = 512 * 2**20
+"""MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it, beside what the artifact store says."""
 
 GRACE_SECONDS = 60
 DEFAULT_ROLLOUT_TIMEOUT = "10m"
@@ -44,7 +44,7 @@ class TrackingServerArgs(TypedDict):
     platform: NotRequired[str]
     """kubernetes or openshift. Default: kubernetes."""
     resources: NotRequired[workload.ResourcesArgs]
-    """Default: requests 250m CPU, 512Mi memory and 512Mi ephemeral storage, limit 1Gi memory."""
+    """Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as ephemeral storage, limit 1Gi memory."""
     rollout_timeout: NotRequired[str]
     """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
     labels: NotRequired[Mapping[str, str]]
@@ -81,7 +81,8 @@ class TrackingServer(pulumi.ComponentResource):
         labels = workload.labels(name, COMPONENT, accepted.get("labels"))
         self.selector = workload.selector(name, COMPONENT)
         addresses = pulumi.Output.from_input(accepted["addresses"])
-        scratch, scratch_mount = workload.scratch("tmp", SCRATCH_SIZE)
+        size = str(SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"]))
+        scratch, scratch_mount = workload.scratch("tmp", size)
         parts = [*accepted["parts"], PodParts(volumes=[scratch])]
 
         account = k8s.core.v1.ServiceAccount(
@@ -132,8 +133,6 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"},
                 # The proxy's log has every request; probes would fill this one.
                 {"name": "MLFLOW_UVICORN_OPTS", "value": "--no-access-log"},
-                {"name": "MLFLOW_SERVE_ARTIFACTS", "value": "true"},
-                {"name": "MLFLOW_DEFAULT_ARTIFACT_ROOT", "value": "mlflow-artifacts:/"},
                 {
                     "name": "MLFLOW_SERVER_ALLOWED_HOSTS",
                     "value": addresses.apply(lambda names: ",".join(names.allowed_hosts)),
@@ -149,7 +148,7 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
                 *(variable for part in parts for variable in part.env),
             ],
-            "resources": workload.resources(accepted.get("resources"), REQUESTS, LIMITS),
+            "resources": workload.resources(accepted.get("resources"), {**REQUESTS, "ephemeral-storage": size}, LIMITS),
             "security_context": workload.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             # Through the proxy, since MLflow listens on loopback alone.

@@ -8,6 +8,7 @@ that TypedDict by a function registered with :func:`rules`. Keys are shown as st
 import difflib
 import ipaddress
 import re
+import ssl
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ T = TypeVar("T")
 Predicate = Callable[[Any], str | None]
 """Takes a plain value; returns None where it is accepted, else what is wanted instead."""
 
-SECRETS = frozenset({"passwords"})
+SECRETS = frozenset({"passwords", "access_key_id", "secret_access_key"})
 """Fields whose values are never shown, at any depth."""
 
 
@@ -432,4 +433,47 @@ def duration(value: str) -> str | None:
     """A duration as Pulumi's timeouts take it."""
     if re.fullmatch(r"[1-9][0-9]*(s|m|h)", value, re.ASCII) is None:
         return "a duration in whole seconds, minutes or hours, such as 10m"
+    return None
+
+
+def bucket(value: str) -> str | None:
+    """A bucket's name by S3's rules."""
+    if not 3 <= len(value) <= 63 or _SUBDOMAIN.fullmatch(value) is None or re.fullmatch(r"[0-9.]+", value, re.ASCII):
+        return "a bucket's name: 3 to 63 of lower-case letters, digits, '-' and single '.', and no IP address"
+    return None
+
+
+def key_prefix(value: str) -> str | None:
+    """A folder in a bucket."""
+    return (
+        None if folder(value) is None else "a path in the bucket without leading or trailing '/', such as teams/vision"
+    )
+
+
+def endpoint(value: str) -> str | None:
+    """A server's address: scheme, host, perhaps a port, and nothing else."""
+    match = re.fullmatch(r"https?://(?P<host>[^/:@?#]+)(?::(?P<port>[0-9]{1,5}))?", value, re.ASCII)
+    if match is None or host(match["host"]) is not None or not 1 <= int(match["port"] or 1) <= 65535:
+        return "an address with its scheme and without a path, such as https://s3.example.com or http://minio.minio.svc:9000"
+    return None
+
+
+def region(value: str) -> str | None:
+    """A region as AWS and others name them."""
+    return None if re.fullmatch(r"[A-Za-z0-9-]{1,32}", value, re.ASCII) else "a region, such as us-east-1"
+
+
+def access_key(value: str) -> str | None:
+    """One half of a pair of keys: it stands on a line of a file."""
+    if not 1 <= len(value) <= 128 or not value.isascii() or not value.isprintable() or " " in value:
+        return "1 to 128 printable ASCII characters without blanks"
+    return None
+
+
+def certificates(value: str) -> str | None:
+    """Certificates as text."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
+    except (ssl.SSLError, ValueError):
+        return "certificates as PEM text, from -----BEGIN CERTIFICATE----- on"
     return None

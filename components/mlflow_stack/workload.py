@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources as files
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -151,6 +152,11 @@ def scratch(name: str, size: str) -> tuple[VolumeArgsDict, VolumeMountArgsDict]:
     return {"name": name, "empty_dir": {"size_limit": size}}, {"name": name, "mount_path": SCRATCH}
 
 
+def env(variables: Mapping[str, pulumi.Input[str]]) -> list[EnvVarArgsDict]:
+    """Environment of a container, plain values."""
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
 def resources(
     given: ResourcesArgs | None, requests: Mapping[str, str], limits: Mapping[str, str]
 ) -> ResourceRequirementsArgsDict:
@@ -174,3 +180,8 @@ def pod_spec(
         "containers": [*main, *(container for part in parts for container in part.containers)],
         "volumes": [volume for part in parts for volume in part.volumes],
     }
+
+
+def script(name: str) -> str:
+    """The text of a program that containers run."""
+    return files.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")

@@ -109,10 +109,10 @@ def ensure(progress: Progress) -> Programs:
         root=root,
         binaries=binaries,
         supervisor=supervisor,
-        pause=_image("pause", KUBERNETES, binaries / "pause"),
-        coredns=_image("coredns", COREDNS, coredns),
-        provisioner=_image("local-path-provisioner", PROVISIONER, provisioner),
-        shell=_image("shell", "bookworm", root / "bin/busybox", digest=_digest(root), links=_SHELL),
+        pause=program_image("pause", KUBERNETES, binaries / "pause"),
+        coredns=program_image("coredns", COREDNS, coredns),
+        provisioner=program_image("local-path-provisioner", PROVISIONER, provisioner),
+        shell=program_image("shell", "bookworm", root / "bin/busybox", digest=_digest(root), links=_SHELL),
     )
 
 
@@ -136,7 +136,7 @@ def _digest(folder: Path) -> str:
     return folder.name.rpartition("-")[2]
 
 
-def _image(name: str, version: str, program: Path, *, digest: str = "", links: Sequence[str] = ()) -> Image:
+def program_image(name: str, version: str, program: Path, *, digest: str = "", links: Sequence[str] = ()) -> Image:
     """An image that holds one static program and nothing else; `links`: other names of it, in `/bin`."""
     reference = f"localhost/mlflow-stack/{name}:{version}-{digest or _digest(program.parent)}"
     archive = cache_dir() / "images" / f"{reference.rpartition('/')[2].replace(':', '-')}.tar"

@@ -1,0 +1,328 @@
+"""Artifacts in an S3 bucket, through MLflow by default."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+from urllib.parse import urlsplit
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
+
+from mlflow_stack import network, validate, workload
+from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.workload import Egress, PodParts
+
+KEYS = "/etc/mlflow-stack-s3"
+"""Where the keys are mounted."""
+KEYS_FILE = "credentials"
+"""The file, and the Secret's key: an AWS shared credentials file."""
+CA = "/etc/mlflow-stack-s3-ca"
+SCRIPTS = "/opt/mlflow-stack-s3"
+"""Where the bucket's check and MLflow's plugin are mounted."""
+
+CHECK_COMPONENT = "bucket-check"
+CHECK_DEADLINE = 120
+DEFAULT_REGION = "us-east-1"
+DOWNLOADS = 2
+"""How many artifacts of the largest size may be on their way through ``/tmp`` to clients."""
+
+
+class S3ArtifactsArgs(TypedDict):
+    """Artifacts in a bucket that is there already."""
+
+    bucket: pulumi.Input[str]
+    """Name of the bucket."""
+    prefix: NotRequired[str]
+    """Where in the bucket, such as teams/vision. Default: its root."""
+    endpoint_url: NotRequired[str]
+    """The S3 server's address with scheme, such as https://a3s.fi. Default: AWS."""
+    region: NotRequired[str]
+    """The bucket's region. Default: us-east-1."""
+    addressing: NotRequired[str]
+    """path, virtual or auto: where the bucket's name stands in the request. Default: auto."""
+    access_key_id: NotRequired[pulumi.Input[str]]
+    """Secret: the access key. Default: none; then existing_secret is needed."""
+    secret_access_key: NotRequired[pulumi.Input[str]]
+    """Secret: the key that belongs to access_key_id. Default: none."""
+    existing_secret: NotRequired[pulumi.Input[str]]
+    """Name of a Secret that is there already, with an AWS shared credentials file under the key ``credentials``.
+    Default: none."""
+    ca: NotRequired[str]
+    """Certificates, as PEM text, of the authorities that vouch for the endpoint. Default: the image's own."""
+    proxied: NotRequired[bool]
+    """Whether artifacts pass through MLflow, so that clients need no keys; without, each client talks to S3 with keys
+    of its own. Default: true."""
+    presigned: NotRequired[bool]
+    """Whether MLflow may hand clients signed addresses of the S3 server for large transfers, which then pass no limit
+    of the stack. Default: true, unless the endpoint's host is a name or an address that only the cluster reaches."""
+    bucket_check: NotRequired[bool]
+    """Whether ``pulumi up`` writes, reads, lists and deletes a small object before the server starts. Default: true."""
+
+
+@validate.rules(S3ArtifactsArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("bucket", validate.bucket)
+    fields.check("prefix", validate.key_prefix)
+    fields.check("endpoint_url", validate.endpoint)
+    fields.check("region", validate.region)
+    fields.check("addressing", validate.one_of("auto", "path", "virtual"))
+    fields.check("access_key_id", validate.access_key)
+    fields.check("secret_access_key", validate.access_key)
+    fields.check("existing_secret", validate.subdomain)
+    fields.check("ca", validate.certificates)
+    for name in ("access_key_id", "secret_access_key"):
+        fields.refuse_together(name, "existing_secret", "one creates, the other adopts")
+    given = [name for name in ("access_key_id", "secret_access_key") if name in fields]
+    if len(given) == 1:
+        (other,) = {"access_key_id", "secret_access_key"} - set(given)
+        fields.refuse(other, f"the other half of {validate.camel(given[0])}")
+    if not given and "existing_secret" not in fields:
+        fields.refuse("access_key_id", "a key with its secretAccessKey, or existingSecret")
+    if not fields.get("proxied", True) and "presigned" in fields:
+        fields.refuse("presigned", "it left out where proxied is false")
+
+
+class S3PlacementArgs(TypedDict):
+    """Where the store stands: what the stack knows and its user does not say."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the keys."""
+    image: pulumi.Input[str]
+    """The MLflow image, which checks the bucket."""
+    platform: str
+    """kubernetes or openshift."""
+    max_artifact_size: str
+    """The largest artifact, a quantity of bytes."""
+    max_concurrent_uploads: int
+    """Uploads at once."""
+    labels: Mapping[str, str]
+    """More labels."""
+
+
+class S3Artifacts(pulumi.ComponentResource):
+    """The artifact store in a bucket. MLflow holds each artifact that passes through it in ``/tmp`` as a whole, so that
+    the pod's ``/tmp`` grows with the sizes that are allowed."""
+
+    parts: PodParts
+    """What the tracking server's pod needs."""
+    presigned: bool
+    """Whether the proxy may let MLflow announce transfers by signed addresses."""
+    client_env: Mapping[str, pulumi.Input[str]]
+    """What clients need beside the tracking URI and a password: nothing, unless they talk to S3 themselves."""
+
+    def __init__(
+        self,
+        name: str,
+        args: S3ArtifactsArgs,
+        placement: S3PlacementArgs,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        accepted = validate.accepted("S3Artifacts", name, S3ArtifactsArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:S3Artifacts", name, {}, opts)
+        labels = workload.labels(name, "artifact-store", placement["labels"])
+        proxied = accepted.get("proxied", True)
+        endpoint = accepted.get("endpoint_url")
+        self.presigned = accepted.get("presigned", not (endpoint and _inside(endpoint)))
+        bucket = validate.checked(accepted["bucket"], validate.bucket, "bucket")
+        root = pulumi.Output.concat("s3://", bucket, f"/{accepted.get('prefix', '')}".rstrip("/"))
+        connection = _connection(accepted)
+        self.client_env = {} if proxied else connection
+
+        keys, wait_for = _keys(self, name, accepted, placement, labels)
+        volumes: list[VolumeArgsDict] = [
+            {"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}},
+        ]
+        mounts: list[VolumeMountArgsDict] = [{"name": "s3-keys", "mount_path": KEYS, "read_only": True}]
+        access = {
+            **connection,
+            "AWS_SHARED_CREDENTIALS_FILE": f"{KEYS}/{KEYS_FILE}",
+            # The node's own credentials are none of the server's.
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        if "ca" in accepted:
+            volumes.append(_files(self, name, "s3-ca", {"ca.crt": accepted["ca"]}, placement, labels))
+            mounts.append({"name": "s3-ca", "mount_path": CA, "read_only": True})
+            access["AWS_CA_BUNDLE"] = f"{CA}/ca.crt"
+        reach = PodParts(
+            env=workload.env(access),
+            volumes=[*volumes, _files(self, name, "s3-scripts", _scripts(), placement, labels)],
+            mounts=[*mounts, {"name": "s3-scripts", "mount_path": SCRIPTS, "read_only": True}],
+            egress=[Egress(_port(endpoint))],
+            wait_for=wait_for,
+        )
+        if accepted.get("bucket_check", True):
+            wait_for = [*wait_for, _check(self, name, root, reach, placement)]
+
+        size = validate.bytes_of(placement["max_artifact_size"])
+        serving = {
+            "MLFLOW_SERVE_ARTIFACTS": "true",
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "MLFLOW_ARTIFACTS_DESTINATION": root,
+        }
+        if not proxied:
+            serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
+        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(DOWNLOADS * size)}
+        self.parts = PodParts(
+            env=[*reach.env, *workload.env({**serving, **spool})],
+            volumes=reach.volumes,
+            mounts=reach.mounts,
+            egress=reach.egress,
+            wait_for=wait_for,
+            scratch_bytes=size * (placement["max_concurrent_uploads"] + DOWNLOADS),
+        )
+        self.register_outputs({})
+
+
+def _connection(args: S3ArtifactsArgs) -> dict[str, pulumi.Input[str]]:
+    """Which S3 server and how, for MLflow and for boto3: what server and clients have in common."""
+    env: dict[str, pulumi.Input[str]] = {
+        "AWS_DEFAULT_REGION": args.get("region", DEFAULT_REGION),
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": args.get("addressing", "auto"),
+    }
+    if "endpoint_url" in args:
+        env["MLFLOW_S3_ENDPOINT_URL"] = args["endpoint_url"]
+        # Checksums in trailers, boto3's default, are refused by older servers that are not AWS's.
+        env["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
+        env["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
+    return env
+
+
+def _inside(endpoint: str) -> bool:
+    """Whether the endpoint's host is one that only the cluster reaches, as far as its name tells."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".svc", ".cluster.local", ".internal", ".local"))
+
+
+def _port(endpoint: str | None) -> int:
+    if endpoint is None:
+        return 443
+    address = urlsplit(endpoint)
+    return address.port or {"http": 80, "https": 443}[address.scheme]
+
+
+def _keys(
+    parent: S3Artifacts, name: str, args: S3ArtifactsArgs, placement: S3PlacementArgs, labels: Mapping[str, str]
+) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
+    """The Secret with the keys, by its name, and what to wait for."""
+    if "existing_secret" in args:
+        return validate.checked(args["existing_secret"], validate.subdomain, "existingSecret"), []
+    pair = pulumi.Output.all(
+        validate.checked(args.get("access_key_id", ""), validate.access_key, "accessKeyId", secret=True),
+        validate.checked(args.get("secret_access_key", ""), validate.access_key, "secretAccessKey", secret=True),
+    )
+    secret = k8s.core.v1.Secret(
+        f"{name}-s3",
+        metadata={"namespace": placement["namespace"], "labels": labels},
+        immutable=True,
+        string_data={
+            KEYS_FILE: pair.apply(
+                lambda pair: f"[default]\naws_access_key_id = {pair[0]}\naws_secret_access_key = {pair[1]}\n"
+            )
+        },
+        # boto3 reads its keys once: other keys are another Secret, with which the pods are replaced.
+        opts=pulumi.ResourceOptions(parent=parent, replace_on_changes=["data", "stringData"]),
+    )
+    return secret.metadata.apply(lambda metadata: metadata.name or ""), [secret]
+
+
+def _scripts() -> dict[str, str]:
+    """Programs, and the two files by which Python finds the plugin among them."""
+    return {
+        "s3_check.py": workload.script("s3_check.py"),
+        "s3_spool.py": workload.script("s3_spool.py"),
+        "mlflow_stack_s3-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: mlflow-stack-s3\nVersion: 1\n",
+        "mlflow_stack_s3-1.dist-info/entry_points.txt": "[mlflow.artifact_repository]\ns3 = s3_spool:Repository\n",
+    }
+
+
+def _files(
+    parent: S3Artifacts,
+    name: str,
+    purpose: str,
+    files: Mapping[str, str],
+    placement: S3PlacementArgs,
+    labels: Mapping[str, str],
+) -> VolumeArgsDict:
+    """A volume of texts by their paths."""
+    keys = {path: path.replace("/", "_") for path in files}
+    texts = k8s.core.v1.ConfigMap(
+        f"{name}-{purpose}",
+        metadata={"namespace": placement["namespace"], "labels": labels},
+        immutable=True,
+        data={keys[path]: text for path, text in files.items()},
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+    return {
+        "name": purpose,
+        "config_map": {
+            "name": texts.metadata.apply(lambda metadata: metadata.name or ""),
+            "default_mode": 0o444,
+            "items": [{"key": key, "path": path} for path, key in keys.items()],
+        },
+    }
+
+
+def _check(
+    parent: S3Artifacts, name: str, root: pulumi.Output[str], reach: PodParts, placement: S3PlacementArgs
+) -> pulumi.Resource:
+    """A Job that uses the bucket as the server will; ``pulumi up`` prints its last line where it fails."""
+    namespace = placement["namespace"]
+    labels = workload.labels(name, CHECK_COMPONENT, placement["labels"])
+    child = pulumi.ResourceOptions(parent=parent)
+    account = k8s.core.v1.ServiceAccount(
+        f"{name}-{CHECK_COMPONENT}",
+        metadata={"namespace": namespace, "labels": labels},
+        automount_service_account_token=False,
+        opts=child,
+    )
+    policy = network.policy(
+        f"{name}-{CHECK_COMPONENT}",
+        namespace=namespace,
+        labels=labels,
+        selector=workload.selector(name, CHECK_COMPONENT),
+        ingress=[],
+        egress=reach.egress,
+        opts=child,
+    )
+    scratch, scratch_mount = workload.scratch("check-tmp", "64Mi")
+    container: ContainerArgsDict = {
+        "name": "check",
+        "image": placement["image"],
+        "command": ["python", f"{SCRIPTS}/s3_check.py"],
+        "args": [],
+        "env": [*reach.env, *workload.env({"S3_ROOT": root, "HOME": workload.SCRATCH})],
+        "resources": workload.resources(
+            None, {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "64Mi"}, {"memory": "256Mi"}
+        ),
+        "security_context": workload.container_security(),
+        "termination_message_policy": "FallbackToLogsOnError",
+        "volume_mounts": [*reach.mounts, scratch_mount],
+    }
+    spec = workload.pod_spec(
+        placement["platform"],
+        [container],
+        [PodParts(volumes=[*reach.volumes, scratch])],
+        account.metadata.apply(lambda metadata: metadata.name or ""),
+    )
+    return k8s.batch.v1.Job(
+        f"{name}-{CHECK_COMPONENT}",
+        metadata={
+            "namespace": namespace,
+            "labels": labels,
+            # A Job that failed would fail for ever, as its inputs are the same.
+            "annotations": {"pulumi.com/replaceUnready": "true"},
+        },
+        spec={
+            "backoff_limit": 0,
+            "active_deadline_seconds": CHECK_DEADLINE,
+            "template": {
+                "metadata": {"labels": labels, "annotations": workload.pod_annotations(placement["platform"], [])},
+                "spec": {**spec, "restart_policy": "Never"},
+            },
+        },
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=[*reach.wait_for, policy]),
+    )
