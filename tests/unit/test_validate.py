@@ -34,6 +34,13 @@ def refusals(args: dict, name: str = "mlflow") -> list[str]:
     return [problem.strip() for problem in problems]
 
 
+def s3(**fields: object) -> dict:
+    """A bucket with its keys, and these fields; one that is None is left out."""
+    keys = {"access_key_id": "key", "secret_access_key": "secret"}
+    bucket = {"bucket": "team", **keys, **fields}
+    return {"artifact_store": {"s3": {name: value for name, value in bucket.items() if value is not None}}}
+
+
 def pvc(**fields: object) -> dict:
     return {"backend_store": {"pvc": fields}}
 
@@ -331,3 +338,108 @@ def test_a_refused_password_is_never_in_the_message(text: str) -> None:
     secret = f"§{text}§"
     problems = refusals({"passwords": {"mlflow": secret}})
     assert problems == [f"passwords.mlflow: {PASSWORD}"]
+
+
+BUCKET = "wanted a bucket's name: 3 to 63 of lower-case letters, digits, '-' and single '.', and no IP address"
+ENDPOINT = (
+    "wanted an address with its scheme and without a path, such as https://s3.example.com or "
+    "http://minio.minio.svc:9000"
+)
+KEY = "the value (not shown) is not accepted; wanted 1 to 128 printable ASCII characters without blanks"
+NO_KEYS = {"access_key_id": None, "secret_access_key": None}
+ADOPTED = {"existing_namespace": "team"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (s3(bucket="My_Bucket"), f'artifactStore.s3.bucket: "My_Bucket" is not accepted; {BUCKET}'),
+        (s3(bucket="a..b"), f'artifactStore.s3.bucket: "a..b" is not accepted; {BUCKET}'),
+        (s3(bucket="192.168.5.4"), f'artifactStore.s3.bucket: "192.168.5.4" is not accepted; {BUCKET}'),
+        (s3(bucket="b" * 64), f'artifactStore.s3.bucket: "{"b" * 64}" is not accepted; {BUCKET}'),
+        (s3(bucket="ab"), f'artifactStore.s3.bucket: "ab" is not accepted; {BUCKET}'),
+        (s3(bucket=None), "artifactStore.s3.bucket: missing; it is required"),
+        (
+            s3(prefix="/teams/"),
+            'artifactStore.s3.prefix: "/teams/" is not accepted; '
+            "wanted a path in the bucket without leading or trailing '/', such as teams/vision",
+        ),
+        (s3(endpoint_url="a3s.fi"), f'artifactStore.s3.endpointUrl: "a3s.fi" is not accepted; {ENDPOINT}'),
+        (s3(endpoint_url="s3://b"), f'artifactStore.s3.endpointUrl: "s3://b" is not accepted; {ENDPOINT}'),
+        (
+            s3(endpoint_url="https://a3s.fi/b"),
+            f'artifactStore.s3.endpointUrl: "https://a3s.fi/b" is not accepted; {ENDPOINT}',
+        ),
+        (
+            s3(endpoint_url="http://s3:70000"),
+            f'artifactStore.s3.endpointUrl: "http://s3:70000" is not accepted; {ENDPOINT}',
+        ),
+        (
+            s3(region="eu north"),
+            'artifactStore.s3.region: "eu north" is not accepted; wanted a region, such as us-east-1',
+        ),
+        (
+            s3(addressing="host"),
+            'artifactStore.s3.addressing: "host" is not accepted; wanted one of auto, path, virtual',
+        ),
+        (s3(secret_access_key=None), "artifactStore.s3.secretAccessKey: missing; the other half of accessKeyId"),
+        (s3(access_key_id=None), "artifactStore.s3.accessKeyId: missing; the other half of secretAccessKey"),
+        (s3(**NO_KEYS), "artifactStore.s3.accessKeyId: missing; a key with its secretAccessKey, or existingSecret"),
+        (s3(secret_access_key="two words"), f"artifactStore.s3.secretAccessKey: {KEY}"),
+        (s3(access_key_id="line\nbreak"), f"artifactStore.s3.accessKeyId: {KEY}"),
+        (
+            {**ADOPTED, **s3(existing_secret="keys", secret_access_key=None)},
+            "artifactStore.s3.accessKeyId: given together with existingSecret; one creates, the other adopts",
+        ),
+        (
+            s3(**NO_KEYS, existing_secret="keys"),
+            "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
+        ),
+        (
+            s3(ca="certificate"),
+            'artifactStore.s3.ca: "certificate" is not accepted; '
+            "wanted certificates as PEM text, from -----BEGIN CERTIFICATE----- on",
+        ),
+        (
+            s3(proxied=False, presigned=True),
+            "artifactStore.s3.presigned: true is not accepted; wanted it left out where proxied is false",
+        ),
+        (s3(proxied="no"), 'artifactStore.s3.proxied: "no" is not accepted; wanted true or false'),
+        (
+            {"artifact_store": {"pvc": {}, **s3()["artifact_store"]}},
+            "artifactStore.pvc: given together with s3; artifacts have one store",
+        ),
+        (
+            {"artifact_store": {"pvc": {"existing_claim": "old"}}},
+            "existingNamespace: missing; a value, as a claim cannot exist in a namespace that is only made now",
+        ),
+        (
+            {**ADOPTED, "artifact_store": {"pvc": {"existing_claim": "old", "size": "1Gi"}}},
+            "artifactStore.pvc.size: given together with existingClaim; a claim that is there already has its own",
+        ),
+        (
+            {**ADOPTED, **pvc(existing_claim="old"), "artifact_store": {"pvc": {"existing_claim": "old"}}},
+            "artifactStore: a map is not accepted; wanted it left out, as a pod mounts a claim once; "
+            "the backend store's holds artifacts, too",
+        ),
+    ],
+)
+def test_artifact_stores_that_cannot_be(args: dict, message: str) -> None:
+    assert message in refusals(args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        s3(bucket="team.data-2", prefix="teams/vision", endpoint_url="https://a3s.fi"),
+        s3(endpoint_url="http://minio.minio.svc:9000", region="regionOne", addressing="path"),
+        {**ADOPTED, **s3(**NO_KEYS, existing_secret="keys", proxied=False)},
+    ],
+)
+def test_artifact_stores_that_can_be(args: dict) -> None:
+    validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+
+
+def test_a_refused_key_is_never_shown() -> None:
+    (problem,) = refusals(s3(secret_access_key="canary canary"))
+    assert "canary" not in problem
