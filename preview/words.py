@@ -16,6 +16,9 @@ DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace
 _LONGEST: Final = 80
 _SERVERS: Final = {"tracking": "the tracking server", "database": "the database", "schema": "the schema Job"}
 _WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
+_MODEL: Final = "mlflow-stack/model"
+_MODEL_URI: Final = "MODEL_URI"
+_STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
 _UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
 
@@ -146,6 +149,7 @@ class Words:
             yield "The stack is new."
             return
         yield from self._people()
+        yield from self._database()
         for change in self._changes:
             if change.resource.kind in _WORKLOADS:
                 yield from self._workload(change)
@@ -170,6 +174,14 @@ class Words:
         for user in sorted(before - after):
             yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
 
+    def _database(self) -> Iterator[str]:
+        before, after = (_database_kind(side) for side in (self._comparison.old, self._comparison.new))
+        if before and after and before != after:
+            yield (
+                f"**The tracking server starts on another database ({before} → {after}): the runs and models recorded "
+                "so far stay in the old one.**"
+            )
+
     def _workload(self, change: Change) -> Iterator[str]:
         server = _server(change.resource)
         if change.op == "replace":
@@ -182,6 +194,9 @@ class Words:
         if any(field.path.startswith("spec.template") for field in change.fields):
             how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
             yield f"Restarts {server}, {how}."
+        for field in change.fields:
+            if field.path.endswith(f"env[{_MODEL_URI}].value"):
+                yield f"Model `{change.new.labels[_MODEL]}`: {_shown(field.old)} → {_shown(field.new)}."
         steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
         for step in change.old.pod.get("initContainers", []):
             now = steps.get(step["name"], step)
@@ -235,10 +250,23 @@ def _rotation(one: Resource | None) -> int:
 
 
 def _server(one: Resource) -> str:
-    model = one.labels.get("mlflow-stack/model")
+    model = one.labels.get(_MODEL)
     if model:
         return f"the server of model `{model}`"
     return _SERVERS.get(one.component, _named(one))
+
+
+def _database_kind(resources: Sequence[Resource]) -> str:
+    """What the tracking server keeps its records in, such as sqlite or mysql."""
+    found = (
+        variable.get("value", "")
+        for one in resources
+        if one.kind in _WORKLOADS and one.component == "tracking"
+        for container in one.pod.get("containers", [])
+        for variable in container.get("env", [])
+        if variable["name"] == _STORE_URI
+    )
+    return re.split("[+:]", next(found, ""))[0]
 
 
 def _capital(text: str) -> str:

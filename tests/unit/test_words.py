@@ -91,6 +91,30 @@ def test_a_long_comment_is_cut_and_keeps_its_summary() -> None:
     assert "_Cut here: the whole text has " in comment
 
 
+def server(component: str, *variables: tuple[str, str], **labels: str) -> Resource:
+    env = [{"name": name, "value": value} for name, value in variables]
+    template = {"spec": {"containers": [{"name": "main", "env": env}]}}
+    metadata = {"labels": {"app.kubernetes.io/component": component, **labels}}
+    return one("Deployment", inputs={"metadata": metadata, "spec": {"template": template}})
+
+
+def test_another_version_of_a_model_is_told() -> None:
+    old, new = (
+        server("model", ("MODEL_URI", f"models:/diabetes/{version}"), **{"mlflow-stack/model": "diabetes"})
+        for version in (3, 4)
+    )
+    comment = told([old], [new]).comment("dev", "x")
+    assert "- Restarts the server of model `diabetes`, pod by pod, without an outage." in comment
+    assert "- Model `diabetes`: `models:/diabetes/3` → `models:/diabetes/4`." in comment
+
+
+def test_another_database_is_told() -> None:
+    old = server("tracking", ("MLFLOW_BACKEND_STORE_URI", "sqlite:////mlflow/mlflow.db"))
+    new = server("tracking", ("MLFLOW_BACKEND_STORE_URI", "mysql+pymysql://canary@host/mlflow"))
+    comment = told([old], [new]).comment("dev", "x")
+    assert "- **The tracking server starts on another database (sqlite → mysql): the runs and models" in comment
+
+
 def test_pods_are_counted_as_the_scheduler_does() -> None:
     def server(replicas: int, cpu: str) -> Resource:
         def container(cpu: str, memory: str) -> dict:
