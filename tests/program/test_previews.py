@@ -13,6 +13,7 @@ import pytest
 from previewed import CHANGES, REFUSED, START, golden, rename_with_alias
 from repository import Edit, Repository
 
+import engine
 from local.paths import cache_dir
 
 
@@ -103,3 +104,8 @@ def test_an_unknown_base_is_named(repository: Repository) -> None:
     done = repository.make("preview", "BASE=nowhere")
     assert "error: git cannot check out 'nowhere'" in done.stderr
     assert "Next: name a BASE that `git log` shows" in done.stderr
+
+
+def test_the_readme_shows_a_comment_as_it_is() -> None:
+    quoted = "\n".join(f"> {line}".rstrip() for line in golden("removed-user").read_text().rstrip().splitlines())
+    assert quoted in (engine.PROJECT / "README.md").read_text()
