@@ -1,5 +1,6 @@
 """A checkout of the project with a history of its own, in which a team changes its stack file and its program."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class Repository:
         (self.folder / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump(content))
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        self._settle()
 
     def replace(self, file: str, old: str, new: str) -> None:
         """Edits one file; the text must be there once."""
@@ -56,6 +58,20 @@ class Repository:
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A verb of the Makefile, whatever it ends with."""
-        # The environment is the tests' own, whatever the requirements of this history are.
-        command = ["make", "--silent", "--old-file=.venv/.ready", *arguments, f"STACK={STACK}"]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        return self.run("make", "--silent", *arguments, f"STACK={STACK}")
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A program in the folder, whatever it ends with."""
+        return subprocess.run(
+            command, cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        )
+
+    def reset(self, head: str) -> None:
+        """Forgets what was committed since."""
+        self.git("reset", "--quiet", "--hard", head)
+        self._settle()
+
+    def _settle(self) -> None:
+        """The environment is the tests' own: make shall not make it anew for the requirements of this history."""
+        for name in ("requirements.txt", "requirements.lock", "components/pyproject.toml"):
+            os.utime(self.folder / name, (0, 0))

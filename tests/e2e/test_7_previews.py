@@ -149,7 +149,7 @@ def test_what_is_refused_is_not_deployed(team: Team, name: str) -> None:
     assert "protect" in failed.stdout + failed.stderr
     (still,) = team.platform.objects("persistentvolumeclaims", NAMESPACE)
     assert still["metadata"]["uid"] == claim["metadata"]["uid"]
-    team.repository.git("reset", "--quiet", "--hard", "HEAD~1")
+    team.repository.reset("HEAD~1")
     team.repository.config = config
     team.deploy()
 

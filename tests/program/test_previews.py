@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from previewed import CHANGES, REFUSED, START, golden, rename_with_alias
-from repository import Edit, Repository
+from repository import STACK, Edit, Repository
 
 import engine
 from local.paths import cache_dir
@@ -27,12 +28,14 @@ def branch(repository: Repository) -> Iterator[Repository]:
     """The repository, which forgets what a test commits."""
     head, config = repository.git("rev-parse", "HEAD").strip(), dict(repository.config)
     yield repository
-    repository.git("reset", "--quiet", "--hard", head)
+    repository.reset(head)
     repository.config = config
 
 
 def previewed(repository: Repository, name: str, status: int) -> None:
-    done = repository.make("preview", "BASE=HEAD~1")
+    # As a pipeline does for a fork: without a kubeconfig, or with one that knows other stacks.
+    other = yaml.safe_dump({"contexts": [{"name": f"{STACK}-eu"}]})
+    done = repository.run("ci/stack", "preview", STACK, "HEAD~1", KUBECONFIG_TEXT=other if status else "")
     assert done.returncode == status, done.stderr
     if os.environ.get("ACCEPT"):
         golden(name).write_text(done.stdout)
