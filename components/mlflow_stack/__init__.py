@@ -3,6 +3,7 @@
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
+from mlflow_stack.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
@@ -23,13 +24,18 @@ __all__ = [
     "ControllerArgs",
     "Credentials",
     "CredentialsArgs",
+    "DumpsArgs",
     "EgressArgs",
     "ExposeArgs",
     "Exposure",
     "ExposureArgs",
     "InvalidArgs",
+    "MariadbArgs",
     "MlflowStack",
     "MlflowStackArgs",
+    "MysqlPlacementArgs",
+    "MysqlStore",
+    "MysqlStoreArgs",
     "PeerArgs",
     "PodParts",
     "PvcArtifacts",

@@ -100,10 +100,10 @@ class PvcStore(pulumi.ComponentResource):
             f"{name}-schema",
             metadata={"namespace": placement["namespace"], "labels": labels},
             immutable=True,
-            data={script: workload.script(script) for script in ("sqlite_schema.py", "file_store.py")},
+            data={one: workload.script(one) for one in ("sqlite_schema.py", "file_store.py", "revisions.py")},
             opts=pulumi.ResourceOptions(parent=self),
         )
-        scripts_name = scripts.metadata.apply(lambda metadata: metadata.name or "")
+        scripts_name = workload.name_of(scripts)
         scratch, scratch_mount = workload.scratch("schema-tmp", "1Gi")
 
         # A large index is sorted in a file, for which the claim has more room than the scratch folder.
@@ -225,27 +225,16 @@ def _claim(
     placement: PvcPlacementArgs,
     labels: Mapping[str, str],
 ) -> pulumi.Output[str]:
-    access_mode = args.get("access_mode", DEFAULT_ACCESS_MODE)
-    spec: k8s.core.v1.PersistentVolumeClaimSpecArgsDict = {
-        "access_modes": [access_mode],
-        "resources": {"requests": {"storage": args.get("size", DEFAULT_SIZE)}},
-    }
-    if "storage_class" in args:
-        spec["storage_class_name"] = args["storage_class"]
-    claim = k8s.core.v1.PersistentVolumeClaim(
+    claim = workload.claim(
         name,
-        metadata={
-            "name": name,
-            "namespace": placement["namespace"],
-            "labels": labels,
-            # A class that binds when the first pod comes would be awaited for ever.
-            "annotations": {"pulumi.com/skipAwait": "true"},
-        },
-        spec=spec,
-        # Data: `destroy --exclude-protected` leaves it, and the namespace that it is in.
-        opts=pulumi.ResourceOptions(parent=parent, protect=True),
+        namespace=placement["namespace"],
+        labels=labels,
+        size=args.get("size", DEFAULT_SIZE),
+        storage_class=args.get("storage_class"),
+        access_mode=args.get("access_mode", DEFAULT_ACCESS_MODE),
+        opts=pulumi.ResourceOptions(parent=parent),
     )
-    return claim.metadata.apply(lambda metadata: metadata.name or "")
+    return workload.name_of(claim)
 
 
 def _volume(name: str, claim: pulumi.Input[str]) -> VolumeArgsDict:

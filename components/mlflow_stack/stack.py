@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import credentials, exposure, proxy, tracking, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
+from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcStore, PvcStoreArgs
@@ -17,10 +18,17 @@ from mlflow_stack.tracking import TrackingServer
 
 
 class BackendStoreArgs(TypedDict):
-    """Where runs, params, metrics and the model registry are kept."""
+    """Where runs, params, metrics and the model registry are kept: one of these."""
 
     pvc: NotRequired[PvcStoreArgs]
     """SQLite on a claim. Default: a claim of 20Gi."""
+    mysql: NotRequired[MysqlStoreArgs]
+    """A MySQL or MariaDB database. Default: none."""
+
+
+@validate.rules(BackendStoreArgs)
+def _backend_store(fields: validate.Fields) -> None:
+    fields.refuse_together("pvc", "mysql", "runs have one store; none means pvc")
 
 
 class ArtifactStoreArgs(TypedDict):
@@ -52,7 +60,7 @@ class MlflowStackArgs(TypedDict):
     proxy_image: NotRequired[pulumi.Input[str]]
     """nginx image with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
     replicas: NotRequired[int]
-    """Tracking servers at once; SQLite on a claim allows one. Default: 1."""
+    """Tracking servers at once; SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
     resources: NotRequired[workload.ResourcesArgs]
     """The tracking server's CPU and memory. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
     users: NotRequired[Sequence[str]]
@@ -91,14 +99,24 @@ def _rules(fields: validate.Fields) -> None:
     tracking.server_rules(fields)
     credentials.user_rules(fields)
     proxy.size_rules(fields)
-    claim: PvcStoreArgs = fields.get("backend_store", {}).get("pvc", {})
-    if fields.get("replicas", 1) != 1:
-        fields.refuse("replicas", "1, as SQLite on a claim has one writer")
+    backend: BackendStoreArgs = fields.get("backend_store", {})
+    claim: PvcStoreArgs = backend.get("pvc", {})
     artifacts: ArtifactStoreArgs = fields.get("artifact_store", {})
+    mounted = "s3" not in artifacts and artifacts.get("pvc", {}).get("access_mode") != "ReadWriteMany"
+    if "mysql" not in backend:
+        fields.check("replicas", lambda number: None if number == 1 else "1, as SQLite on a claim has one writer")
+    elif fields.get("replicas", 1) > 1 and mounted:
+        fields.refuse("replicas", "1, as one pod alone may mount a claim with artifacts that is not ReadWriteMany")
+    else:
+        fields.check("replicas", validate.between(1, 100))
     if "existing_namespace" not in fields:
         if "existing_claim" in claim or "existing_claim" in artifacts.get("pvc", {}):
             fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
-        if "secret" in fields.get("expose", {}).get("tls", {}) or "existing_secret" in artifacts.get("s3", {}):
+        if (
+            "secret" in fields.get("expose", {}).get("tls", {})
+            or "existing_secret" in artifacts.get("s3", {})
+            or "existing_secret" in backend.get("mysql", {})
+        ):
             fields.refuse(
                 "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
             )
@@ -153,12 +171,29 @@ class MlflowStack(pulumi.ComponentResource):
             created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
         addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
-        store = PvcStore(
-            name,
-            accepted.get("backend_store", {}).get("pvc", {}),
-            {"namespace": self.namespace, "image": image, "labels": labels},
-            child,
-        )
+        rollout_timeout = accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT)
+        backend = accepted.get("backend_store", {})
+        store: PvcStore | MysqlStore
+        if "mysql" in backend:
+            store = MysqlStore(
+                name,
+                backend["mysql"],
+                {
+                    "namespace": self.namespace,
+                    "image": image,
+                    "platform": platform,
+                    "rollout_timeout": rollout_timeout,
+                    "labels": labels,
+                },
+                child,
+            )
+        else:
+            store = PvcStore(
+                name,
+                backend.get("pvc", {}),
+                {"namespace": self.namespace, "image": image, "labels": labels},
+                child,
+            )
         artifact_store = accepted.get("artifact_store", {})
         artifacts: PvcArtifacts | S3Artifacts
         if "s3" in artifact_store:
@@ -178,7 +213,8 @@ class MlflowStack(pulumi.ComponentResource):
         else:
             artifacts = PvcArtifacts(
                 name,
-                artifact_store.get("pvc"),
+                # SQLite's claim holds the artifacts, too; a database has none.
+                artifact_store.get("pvc", {} if "mysql" in backend else None),
                 {"namespace": self.namespace, "image": image, "labels": labels},
                 child,
             )
@@ -217,8 +253,9 @@ class MlflowStack(pulumi.ComponentResource):
                 "egress": accepted.get("egress", []),
                 "image": image,
                 "platform": platform,
+                "replicas": accepted.get("replicas", 1),
                 "resources": accepted.get("resources", {}),
-                "rollout_timeout": accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT),
+                "rollout_timeout": rollout_timeout,
                 "labels": labels,
             },
             child,

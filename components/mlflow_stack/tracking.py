@@ -43,6 +43,8 @@ class TrackingServerArgs(TypedDict):
     """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     platform: NotRequired[str]
     """kubernetes or openshift. Default: kubernetes."""
+    replicas: NotRequired[int]
+    """Pods at once; one, where a part allows no more. Default: 1."""
     resources: NotRequired[workload.ResourcesArgs]
     """Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as ephemeral storage, limit 1Gi memory."""
     rollout_timeout: NotRequired[str]
@@ -54,6 +56,10 @@ class TrackingServerArgs(TypedDict):
 @validate.rules(TrackingServerArgs)
 def _rules(fields: validate.Fields) -> None:
     server_rules(fields)
+    fields.check("replicas", validate.between(1, 100))
+    parts: Sequence[PodParts] = fields.get("parts", ())
+    if fields.get("replicas", 1) > 1 and any(part.exclusive for part in parts):
+        fields.refuse("replicas", "1, as one of the parts is for one pod alone")
 
 
 def server_rules(fields: validate.Fields) -> None:
@@ -78,6 +84,7 @@ class TrackingServer(pulumi.ComponentResource):
         namespace = accepted["namespace"]
         platform = accepted.get("platform", "kubernetes")
         timeout = accepted.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
+        replicas = accepted.get("replicas", 1)
         labels = workload.labels(name, COMPONENT, accepted.get("labels"))
         self.selector = workload.selector(name, COMPONENT)
         addresses = pulumi.Output.from_input(accepted["addresses"])
@@ -97,7 +104,7 @@ class TrackingServer(pulumi.ComponentResource):
                 "name": name,
                 "namespace": namespace,
                 "labels": labels,
-                # The StatefulSet is awaited; to wait for endpoints as well costs 4 s more.
+                # The pods are awaited; to wait for endpoints as well costs 4 s more.
                 "annotations": {"pulumi.com/skipAwait": "true"},
             },
             spec={
@@ -162,31 +169,92 @@ class TrackingServer(pulumi.ComponentResource):
         spec = workload.pod_spec(
             platform, [container], parts, account.metadata.apply(lambda metadata: metadata.name or "")
         )
-        k8s.apps.v1.StatefulSet(
-            name,
-            metadata={"namespace": namespace, "labels": labels},
-            # One pod that starts only when the one before is gone, also after an eviction: SQLite has one writer.
-            spec={
-                "replicas": 1,
-                "service_name": service.metadata.apply(lambda metadata: metadata.name or ""),
-                # OrderedReady would wait for a broken pod to become ready before it takes a good template.
-                "pod_management_policy": "Parallel",
-                "selector": {"match_labels": self.selector},
-                "template": {
-                    "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
-                    "spec": {**spec, "termination_grace_period_seconds": GRACE_SECONDS},
-                },
+        template: k8s.core.v1.PodTemplateSpecArgsDict = {
+            "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
+            "spec": {
+                **spec,
+                "termination_grace_period_seconds": GRACE_SECONDS,
+                "topology_spread_constraints": _spread(self.selector) if replicas > 1 else [],
             },
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[resource for part in parts for resource in part.wait_for],
-                # A replacement made first would be a second writer.
-                delete_before_replace=True,
-                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
-            ),
+        }
+        after = pulumi.ResourceOptions(
+            parent=self,
+            depends_on=[resource for part in parts for resource in part.wait_for],
+            custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
         )
+        metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
+        if any(part.exclusive for part in parts):
+            _single(name, metadata, self.selector, template, service, after)
+        else:
+            _replicated(name, metadata, self.selector, template, replicas, after)
         self.service = service.metadata.apply(lambda metadata: metadata.name or "")
         self.register_outputs({"service": self.service})
+
+
+def _spread(selector: Mapping[str, str]) -> list[k8s.core.v1.TopologySpreadConstraintArgsDict]:
+    """Several pods keep off one node where they can."""
+    return [
+        {
+            "max_skew": 1,
+            "topology_key": "kubernetes.io/hostname",
+            "when_unsatisfiable": "ScheduleAnyway",
+            "label_selector": {"match_labels": selector},
+        }
+    ]
+
+
+def _single(
+    name: str,
+    metadata: k8s.meta.v1.ObjectMetaArgsDict,
+    selector: Mapping[str, str],
+    template: k8s.core.v1.PodTemplateSpecArgsDict,
+    service: k8s.core.v1.Service,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """One pod that starts only when the one before is gone, also after an eviction: SQLite has one writer."""
+    k8s.apps.v1.StatefulSet(
+        name,
+        metadata=metadata,
+        spec={
+            "replicas": 1,
+            "service_name": service.metadata.apply(lambda metadata: metadata.name or ""),
+            # OrderedReady would wait for a broken pod to become ready before it takes a good template.
+            "pod_management_policy": "Parallel",
+            "selector": {"match_labels": selector},
+            "template": template,
+        },
+        # A replacement made first would be a second writer.
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
+    )
+
+
+def _replicated(
+    name: str,
+    metadata: k8s.meta.v1.ObjectMetaArgsDict,
+    selector: Mapping[str, str],
+    template: k8s.core.v1.PodTemplateSpecArgsDict,
+    replicas: int,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Pods of which each is replaced only when another one is ready."""
+    if replicas > 1:
+        k8s.policy.v1.PodDisruptionBudget(
+            name,
+            metadata=metadata,
+            spec={"max_unavailable": 1, "selector": {"match_labels": selector}},
+            opts=pulumi.ResourceOptions(parent=opts.parent),
+        )
+    k8s.apps.v1.Deployment(
+        name,
+        metadata=metadata,
+        spec={
+            "replicas": replicas,
+            "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
+            "selector": {"match_labels": selector},
+            "template": template,
+        },
+        opts=opts,
+    )
 
 
 def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:

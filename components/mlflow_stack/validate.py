@@ -21,7 +21,7 @@ T = TypeVar("T")
 Predicate = Callable[[Any], str | None]
 """Takes a plain value; returns None where it is accepted, else what is wanted instead."""
 
-SECRETS = frozenset({"passwords", "access_key_id", "secret_access_key"})
+SECRETS = frozenset({"password", "passwords", "access_key_id", "secret_access_key"})
 """Fields whose values are never shown, at any depth."""
 
 
@@ -71,8 +71,12 @@ def is_output(value: object) -> bool:
 class Fields(Mapping[str, Any]):
     """The well-shaped fields of one args value, for the rules that judge them."""
 
-    def __init__(self, key: str, values: Mapping[str, Any], secret: bool, problems: list[Problem]) -> None:
+    def __init__(
+        self, key: str, values: Mapping[str, Any], stated: frozenset[str], secret: bool, problems: list[Problem]
+    ) -> None:
         self.key = key
+        self.stated = stated
+        """The fields that were given at all, also those with problems of their own."""
         self._values = values
         self._secret = secret
         self._problems = problems
@@ -266,7 +270,8 @@ def _conform_fields(
     missing = cast("frozenset[str]", vars(kind)["__required_keys__"]) - set(value)
     problems.extend(Problem(join(key, camel(name)), "missing; it is required") for name in sorted(missing))
     if kind in _rules:
-        _rules[kind](Fields(key, fields, secret, problems))
+        stated = frozenset(name for name, field in value.items() if field is not None)
+        _rules[kind](Fields(key, fields, stated, secret, problems))
     return fields
 
 
@@ -476,4 +481,25 @@ def certificates(value: str) -> str | None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
     except (ssl.SSLError, ValueError):
         return "certificates as PEM text, from -----BEGIN CERTIFICATE----- on"
+    return None
+
+
+def database(value: str) -> str | None:
+    """A database's name that needs no quotes in a URL or a command."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", value, re.ASCII) is None:
+        return "a database's name: 1 to 64 of letters, digits, '_' and '-'"
+    return None
+
+
+def database_user(value: str) -> str | None:
+    """A user of a database server."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,79}", value, re.ASCII) is None:
+        return "a database user's name: 1 to 80 of letters, digits and _ . @ -"
+    return None
+
+
+def database_password(value: str) -> str | None:
+    """A password that a Secret and an option file can carry: any characters that can be printed."""
+    if not 1 <= len(value) <= 256 or not value.isprintable():
+        return "1 to 256 characters that can be printed"
     return None

@@ -6,6 +6,7 @@ from importlib import resources as files
 from typing import NotRequired, TypedDict
 
 import pulumi
+import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     EnvVarArgsDict,
@@ -185,3 +186,39 @@ def pod_spec(
 def script(name: str) -> str:
     """The text of a program that containers run."""
     return files.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")
+
+
+def name_of(made: k8s.core.v1.ConfigMap | k8s.core.v1.PersistentVolumeClaim | k8s.core.v1.Secret) -> pulumi.Output[str]:
+    """The name that an object has in the cluster."""
+    return made.metadata.apply(lambda metadata: metadata.name or "")
+
+
+def claim(
+    name: str,
+    *,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    size: str,
+    storage_class: str | None,
+    access_mode: str = "ReadWriteOnce",
+    opts: pulumi.ResourceOptions,
+) -> k8s.core.v1.PersistentVolumeClaim:
+    """A claim of that very name. It holds data: `destroy --exclude-protected` leaves it, and the namespace it is in."""
+    spec: k8s.core.v1.PersistentVolumeClaimSpecArgsDict = {
+        "access_modes": [access_mode],
+        "resources": {"requests": {"storage": size}},
+    }
+    if storage_class is not None:
+        spec["storage_class_name"] = storage_class
+    return k8s.core.v1.PersistentVolumeClaim(
+        name,
+        metadata={
+            "name": name,
+            "namespace": namespace,
+            "labels": labels,
+            # A class that binds when the first pod comes would be awaited for ever.
+            "annotations": {"pulumi.com/skipAwait": "true"},
+        },
+        spec=spec,
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(protect=True)),
+    )

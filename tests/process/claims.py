@@ -38,12 +38,13 @@ class Claim:
         return shutil.copytree(self.mount, folder, symlinks=True)
 
 
-def _write(root: Path, version: str, kind: str) -> Claim:
+def write(root: Path, version: str, kind: str, store: str | None = None) -> Claim:
+    """Lets an old server with that store write what a team would have."""
     home = oldmlflow.environment(version)
     work = root / f"{kind}-{version}"
     claim = work / "claim"
     claim.mkdir(parents=True)
-    store = f"sqlite:///{claim}/mlflow.db" if kind == "database" else str(claim / "mlruns")
+    store = store or (f"sqlite:///{claim}/mlflow.db" if kind == "database" else str(claim / "mlruns"))
     # The CSC template gives both options the same folder.
     options = ["--backend-store-uri", store, "--default-artifact-root", str(claim / "mlruns")]
     if version != "1.12.0":
@@ -62,4 +63,4 @@ def claims(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Cl
     root = tmp_path_factory.mktemp("old")
     wanted = [(version, kind) for version in oldmlflow.VERSIONS for kind in ("database", "file")]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(wanted, pool.map(lambda which: _write(root, *which), wanted), strict=True))
+        return dict(zip(wanted, pool.map(lambda which: write(root, *which), wanted), strict=True))

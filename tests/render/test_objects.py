@@ -15,6 +15,7 @@ from mlflow_stack import MlflowStack
 
 KUBERNETES = "1.34"
 EXPOSED = {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}
+DATABASE = {"mysql": {"host": "db.example.com", "existing_secret": "db"}}
 ADOPTED = {"pvc": {"existing_claim": "old", "file_store": "mlruns"}}
 BUCKET = {
     "bucket": "team",
@@ -29,9 +30,11 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
     "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
     "bucket": {"artifact_store": {"s3": BUCKET}, "platform": "openshift"},
+    "external database": {"existing_namespace": "team", "backend_store": DATABASE, "platform": "openshift"},
+    "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
 }
-EXTERNAL = {("PersistentVolumeClaim", "old"), ("Secret", "mlflow-s3")}
-"""What the stacks adopt."""
+EXTERNAL = {("PersistentVolumeClaim", "old"), ("Secret", "mlflow-s3"), ("Secret", "db"), ("ServiceAccount", "default")}
+"""What the stacks adopt, and what every namespace has."""
 # restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
 
@@ -71,9 +74,14 @@ def test_every_object_has_only_fields_the_api_knows(name: str) -> None:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
+def workloads(name: str) -> list[dict[str, Any]]:
+    """What makes pods."""
+    return [one for one in RENDERED[name] if "template" in one.get("spec", {})]
+
+
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_pod_meets_the_restricted_standard(name: str) -> None:
-    pods = [one["spec"]["template"]["spec"] for one in RENDERED[name] if "template" in one.get("spec", {})]
+    pods = [one["spec"]["template"]["spec"] for one in workloads(name)]
     assert pods
     for pod in pods:
         assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
@@ -93,9 +101,11 @@ def test_every_reference_resolves(name: str) -> None:
     """ConfigMaps, Secrets, claims, accounts and ports that a pod names are made by the stack or adopted."""
     rendered = RENDERED[name]
     names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | EXTERNAL
-    pods = [one["spec"]["template"]["spec"] for one in rendered if "template" in one.get("spec", {})]
-    for pod in pods:
+    for workload in workloads(name):
+        pod = workload["spec"]["template"]["spec"]
         wanted = {("ServiceAccount", pod["serviceAccountName"])}
+        if workload["kind"] == "StatefulSet":
+            wanted.add(("Service", workload["spec"]["serviceName"]))
         for volume in pod["volumes"]:
             if "configMap" in volume:
                 wanted.add(("ConfigMap", volume["configMap"]["name"]))
@@ -107,15 +117,14 @@ def test_every_reference_resolves(name: str) -> None:
         volumes = {volume["name"] for volume in pod["volumes"]}
         containers = [*pod["initContainers"], *pod["containers"]]
         assert {mount["name"] for container in containers for mount in container["volumeMounts"]} == volumes
-    (server,) = [one for one in rendered if one["kind"] == "StatefulSet"]
-    assert ("Service", server["spec"]["serviceName"]) in names
-    pod = server["spec"]["template"]["spec"]
-    containers = [*pod["initContainers"], *pod["containers"]]
-    ports = {port["name"] for container in containers for port in container.get("ports", [])}
-    services = [one for one in rendered if one["kind"] == "Service"]
-    assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
-    labels = server["spec"]["template"]["metadata"]["labels"].items()
-    assert all(service["spec"]["selector"].items() <= labels for service in services)
+    for service in (one for one in rendered if one["kind"] == "Service"):
+        (selected,) = [
+            one["spec"]["template"]
+            for one in workloads(name)
+            if service["spec"]["selector"].items() <= one["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        ports = {port["name"] for container in selected["spec"]["containers"] for port in container.get("ports", [])}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
 def test_the_same_input_gives_the_same_objects() -> None:

@@ -45,6 +45,10 @@ def pvc(**fields: object) -> dict:
     return {"backend_store": {"pvc": fields}}
 
 
+def mysql(**fields: object) -> dict:
+    return {"backend_store": {"mysql": {"host": "db.example.com", "password": "p@ss/w:ö r#d%&?", **fields}}}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -233,6 +237,74 @@ def pvc(**fields: object) -> dict:
             'expose.controller.podSelector: the key "a b" is not accepted; wanted a key such as app.kubernetes.io/name',
         ),
         (
+            mysql(host="mysql://db.example.com"),
+            f'backendStore.mysql.host: "mysql://db.example.com" is not accepted; {HOST}',
+        ),
+        (
+            mysql(host="db.example.com/mlflow"),
+            f'backendStore.mysql.host: "db.example.com/mlflow" is not accepted; {HOST}',
+        ),
+        (mysql(port=0), "backendStore.mysql.port: 0 is not accepted; wanted a whole number from 1 to 65535"),
+        (mysql(port=70000), "backendStore.mysql.port: 70000 is not accepted; wanted a whole number from 1 to 65535"),
+        (mysql(port="3306x"), 'backendStore.mysql.port: "3306x" is not accepted; wanted a whole number'),
+        (
+            mysql(database="ml/flow"),
+            'backendStore.mysql.database: "ml/flow" is not accepted; '
+            "wanted a database's name: 1 to 64 of letters, digits, '_' and '-'",
+        ),
+        (
+            mysql(username="o'neill"),
+            'backendStore.mysql.username: "o\'neill" is not accepted; '
+            "wanted a database user's name: 1 to 80 of letters, digits and _ . @ -",
+        ),
+        (
+            mysql(password="two\nlines"),
+            "backendStore.mysql.password: the value (not shown) is not accepted; "
+            "wanted 1 to 256 characters that can be printed",
+        ),
+        (
+            {**mysql(existing_secret="db"), "existing_namespace": "team"},
+            "backendStore.mysql.password: given together with existingSecret; one creates, the other adopts",
+        ),
+        (
+            {"backend_store": {"mysql": {"host": "db", "existing_secret": "db"}}},
+            "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
+        ),
+        (
+            {"backend_store": {"mysql": {"host": "db"}}},
+            "backendStore.mysql.password: missing; a password, or existingSecret",
+        ),
+        (
+            {"backend_store": {"mysql": {"password": "x"}}},
+            "backendStore.mysql.host: missing; a host name, or deploy",
+        ),
+        (
+            {"backend_store": {"mysql": {"deploy": {}, "host": "db"}}},
+            "backendStore.mysql.host: given together with deploy; a server that this stack deploys has its own",
+        ),
+        (
+            {"backend_store": {"mysql": {"deploy": {"rotation": -1}}}},
+            "backendStore.mysql.deploy.rotation: -1 is not accepted; wanted a whole number from 0 to 2147483648",
+        ),
+        (
+            mysql(ca="none"),
+            'backendStore.mysql.ca: "none" is not accepted; '
+            "wanted certificates as PEM text, from -----BEGIN CERTIFICATE----- on",
+        ),
+        (
+            mysql(dumps={"image": "mariadb"}),
+            f'backendStore.mysql.dumps.image: "mariadb" is not accepted; {IMAGE}',
+        ),
+        (
+            {"backend_store": {"pvc": {}, "mysql": {"deploy": {}}}},
+            "backendStore.pvc: given together with mysql; runs have one store; none means pvc",
+        ),
+        (
+            {**mysql(), "replicas": 2},
+            "replicas: 2 is not accepted; "
+            "wanted 1, as one pod alone may mount a claim with artifacts that is not ReadWriteMany",
+        ),
+        (
             exposed(node_port=30500),
             "expose.nodePort: 30500 is not accepted; wanted it left out, as kind is ingress",
         ),
@@ -265,6 +337,11 @@ def pvc(**fields: object) -> dict:
 )
 def test_bad_input_is_refused_by_key_value_and_what_is_wanted(args: dict, message: str) -> None:
     assert refusals(args) == [message]
+
+
+@pytest.mark.parametrize("fields", [{}, {"database": "my-db", "username": "team@server"}, {"port": 3307.0}])
+def test_a_database_of_any_usual_name_and_password_is_accepted(fields: dict) -> None:
+    validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, mysql(**fields), longest=40)
 
 
 def test_a_name_server_of_the_node_may_be_named() -> None:

@@ -30,7 +30,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import sqlite_schema
-from sqlite_schema import RefusedError, beside, say
+from revisions import RefusedError, known_revisions, say
+from sqlite_schema import beside
 
 TRASH: Final = ".trash"
 META: Final = "meta.yaml"
@@ -336,7 +337,7 @@ def run(database: Path, folder: Path, mount: PurePosixPath, artifacts: Path) -> 
             say(f"{database.name} is there: the file store was converted before, or is not wanted.")
             return
         sqlite_schema.no_orphans(database)
-        head, _ = sqlite_schema.known_revisions()
+        head, _ = known_revisions()
         store = read(folder)
         for name in store.unreadable:
             say(f"Left out, as the older server left it out: {store.folder / name} has no readable {META}.")

@@ -7,13 +7,9 @@ new one, and the next run goes on from there. What it cannot understand it leave
 line on standard error says why and what to do.
 """
 
-import ast
 import fcntl
-import importlib.metadata
-import importlib.util
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import sys
@@ -24,6 +20,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from revisions import COUNTED, RefusedError, installed_version, known_revisions, say
+
 LOCK_SECONDS: Final = 600
 BUSY_SECONDS: Final = 20
 # A migration may write a table anew, beside the old one, with a journal of what it replaces.
@@ -31,17 +29,6 @@ ROOM: Final = 3
 SPARE_BYTES: Final = 32 << 20
 COPIED_PAGES: Final = 4096  # at once
 SIDECARS: Final = ("-journal", "-wal", "-shm")
-# No migration drops a row of these.
-COUNTED: Final = ("experiments", "runs", "params", "metrics", "registered_models", "model_versions")
-
-
-class RefusedError(Exception):
-    """The step cannot go on; the message says why and what to do."""
-
-
-def say(text: str) -> None:
-    """One line for whoever reads the container's log."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def beside(database: Path, ending: str) -> Path:
@@ -86,37 +73,6 @@ def alone(database: Path) -> Generator[None]:
                 told = True
             time.sleep(0.1)
         yield
-
-
-def installed_version() -> str:
-    """The version of MLflow here."""
-    return importlib.metadata.version("mlflow")
-
-
-def known_revisions() -> tuple[str, frozenset[str]]:
-    """The newest schema revision of the MLflow here, and all that it can upgrade from.
-
-    Read from the text of its migrations: importing MLflow takes seconds, and nearly every start finds nothing to do.
-    """
-    package = importlib.util.find_spec("mlflow")
-    if package is None or not package.submodule_search_locations:
-        raise RefusedError("MLflow is not installed in this image. Use an image that has it.")
-    scripts = Path(package.submodule_search_locations[0], "store", "db_migrations", "versions")
-    revisions: set[str] = set()
-    superseded: set[str] = set()
-    for script in scripts.glob("*.py"):
-        found = dict(re.findall(r"^((?:down_)?revision)\b[^=\n]*=\s*(.+)$", script.read_text("utf-8"), re.MULTILINE))
-        if "revision" not in found:
-            continue
-        revisions.add(str(ast.literal_eval(found["revision"])))
-        before: str | tuple[str, ...] | None = ast.literal_eval(found.get("down_revision", "None"))
-        superseded.update((before,) if isinstance(before, str) else before or ())
-    heads = revisions - superseded
-    if len(heads) != 1:
-        raise RefusedError(
-            f"MLflow {installed_version()} has {len(heads)} newest schema revisions. Use a released image."
-        )
-    return heads.pop(), frozenset(revisions)
 
 
 def connect(database: Path) -> sqlite3.Connection:

@@ -1,0 +1,562 @@
+"""Brings an MLflow database on MySQL or MariaDB to the schema of the MLflow that is installed here.
+
+Runs in the MLflow image, one step each time, named by the only argument. ``check``, ``migrate`` and between them
+``mysql_dump.sh`` are the containers of one Job; ``ready`` runs in every pod before its server.
+
+- ``check`` changes nothing: whether the server and the database are fit, at which revision the schema is, and what is
+  to be done about it, as files in ``WORK`` for the steps after it.
+- ``migrate`` makes the schema, or upgrades it if it is still at the revision that the dump was made of.
+- ``ready`` waits for the database and writes the options that MLflow's driver reads, password included, to ``OPTIONS``.
+
+The server commits each change of a schema by itself, so that a killed step leaves half of one. What is at work is
+therefore written into the database beforehand, as a table that only this project makes. A creation on an empty database
+is undone and repeated by the next run; an upgrade is undone by the dump from before it. What the step cannot understand
+it leaves alone: it exits with 1, and the last line on standard error says why and what to do.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.constants import CR, ER
+from revisions import COUNTED, RefusedError, installed_version, known_revisions, made_after, say
+
+if TYPE_CHECKING:
+    Session = Connection[Any]  # generic in the types alone
+else:
+    Session = Connection
+
+LOCK_SECONDS: Final = 600
+CONNECT_SECONDS: Final = 5
+PAUSE_SECONDS: Final = 1
+WAIT_SECONDS: Final = int(os.environ.get("WAIT_SECONDS", "90"))
+MARKER: Final = "mlflow_stack_step"
+OLDEST: Final = {"MySQL": (8, 0), "MariaDB": (10, 6)}
+# What MLflow's migrations do.
+NEEDED: Final = frozenset(
+    ("ALTER", "CREATE", "DELETE", "DROP", "INDEX", "INSERT", "REFERENCES", "SELECT", "TRIGGER", "UPDATE")
+)
+# What another attempt can change: a server that starts, that is restarted, or that has too many clients.
+PASSING: Final = frozenset(
+    {CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, 1040, 1053, 1129}
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which database, as the pod's environment says it."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: bytes
+    """As it is in the Secret: the server compares bytes."""
+    authority: str | None
+    """Path of the certificate authority's file; without it the server is not verified."""
+
+    @staticmethod
+    def of(environment: Mapping[str, str]) -> "Target":
+        """The target that the environment names."""
+        return Target(
+            host=environment["HOST"],
+            port=int(environment["PORT"]),
+            database=environment["DATABASE"],
+            user=environment["USERNAME"],
+            password=Path(environment["PASSWORD_FILE"]).read_bytes().rstrip(b"\r\n"),
+            authority=environment.get("CA_FILE"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.database} on {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is in a database."""
+
+    tables: frozenset[str]
+    """Its tables, without ours."""
+    revision: str | None
+    """The schema's revision; None if there is no single one."""
+    marker: Mapping[str, Any] | None
+    """What a step of ours that did not end has left."""
+
+
+@dataclass
+class Plan:
+    """What ``check`` found to be done."""
+
+    action: str
+    """nothing, create, upgrade or restore."""
+    revision: str | None = None
+    """The revision to upgrade from."""
+    dump: str | None = None
+    """The file in the dumps' folder that holds that revision."""
+    rows: dict[str, int] = field(default_factory=dict[str, int])
+    """How many rows the tables had in it."""
+
+
+def connect(target: Target) -> Session:
+    """A session, as soon as there is one: waits for a server that does not answer yet."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    told = False
+    while True:
+        try:
+            return pymysql.connect(
+                host=target.host,
+                port=target.port,
+                user=target.user,
+                password=cast(Any, target.password),
+                database=target.database,
+                charset="utf8mb4",
+                connect_timeout=CONNECT_SECONDS,
+                ssl={"ca": target.authority} if target.authority else None,
+                autocommit=True,
+            )
+        except pymysql.err.OperationalError as error:
+            number, text = error.args[0], str(error.args[-1])
+            if number == ER.ACCESS_DENIED_ERROR:
+                raise RefusedError(
+                    f"the server at {target.host}:{target.port} does not let the user {target.user} in with this "
+                    "password. Nothing was changed. Set the password that the server has, or give the server this one."
+                ) from None
+            if number in (ER.BAD_DB_ERROR, ER.DBACCESS_DENIED_ERROR):
+                raise RefusedError(
+                    f"the server at {target.host}:{target.port} has no database {target.database} that the user "
+                    f"{target.user} may use. Nothing was changed. Make it: CREATE DATABASE `{target.database}` "
+                    f"CHARACTER SET utf8mb4; GRANT ALL ON `{target.database}`.* TO '{target.user}'@'%';"
+                ) from None
+            if "CERTIFICATE_VERIFY_FAILED" in text:
+                raise RefusedError(
+                    f"the certificate of the server at {target.host}:{target.port} is not accepted: {text}. "
+                    "Nothing was changed. Give the authority that signed it, and the host name that is in it."
+                ) from None
+            if number not in PASSING:
+                raise
+            if time.monotonic() > deadline:
+                raise RefusedError(
+                    f"there was no answer from {target.host}:{target.port} for {WAIT_SECONDS} s: {text}. "
+                    "Nothing was changed. Start the server, or correct host and port."
+                ) from None
+        if not told:
+            say(f"Waiting for the server at {target.host}:{target.port}.")
+            told = True
+        time.sleep(PAUSE_SECONDS)
+
+
+def ask(session: Session, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows that a statement gives."""
+    with session.cursor() as cursor:
+        cursor.execute(statement, values or None)
+        return list(cursor.fetchall())
+
+
+@contextmanager
+def alone(session: Session, target: Target) -> Generator[None]:
+    """Keeps every other run of a step off the database. The server gives the lock back when this session has ended,
+    also after a kill, and not before the statement that it is at."""
+    lock = f"mlflow-stack {hashlib.sha256(target.database.encode()).hexdigest()[:40]}"
+    if ask(session, "select get_lock(%s, 0)", lock) != [(1,)]:
+        say("Another schema step is at work on this database; waiting for it.")
+        if ask(session, "select get_lock(%s, %s)", lock, LOCK_SECONDS) != [(1,)]:
+            raise RefusedError(
+                f"another schema step has been at work on {target} for {LOCK_SECONDS} s. Nothing was changed. "
+                "Wait until it has ended, then run the same command again."
+            )
+    yield
+
+
+def state(session: Session, target: Target) -> State:
+    """What is in the database."""
+    listing = "select table_name, table_comment from information_schema.tables where table_schema = %s"
+    comments = {name: comment for name, comment in ask(session, listing, target.database)}  # noqa: C416 - typed so
+    marker = json.loads(comments.pop(MARKER)) if MARKER in comments else None
+    revisions: list[str] = []
+    if "alembic_version" in comments:
+        revisions = [number for (number,) in ask(session, "select version_num from alembic_version")]
+    whole = len(revisions) == 1 and "experiments" in comments
+    return State(frozenset(comments), revisions[0] if whole else None, marker)
+
+
+def counts(session: Session, tables: frozenset[str]) -> dict[str, int]:
+    """How many rows the tables have that a migration must keep whole."""
+    return {
+        table: ask(session, f"select count(*) from {table}")[0][0]  # noqa: S608
+        for table in COUNTED
+        if table in tables
+    }
+
+
+def others(session: Session, target: Target) -> int:
+    """How many other sessions the user has in the database."""
+    ((own,),) = ask(session, "select connection_id()")
+    listed = ask(session, "show processlist")
+    return sum(1 for one in listed if one[0] != own and one[1] == target.user and one[3] == target.database)
+
+
+def nobody_else(session: Session, target: Target) -> None:
+    """Refuses to replace a schema under servers that use it: what they write meanwhile could be lost."""
+    deadline = time.monotonic() + min(WAIT_SECONDS, 30)
+    while number := others(session, target):
+        if time.monotonic() > deadline:
+            raise RefusedError(
+                f"{number} sessions of the user {target.user} are open in {target}, and its schema is to be upgraded. "
+                "Nothing was changed. Stop the servers for as long as it takes (kubectl scale --replicas=0), then run "
+                "the same command again, which starts them anew."
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+def granted(session: Session, database: str) -> tuple[set[str], set[str]]:
+    """The user's privileges on the database, and those on everything."""
+    here: set[str] = set()
+    everywhere: set[str] = set()
+    for (line,) in ask(session, "show grants"):
+        found = re.match(r"GRANT (.+?) ON (\S+) TO ", line)
+        if found is None:
+            continue
+        names = {name.strip() for name in found[1].split(",")}
+        if found[2] == "*.*":
+            everywhere |= names
+        elif found[2].endswith(".*") and re.fullmatch(pattern(found[2].removesuffix(".*").strip("`")), database):
+            here |= names
+    return here | everywhere, everywhere
+
+
+def pattern(name: str) -> str:
+    """A grant's database name as a regular expression: ``%`` and ``_`` are wildcards unless escaped."""
+    wildcards = {"%": ".*", "_": "."}
+    parts = re.findall(r"\\.|.", name.replace("``", "`"))
+    return "".join(wildcards.get(part) or re.escape(part.removeprefix("\\")) for part in parts)
+
+
+def unfit(session: Session, target: Target) -> list[str]:
+    """What must be put right before MLflow's migrations can run, with the statement that does it."""
+    problems: list[str] = []
+    ((version, charset, binlog, trusted),) = ask(
+        session,
+        "select version(), (select default_character_set_name from information_schema.schemata where schema_name = %s),"
+        " @@log_bin, @@log_bin_trust_function_creators",
+        target.database,
+    )
+    kind = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+    number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if number < OLDEST[kind]:
+        wanted = ".".join(str(part) for part in OLDEST[kind])
+        problems.append(f"the server is {kind} {version}, and {wanted} is the oldest that is supported: upgrade it.")
+    if charset != "utf8mb4":
+        problems.append(
+            f"the database's character set is {charset}, in which names outside of it cannot be stored: "
+            f"ALTER DATABASE `{target.database}` CHARACTER SET utf8mb4;"
+        )
+    here, everywhere = granted(session, target.database)
+    missing = sorted(NEEDED - here) if "ALL PRIVILEGES" not in here else []
+    if missing:
+        problems.append(
+            f"the user lacks {', '.join(missing)}: GRANT {', '.join(missing)} ON `{target.database}`.* "
+            f"TO '{target.user}'@'%';"
+        )
+    if binlog and not trusted and not everywhere & {"ALL PRIVILEGES", "SUPER"}:
+        problems.append(
+            "the server keeps a binary log and does not trust makers of triggers, which the schema has: "
+            "SET GLOBAL log_bin_trust_function_creators = 1; (and the same in the server's configuration)"
+        )
+    return problems
+
+
+def half_made(session: Session, target: Target, found: State) -> str | None:
+    """Why the schema is none that a migration ended with; None if it is one."""
+    if found.revision is None:
+        return "there are tables and no single revision beside them"
+    tables, columns = made_after(found.revision)
+    begun = sorted(tables & found.tables)
+    if columns:
+        there = set(
+            ask(
+                session,
+                "select table_name, column_name from information_schema.columns where table_schema = %s",
+                target.database,
+            )
+        )
+        begun += [f"{table}.{column}" for table, column in sorted(columns & there)]
+    return f"it is at revision {found.revision}, but has {', '.join(begun)} of the next one" if begun else None
+
+
+def plan(session: Session, target: Target, found: State) -> Plan:
+    """What is to be done about what is in the database."""
+    head, known = known_revisions()
+    marker = found.marker
+    if marker is None and not found.tables:
+        return Plan("create")
+    if marker is not None and marker["step"] == "creation":
+        rows = counts(session, found.tables)
+        if any(number for table, number in rows.items() if table != "experiments") or rows.get("experiments", 0) > 1:
+            raise RefusedError(
+                f"the creation of {target} was stopped half-way, and data was written into it since. Nothing was "
+                f"changed. If it is wanted, copy it away; then empty the database and run the same command again."
+            )
+        return Plan("create")
+    if marker is not None:
+        before = Plan("restore", marker["revision"], marker["dump"], marker["rows"])
+        grown = [table for table, number in counts(session, found.tables).items() if number > before.rows.get(table, 0)]
+        if grown:
+            raise RefusedError(
+                f"an upgrade of {target} was stopped half-way, and rows were added since (in {', '.join(grown)}), "
+                f"which putting {before.dump} back would lose. Nothing was changed. Copy them away and delete them, "
+                "then run the same command again."
+            )
+        if before.revision not in known:
+            raise newer(target, str(before.revision), head)
+        return before
+    if found.revision is not None and found.revision not in known:
+        raise newer(target, found.revision, head)
+    why = half_made(session, target, found)
+    if why is not None:
+        raise RefusedError(
+            f"{target} holds a half-made schema ({why}): whatever made it was stopped half-way, and MLflow cannot go "
+            "on from there. Nothing was changed. Restore a dump from before, or empty the database if nothing was ever "
+            "logged into it, then run the same command again."
+        )
+    if found.revision == head:
+        return Plan("nothing", head)
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    file = f"{target.database}-{found.revision}-{moment}.sql.gz"
+    return Plan("upgrade", found.revision, file, counts(session, found.tables))
+
+
+def newer(target: Target, revision: str, head: str) -> RefusedError:
+    """A database that only another MLflow understands."""
+    return RefusedError(
+        f"{target} is at schema revision {revision}, which MLflow {installed_version()} does not know (its newest is "
+        f"{head}): a newer MLflow wrote it. Nothing was changed. Use that version's image, or restore a dump of an "
+        "older one."
+    )
+
+
+def check(target: Target, work: Path) -> None:
+    """The first step: see the module's text."""
+    with closing(connect(target)) as session, alone(session, target):
+        problems = unfit(session, target)
+        if problems:
+            raise RefusedError(f"{target} is not fit for MLflow: {' Also, '.join(problems)} Nothing was changed.")
+        found = state(session, target)
+        todo = plan(session, target, found)
+        if todo.action in ("upgrade", "restore"):
+            nobody_else(session, target)
+        tables = [f"`{table}`" for table in sorted(found.tables)]
+    (work / "undo.sql").write_text(
+        "set foreign_key_checks = 0;\n" + (f"drop table if exists {', '.join(tables)};\n" if tables else "")
+    )
+    (work / "client.cnf").touch(0o600)
+    (work / "client.cnf").write_bytes(tool_options(target))
+    (work / "file").write_text(todo.dump or "")
+    (work / "plan.json").write_text(json.dumps(vars(todo)))
+    (work / "action").write_text(todo.action)
+    head, _ = known_revisions()
+    say(
+        {
+            "nothing": f"{target} is at revision {head}: nothing to do.",
+            "create": f"{target} is empty: the schema of MLflow {installed_version()} is to be made.",
+            "upgrade": f"{target} is at revision {todo.revision} and is to be upgraded to {head}.",
+            "restore": f"An upgrade of {target} was stopped half-way: {todo.dump} is to be put back first.",
+        }[todo.action]
+    )
+
+
+def run_migrations(session: Session, make: Callable[[Any, Any], None]) -> None:
+    """Gives MLflow's own schema functions an engine on this very session, whose lock lasts as long as its last
+    statement; each migration is logged."""
+    import sqlalchemy
+    from mlflow.store.db import utils
+
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
+    ask(session, "set autocommit = 0")
+    engine = sqlalchemy.create_engine("mysql+pymysql://", creator=lambda: session, poolclass=sqlalchemy.pool.StaticPool)
+    make(utils, engine)
+    ask(session, "set autocommit = 1")
+
+
+def mark(session: Session, step: str, todo: Plan) -> None:
+    """Says in the database what is at work in it, with one statement."""
+    text = json.dumps({"step": step, "revision": todo.revision, "dump": todo.dump, "rows": todo.rows})
+    ask(session, f"create table {MARKER} (step int) comment = %s", text)
+
+
+def unmark(session: Session) -> None:
+    """The step in the database has ended."""
+    ask(session, f"drop table {MARKER}")
+
+
+def create(session: Session, target: Target, found: State, head: str) -> None:
+    """Makes the newest schema where there is nothing, or what a creation of ours has left."""
+    if found.marker is None:
+        mark(session, "creation", Plan("create"))
+    elif found.revision == head:
+        unmark(session)
+        say(f"{target} was made already, at revision {head}.")
+        return
+    elif found.tables:
+        say(f"The creation of {target} was stopped half-way; it starts anew.")
+        ask(session, "set foreign_key_checks = 0")
+        ask(session, f"drop table {', '.join(f'`{table}`' for table in sorted(found.tables))}")
+        ask(session, "set foreign_key_checks = 1")
+    say(f"Making {target} with the schema of MLflow {installed_version()}.")
+    run_migrations(session, lambda utils, engine: utils._initialize_tables(engine))
+    verify(session, target, head, {})
+    unmark(session)
+    say(f"{target} is ready, at revision {head}.")
+
+
+def verify(session: Session, target: Target, head: str, rows: Mapping[str, int]) -> None:
+    """Fails unless the schema is at that revision with those rows."""
+    found = state(session, target)
+    if found.revision != head:
+        raise RuntimeError(f"the new schema is at revision {found.revision}, not {head}")
+    now = counts(session, found.tables)
+    lost = [f"{table} {number}, now {now.get(table)}" for table, number in rows.items() if now.get(table) != number]
+    if lost:
+        raise RuntimeError(f"the upgraded tables have not the rows of the old ones ({'; '.join(lost)})")
+
+
+def upgrade(session: Session, target: Target, found: State, todo: Plan, head: str) -> None:
+    """Upgrades a schema of which there is a dump."""
+    started = time.monotonic()
+    if found.revision != todo.revision:
+        raise RefusedError(
+            f"{target} is at revision {found.revision} now, and the dump is of {todo.revision}: something else is at "
+            "work on it. Nothing was changed. End that, then run the same command again."
+        )
+    nobody_else(session, target)
+    if found.marker is None:
+        mark(session, "upgrade", todo)
+    if found.revision == head:
+        unmark(session)
+        say(f"{target} is back at revision {head}, with what {todo.dump} has.")
+        return
+    say(f"Upgrading {target} to the schema of MLflow {installed_version()}.")
+    try:
+        run_migrations(session, lambda utils, engine: utils._upgrade_db(engine))
+        verify(session, target, head, todo.rows)
+    except Exception as error:
+        traceback.print_exc()
+        raise RefusedError(
+            f"{target} at revision {todo.revision} could not be upgraded to {head} ({summary(error)}), and half of it "
+            f"may be done. All that was in it is in {todo.dump} on the claim with the dumps. The next run puts that "
+            "back by itself before it does anything else: run the same command again once the cause is gone, or with "
+            "the image from before to go on with that."
+        ) from None
+    unmark(session)
+    say(
+        f"{target} is upgraded from revision {todo.revision} to {head} in {time.monotonic() - started:.0f} s, "
+        f"{', '.join(f'{number} {table}' for table, number in todo.rows.items() if number)}. What was in it before is "
+        f"in {todo.dump}; delete that when you no longer want it."
+    )
+
+
+def migrate(target: Target, work: Path) -> None:
+    """The last step: see the module's text."""
+    todo = Plan(**json.loads((work / "plan.json").read_text()))
+    if todo.action == "nothing":
+        return
+    head, _ = known_revisions()
+    with closing(connect(target)) as session, alone(session, target):
+        found = state(session, target)
+        if found.marker is None and found.revision == head:
+            say(f"{target} is at revision {head} by now: nothing to do.")
+        elif todo.action == "create":
+            if found.tables and (found.marker is None or found.marker["step"] != "creation"):
+                raise RefusedError(
+                    f"{target} was empty and no longer is: something else is at work on it. Nothing was changed. "
+                    "End that, then run the same command again."
+                )
+            create(session, target, found, head)
+        else:
+            upgrade(session, target, found, todo, head)
+
+
+def quoted(value: str) -> str:
+    """A value as the clients of MySQL and MariaDB read it in an option file."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def tool_options(target: Target) -> bytes:
+    """The option file of the clients that dump and restore."""
+    lines = [
+        "[client]",
+        f"host={target.host}",
+        f"port={target.port}",
+        f"user={quoted(target.user)}",
+        f"password={quoted(target.password.decode('utf-8'))}",
+    ]
+    if target.authority:
+        # MariaDB's clients know the second of these, MySQL's the third.
+        lines += [f"ssl-ca={target.authority}", "loose-ssl-verify-server-cert", "loose-ssl-mode=VERIFY_IDENTITY"]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def driver_options(target: Target) -> bytes:
+    """The option file of MLflow's driver, which takes off one pair of quotes and knows no escapes, encodes a password
+    as Latin-1, and with ``ssl-ca`` verifies the server's certificate and name (MLFLOW_MYSQL_SSL_CA would not)."""
+    lines = ["[client]", f'user="{target.user}"', f'password="{target.password.decode("latin-1")}"']
+    if target.authority:
+        lines.append(f"ssl-ca={target.authority}")
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def ready(target: Target, options: Path) -> None:
+    """What runs in every pod before its server, which would change a schema of another revision by itself."""
+    head, _ = known_revisions()
+    with closing(connect(target)) as session:
+        found = state(session, target)
+    if found.marker is not None or found.revision != head:
+        there = "a schema that is not finished" if found.marker is not None else f"the schema revision {found.revision}"
+        raise RefusedError(
+            f"{target} has {there}, and MLflow {installed_version()} needs {head}. Nothing was changed. Run "
+            "`pulumi up`, whose schema Job brings it there or says why not."
+        )
+    options.touch(0o600)
+    options.write_bytes(driver_options(target))
+
+
+def summary(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def main() -> int:
+    """The step as the pod runs it; what stops it becomes the last line of the log and the exit code."""
+    try:
+        target = Target.of(os.environ)
+        match sys.argv[1]:
+            case "check":
+                check(target, Path(os.environ["WORK"]))
+            case "migrate":
+                migrate(target, Path(os.environ["WORK"]))
+            case step:
+                assert step == "ready"
+                ready(target, Path(os.environ["OPTIONS"]))
+    except RefusedError as refusal:
+        say(f"Refused: {refusal}")
+    except Exception as error:
+        traceback.print_exc()
+        say(f"Failed: {summary(error)}. Run the same command again; report this if it stays.")
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
