@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from bench import machine, memory, preview, report, rollout, throughput, ups
+from bench import guessing, machine, memory, preview, report, rollout, throughput, transfer, ups
 from bench.platform import Platform
 from bench.result import Line, Results
 from local.errors import LocalError
@@ -20,8 +20,11 @@ from local.progress import Progress
 PARTS: dict[str, Callable[[Platform, Progress, bool], list[Line]]] = {
     "memory": memory.measure,
     "throughput": throughput.measure,
+    "guessing": guessing.measure,
     "preview": preview.measure,
     "rollout": rollout.measure,
+    # Last, as it sets a key of the stack.
+    "transfer": transfer.measure,
 }
 NAMES = ("up", *PARTS)
 

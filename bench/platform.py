@@ -18,8 +18,6 @@ from local.paths import PROJECT, Instance
 INSTANCE = "bench"
 NAMESPACE = "mlflow-dev"
 """Of the stack that `up` makes, as its stack file says."""
-PORT = 30500
-"""The NodePort that the local platform gives to that stack."""
 
 
 class Platform:
@@ -28,11 +26,6 @@ class Platform:
     def __init__(self) -> None:
         self.instance = Instance.open(INSTANCE)
         self._environment: dict[str, str] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where the stack that `up` made answers."""
-        return self.url_of(PORT)
 
     def url_of(self, port: int) -> str:
         """The address of a NodePort."""

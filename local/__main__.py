@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from local import deployment, preflight
+from local import deployment, hosts, preflight
 from local.cluster import Node
 from local.deployment import Deployment, Tools
 from local.errors import LocalError
@@ -100,6 +100,7 @@ def up(asked: Asked) -> None:
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         if set(here.changes(tools)) <= {"same"}:
             click.echo("nothing changed", err=True)
+        here.introduce()
         run = "none: the stack states no public address (`expose`)"
         if here.public:
             run = deployment.client(here.client_environment(tools), progress)
@@ -127,9 +128,7 @@ def down(asked: Asked) -> None:
                 here.unlock(tools)
                 with progress.streaming("pulumi destroy"):
                     here.stream(tools, _DOWN, f"`{asked.make('status')}`, then `{asked.make('down')}` again")
-        if here.local:
-            with progress.step("stop the node", 5):
-                here.node.down()
+        here.close(progress)
     click.echo("down; data, users and passwords are kept", err=True)
 
 
@@ -150,6 +149,7 @@ def clean(asked: Asked, force: bool) -> None:
         force,
     )
     Node(instance).clean()
+    hosts.remove(instance)
     instance.forget()
     click.echo(f"instance {instance.name} is gone", err=True)
 

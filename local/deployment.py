@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any, cast
 
 import yaml
 
-from local import builds, engine, images, release, services
+from local import authority, builds, engine, hosts, images, release, services
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
@@ -32,7 +33,6 @@ from local.preflight import Cluster
 from local.progress import Progress
 from local.stackfile import StackFile, Tree
 
-_NODE_PORT = 30500
 _PROJECT_NAME = "mlflow-stack"
 _SECRET_SECONDS = 150.0
 
@@ -107,8 +107,33 @@ class Deployment:
     @property
     def public(self) -> bool:
         """Whether the stack states a public address."""
-        exposed = self.file.config.get(f"{_PROJECT_NAME}:expose", {})
-        return exposed.get("kind", "none") != "none"
+        return self._expose.get("kind", "none") != "none"
+
+    @property
+    def _expose(self) -> Tree:
+        return cast(Tree, self.file.config.get(f"{_PROJECT_NAME}:expose", {}))
+
+    def _trust(self) -> dict[str, str]:
+        """The authority behind https addresses: for MLflow's client alone, and for whatever else uses requests."""
+        if not self.local:
+            return {}
+        return {
+            "MLFLOW_TRACKING_SERVER_CERT_PATH": str(authority.root(self.instance)),
+            "REQUESTS_CA_BUNDLE": str(authority.bundle(self.instance)),
+        }
+
+    def introduce(self) -> None:
+        """Lets this machine find the stack's public address, where that is a name of the instance's own."""
+        host = str(self._expose.get("host", ""))
+        if self.local and host.endswith(f".{self.instance.domain}"):
+            hosts.add(self.instance, host)
+
+    def close(self, progress: Progress) -> None:
+        """Stops the node, where it is our own; its addresses are no longer found."""
+        if self.local:
+            with progress.step("stop the node", 5):
+                self.node.down()
+            hosts.remove(self.instance)
 
     def prepare(self, progress: Progress) -> Tools:
         """What commands by hand need: tools, stack and stack file. Starts nothing."""
@@ -152,7 +177,8 @@ class Deployment:
         """What MLflow's client needs, password included. Raises `LocalError` where the stack is not up."""
         if not self.exists(tools) or "clientEnv" not in self.outputs(tools):
             raise LocalError(f"stack {self.stack} of instance {self.instance.name} is not up. Next: `make up`.")
-        return json.loads(self._ask(tools, "stack", "output", "--json", "--show-secrets", "clientEnv"))
+        variables = json.loads(self._ask(tools, "stack", "output", "--json", "--show-secrets", "clientEnv"))
+        return variables | self._trust()
 
     @property
     def released(self) -> list[str]:
@@ -229,9 +255,13 @@ class Deployment:
             f"{_PROJECT_NAME}:image": images.mlflow(progress).reference,
             f"{_PROJECT_NAME}:proxyImage": images.nginx(progress).reference,
             f"{_PROJECT_NAME}:expose": {
-                "kind": "nodeport",
-                "host": self.instance.node_address,
-                "nodePort": _NODE_PORT,
+                "kind": "ingress",
+                "className": "traefik",
+                "host": f"{self.stack}.{self.instance.domain}",
+                # Traefik's own certificate, which is of all names of the instance.
+                "tls": {},
+                # Traefik is a pod; others are not let to the public port.
+                "trustedProxies": [self.instance.pod_cidr],
             },
         }
         if self._deploys_database:
@@ -315,10 +345,11 @@ def _await_password(environment: Mapping[str, str]) -> None:
     pair = f"{environment['MLFLOW_TRACKING_USERNAME']}:{environment['MLFLOW_TRACKING_PASSWORD']}"
     headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     request = urllib.request.Request(f"{environment['MLFLOW_TRACKING_URI']}/version", headers=headers)  # noqa: S310
+    trusted = ssl.create_default_context(cafile=environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
     deadline = time.monotonic() + _SECRET_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - our own address
+            with urllib.request.urlopen(request, timeout=10, context=trusted):  # noqa: S310 - our own address
                 return
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.UNAUTHORIZED:

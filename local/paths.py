@@ -89,6 +89,11 @@ class Instance:
         return f"10.213.{self.index}.2"
 
     @property
+    def domain(self) -> str:
+        """The domain of its stacks' addresses, `<stack>.<domain>`; .test is reserved for such use (RFC 6761)."""
+        return "mlflow.test" if self.name == "default" else f"{self.name}.mlflow.test"
+
+    @property
     def pod_cidr(self) -> str:
         """Addresses of pods."""
         return f"10.214.{self.index}.0/24"

@@ -1,9 +1,10 @@
 """The stack file that an instance works on: the tracked one, what the local platform adds, and what was set by hand.
 
-The merge is deep for maps; lists and all else are replaced. Later wins: tracked file, overlay, hand. What was set by
-hand is found by comparing the instance's file with the merge that was last written to it, since `pulumi config set`
-edits that file, and is kept apart: it survives every change below it. Taking a key away by hand brings back what is
-below it if the key was set by hand, else it stays away.
+The merge is deep for maps; lists and all else are replaced. An address is replaced whole by the platform's: it is for
+another cluster. Later wins: tracked file, platform, overlay file, hand. What was set by hand is found by comparing the
+instance's file with the merge that was last written to it, since `pulumi config set` edits that file, and is kept
+apart: it survives every change below it. Taking a key away by hand brings back what is below it if the key was set by
+hand, else it stays away.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ Key = tuple[str, ...]
 
 # What Pulumi itself keeps in a stack file beside `config`; never in a tracked one.
 _IDENTITY = ("encryptionsalt", "encryptedkey", "secretsprovider")
+_ADDRESS = "mlflow-stack:expose"
 _HEADER = "# Made by `make up` from {tracked}, the local platform and what was set here by hand, which is kept.\n"
 
 
@@ -85,7 +87,10 @@ class StackFile:
             known = sorted(path.name.split(".")[1] for path in PROJECT.glob("Pulumi.*.yaml"))
             raise LocalError(f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(known)}.")
         base = _read(self.tracked)
-        below = merge(merge(_map(base.get("config")), overlay), _map(self._own.get("config")))
+        config = _map(base.get("config"))
+        if _ADDRESS in overlay:
+            config.pop(_ADDRESS, None)
+        below = merge(merge(config, overlay), _map(self._own.get("config")))
 
         current, hand = _read(self.path), self._hand()
         if self.path.exists():

@@ -13,7 +13,7 @@ from typing import Any, Final
 from local.cluster import config
 from local.paths import Instance
 
-_SYSTEM: Final = {"coredns": "kube-system", "local-path-provisioner": "local-path-storage"}
+_SYSTEM: Final = {"coredns": "kube-system", "local-path-provisioner": "local-path-storage", "traefik": "traefik"}
 
 
 class Api:

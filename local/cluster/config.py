@@ -15,8 +15,12 @@ KUBERNETES: Final = "1.34.4"
 """The version that is built. 1.35 refuses cgroup v1 by default."""
 ADMINS: Final = "super-admin.conf"
 """The kubeconfig that needs no RBAC rule; the one that users get does."""
+USERS: Final = ("kube-proxy", "kube-router")
+"""Programs that have no kubeconfig among those that kubeadm makes by itself; each is the user `system:<name>`."""
 API_READY: Final = "/run/api-ready"
 """The file that the programs wait for which need the API server's access rules to be there."""
+OBJECTS_APPLIED: Final = "/run/objects-applied"
+"""The file that kube-router waits for: without its access rules it would be refused, and try again late."""
 IMAGES_LOADED: Final = "/run/images-loaded"
 """The file that the kubelet waits for: without the sandbox image every pod would fail once, and be tried again late."""
 COMPONENTS: Final = (
@@ -27,6 +31,7 @@ COMPONENTS: Final = (
     "kube-scheduler",
     "kubelet",
     "kube-proxy",
+    "kube-router",
 )
 """The node's programs, each after those that it needs. Their logs have the same names."""
 
@@ -35,6 +40,7 @@ _GATES: Final = {
     "kube-scheduler": API_READY,
     "kubelet": IMAGES_LOADED,
     "kube-proxy": API_READY,
+    "kube-router": OBJECTS_APPLIED,
 }
 _ETC: Final = "/etc/kubernetes"
 _PKI: Final = f"{_ETC}/pki"
@@ -287,5 +293,20 @@ def _commands(instance: Instance) -> dict[str, list[str]]:
             "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0",
             "--conntrack-tcp-timeout-close-wait=0",
+        ],
+        # Enforces NetworkPolicies, and does nothing else.
+        "kube-router": [
+            "env",
+            # A filter in front of Debian's iptables-restore, see init.sh.
+            "PATH=/run/kube-router:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "/opt/kube-router/kube-router",
+            f"--kubeconfig={_ETC}/kube-router.conf",
+            f"--hostname-override={instance.cgroup}",
+            "--run-firewall=true",
+            "--run-router=false",
+            "--run-service-proxy=false",
+            "--enable-cni=false",
+            "--health-port=0",
+            f"--service-cluster-ip-range={instance.service_cidr}",
         ],
     }

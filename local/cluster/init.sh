@@ -2,8 +2,8 @@
 # The first process of a node, in new network, mount, pid, uts and ipc namespaces: builds the root filesystem, says its
 # process id (as the machine knows it), waits for its network, and becomes the supervisor.
 #
-# Environment: NODE data folder, ROOT Debian root filesystem, BINARIES Kubernetes, SUPERVISOR Python packages,
-# NAME host name, ADDRESS own address, SERVICES and PODS address ranges.
+# Environment: NODE data folder, ROOT Debian root filesystem, BINARIES Kubernetes, ROUTER kube-router, SUPERVISOR Python
+# packages, NAME host name, ADDRESS own address, SERVICES and PODS address ranges.
 set -eu
 
 # /proc is still the machine's here.
@@ -22,6 +22,7 @@ bind() { # FROM TO [OPTIONS]
     [ -z "${3:-}" ] || mount -o "remount,bind,$3" ".$2"
 }
 bind "$BINARIES" /opt/kubernetes ro
+bind "$ROUTER" /opt/kube-router ro
 bind "$SUPERVISOR" /opt/supervisor ro
 bind "$NODE/etc" /etc/kubernetes ro
 bind "$NODE/log" /var/log
@@ -59,6 +60,15 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
     echo "${setting#*=}" > "$seeming"
     [ ! -e "$file" ] || mount --bind "$seeming" "$file"
 done
+
+# kube-router writes rules for pods on a bridge, too, which would load br_netfilter into the machine's kernel: there is no
+# bridge here.
+mkdir run/kube-router
+cat > run/kube-router/iptables-restore <<'END'
+#!/bin/sh
+grep -v -e --physdev-is-bridged | exec /usr/sbin/iptables-restore "$@"
+END
+chmod +x run/kube-router/iptables-restore
 
 mkdir -p machine
 pivot_root . machine

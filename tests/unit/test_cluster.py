@@ -1,5 +1,6 @@
 """What a node is configured with, as texts."""
 
+import base64
 import configparser
 import ipaddress
 import json
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from local.authority import Certificate
 from local.cluster import config, node
 from local.cluster.programs import Programs
 from local.images import Image
 from local.paths import Instance
+from mlflow_stack import network
 
 INSTANCE = Instance("alpha", 7)
 PAUSE = "localhost/mlflow-stack/pause:1"
@@ -33,13 +36,16 @@ def objects():
     programs = Programs(
         root=Path("root"),
         binaries=Path("bin"),
+        router=Path("router"),
         supervisor=Path("supervisor"),
         pause=image("pause"),
         coredns=image("coredns"),
         provisioner=image("provisioner"),
         shell=image("shell"),
+        traefik=image("traefik"),
+        gateway_api="",
     )
-    return list(yaml.safe_load_all(node.manifests(INSTANCE, programs)))
+    return list(yaml.safe_load_all(node.manifests(INSTANCE, programs, Certificate("a certificate", "a key"))))
 
 
 def commands(texts):
@@ -126,9 +132,44 @@ def test_manifests_are_complete_and_name_local_images_only(objects):
     assert "${" not in rendered
     assert "$VOL_DIR" in rendered
     images = set(re.findall(r"image: ([\w./:-]+)", rendered))
-    assert images == {f"localhost/mlflow-stack/{name}:1" for name in ("coredns", "provisioner", "shell")}
-    service = next(item for item in objects if item["kind"] == "Service")
-    assert service["spec"]["clusterIP"] == "10.215.7.10"
+    assert images == {f"localhost/mlflow-stack/{name}:1" for name in ("coredns", "provisioner", "shell", "traefik")}
+    services = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "Service"}
+    assert services["kube-dns"]["clusterIP"] == "10.215.7.10"
+    assert services["traefik"]["externalIPs"] == ["10.213.7.2"]
+
+
+def test_ingress_has_the_instance_s_certificate_believes_nobody_and_does_not_call_home(objects):
+    secret = next(item for item in objects if item["kind"] == "Secret")
+    assert {name: base64.b64decode(value) for name, value in secret["data"].items()} == {
+        "tls.crt": b"a certificate",
+        "tls.key": b"a key",
+    }
+    deployment = next(
+        item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] == "traefik"
+    )
+    command = deployment["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert "--global.checknewversion=false" in command
+    assert "--global.sendanonymoususage=false" in command
+    assert not any("forwardedheaders" in word for word in command)
+    (gateway,) = (item for item in objects if item["kind"] == "Gateway")
+    assert gateway["spec"]["listeners"][0]["hostname"] == "*.alpha.mlflow.test"
+
+
+def test_policies_are_enforced_by_a_program_that_does_nothing_else(texts):
+    command = commands(texts)["kube-router"]["command"]
+
+    assert "--run-firewall=true --run-router=false --run-service-proxy=false --enable-cni=false" in command
+    assert "--service-cluster-ip-range=10.215.7.0/24" in command
+    # Behind the filter of its rules for bridges.
+    assert "PATH=/run/kube-router:" in command
+
+
+def test_name_servers_listen_where_policies_allow_names_to_be_asked(objects):
+    deployment = next(
+        item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] == "coredns"
+    )
+    ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert {port["containerPort"] for port in ports} <= set(network.DNS_PORTS)
 
 
 def test_storage_class_is_the_default_and_waits_for_a_pod(objects):

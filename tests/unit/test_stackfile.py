@@ -54,6 +54,16 @@ def test_overlay_wins_over_the_tracked_file_and_both_are_there(file: StackFile) 
     }
 
 
+def test_nothing_of_an_address_in_another_cluster_is_left(file: StackFile) -> None:
+    elsewhere = {"kind": "route", "host": "mlflow.example.com", "allowFrom": ["192.0.2.0/24"]}
+    here = {"kind": "ingress", "host": "dev.mlflow.test"}
+    write(stackfile.PROJECT / "Pulumi.dev.yaml", {"mlflow-stack:expose": elsewhere})
+    file.remake({"mlflow-stack:expose": here})
+    assert file.config == {"mlflow-stack:expose": here}
+    file.remake({})
+    assert file.config == {"mlflow-stack:expose": elsewhere}
+
+
 def test_an_own_overlay_file_wins_over_the_platforms(file: StackFile) -> None:
     folder = stackfile.PROJECT / "local" / "overlays"
     folder.mkdir(parents=True)

@@ -1,0 +1,65 @@
+"""The line in /etc/hosts by which this machine finds an instance's addresses."""
+
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from local.errors import LocalError
+from local.paths import Instance
+
+FILE: Final = Path("/etc/hosts")
+_LOCK: Final = Path("/run/mlflow-stack-hosts.lock")
+
+
+def add(instance: Instance, host: str) -> None:
+    """Leads `host` to the instance's node, beside the names that its line has already."""
+    with _locked():
+        text = FILE.read_text()
+        known = [
+            name for line in text.splitlines() if _is_of(instance, line) for name in line.partition("#")[0].split()
+        ]
+        names = sorted({host, *known[1:]})
+        _replace(text, instance, f"{instance.node_address} {' '.join(names)} {_mark(instance)}")
+
+
+def remove(instance: Instance) -> None:
+    """Takes the instance's line away; no error where there is none."""
+    if _mark(instance) not in FILE.read_text():
+        return
+    with _locked():
+        _replace(FILE.read_text(), instance)
+
+
+def _mark(instance: Instance) -> str:
+    # Instances of two data folders can have the same name.
+    return f"# mlflow-stack: {instance.root}"
+
+
+def _is_of(instance: Instance, line: str) -> bool:
+    return line.endswith(_mark(instance))
+
+
+def _replace(text: str, instance: Instance, *fresh: str) -> None:
+    lines = [line for line in text.splitlines() if not _is_of(instance, line)]
+    wanted = "".join(f"{line}\n" for line in [*lines, *fresh])
+    if wanted.splitlines() == text.splitlines():
+        return
+    scratch = FILE.with_name(".hosts.mlflow-stack")
+    try:
+        scratch.write_text(wanted)
+        scratch.chmod(FILE.stat().st_mode & 0o777)
+        try:
+            scratch.replace(FILE)
+        except OSError:  # mounted over, as in a container: it can be written, and not be replaced
+            FILE.write_text(wanted)
+    except OSError as error:
+        raise LocalError(
+            f"{FILE} cannot be written: {error.strerror}. Next: run the same command as a user who can."
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _locked() -> FileLock:
+    return FileLock(_LOCK)

@@ -1,0 +1,52 @@
+"""Whether a packet could leave the machine: read from routes and packet filter, never probed."""
+
+import ipaddress
+import shlex
+import subprocess
+
+from local.cluster.programs import ensure
+from local.paths import Instance
+from local.progress import Progress
+
+Network = ipaddress.IPv4Network
+
+
+def default_routes(routes: str) -> list[str]:
+    """The lines of `ip route` that lead anywhere."""
+    return [line for line in routes.splitlines() if line.split()[:1] in (["default"], ["0.0.0.0/0"])]
+
+
+def masquerades(rules: str, networks: list[Network], link: str) -> list[str]:
+    """The lines of `iptables-save` that give packets from one of the networks another address on another link."""
+    return [line for line in rules.splitlines() if _hides(shlex.split(line), networks, link)]
+
+
+def _hides(words: list[str], networks: list[Network], link: str) -> bool:
+    if words[:1] != ["-A"] or not {"MASQUERADE", "SNAT"} & set(words):
+        return False
+    if "-o" in words and words[words.index("-o") + 1] == link and words[words.index("-o") - 1] != "!":
+        return False
+    if "-s" not in words:
+        return True
+    at = words.index("-s")
+    source = ipaddress.ip_network(words[at + 1])
+    if words[at - 1] == "!":
+        return not all(network.subnet_of(source) for network in networks)
+    return any(network.overlaps(source) for network in networks)
+
+
+def ways_out(instance: Instance, routes: str) -> list[str]:
+    """What must not be there: `routes` is the node's own `ip route`."""
+    # The node's program: the machine may have none.
+    rules = subprocess.run(
+        ["chroot", str(ensure(Progress()).root), "iptables-save", "--table", "nat"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    networks = [
+        ipaddress.ip_network(f"{instance.machine_address}/30", strict=False),
+        ipaddress.ip_network(instance.pod_cidr),
+        ipaddress.ip_network(instance.service_cidr),
+    ]
+    return [*default_routes(routes), *masquerades(rules, networks, instance.link)]

@@ -1,0 +1,309 @@
+"""The public address, as a browser, a stranger and other pods see it: of dev, under a path, and through a Gateway."""
+
+import base64
+import json
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+from e2e.browser import Browser
+from e2e.platform_under_test import Platform, Stack, Visitor, eventually, quickstart, status
+from playwright.sync_api import Error, Page, expect
+
+from local import authority, hosts
+
+PROGRAM = Path(__file__).parent / "programs" / "consumer"
+NAMESPACE = "exposure"
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
+METADATA = "169.254.169.254"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A public address, and what its client is given."""
+
+    url: str
+    client: dict[str, str]
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        return self.client["MLFLOW_TRACKING_USERNAME"], self.client["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.fixture(scope="module")
+def stack(platform: Platform) -> Iterator[Stack]:
+    """Two more servers: one under a path for this machine alone, one through the node's Gateway."""
+    platform.namespace(NAMESPACE)
+    domain = platform.instance.domain
+    common = {"tls": {}, "trusted_proxies": [platform.instance.pod_cidr]}
+    exposed = {
+        "path": {
+            "kind": "ingress",
+            "class_name": "traefik",
+            "host": f"path.{domain}",
+            "path": "/mlflow",
+            "allow_from": [f"{platform.instance.machine_address}/32"],
+            **common,
+        },
+        "gateway": {"kind": "gateway", "gateway": "traefik/traefik", "host": f"gateway.{domain}", **common},
+    }
+    stacks = {
+        name: {
+            "existing_namespace": NAMESPACE,
+            "image": platform.images["mlflow"],
+            "proxy_image": platform.images["proxy"],
+            "resources": {"requests": {"cpu": "100m"}},
+            "rollout_timeout": "5m",
+            "expose": expose,
+        }
+        for name, expose in exposed.items()
+    }
+    stack = Stack(platform, "exposure", {"stacks": stacks}, program=PROGRAM, project="consumer")
+    stack.up()
+    yield stack
+    stack.destroy()
+    platform.kubectl("delete", "namespace", NAMESPACE)
+
+
+@pytest.fixture(scope="module", params=["dev", "path", "gateway"])
+def address(request: pytest.FixtureRequest, platform: Platform, client: dict[str, str]) -> Address:
+    """Each of the three, with a run and a model on it."""
+    if request.param == "dev":
+        return Address(client["MLFLOW_TRACKING_URI"], client)
+    stack: Stack = request.getfixturevalue("stack")
+    trust = {"MLFLOW_TRACKING_SERVER_CERT_PATH": client["MLFLOW_TRACKING_SERVER_CERT_PATH"]}
+    return Address(stack.output(request.param)["MLFLOW_TRACKING_URI"], {**stack.output(request.param), **trust})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def found(platform: Platform) -> None:
+    """This machine finds the names of this module's stacks, as `up` lets it find those of its own."""
+    for name in ("path", "gateway"):
+        hosts.add(platform.instance, f"{name}.{platform.instance.domain}")
+
+
+def screenshot(page: Page, name: str, folder: Path) -> None:
+    """Kept for a look: pytest keeps the folders of its last three runs."""
+    file = folder / f"{name}.png"
+    page.screenshot(path=file)
+    print(file)
+
+
+def test_a_browser_that_knows_the_authority_is_asked_for_the_password(
+    platform: Platform, client: dict[str, str], tmp_path: Path
+) -> None:
+    url = client["MLFLOW_TRACKING_URI"]
+    unknown = pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID")
+    with Browser(platform.instance, tmp_path / "stranger", trusting=False).visit(None) as visit, unknown:
+        visit.new_page().goto(url)
+    # Nobody is there to type the password into Chromium's own dialog.
+    asked = pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS")
+    with Browser(platform.instance, tmp_path / "friend").visit(None) as visit, asked:
+        visit.new_page().goto(url)
+
+
+def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp_path: Path) -> None:
+    """Makes an experiment, looks at the figure of a run, opens a model."""
+    run = re.findall(r"^run: .*#(/experiments/\d+/runs/\w+)$", quickstart(address.client, "--megabytes", "1"), re.M)[0]
+    with Browser(platform.instance, tmp_path / "home").visit(address.auth) as visit:
+        page = visit.new_page()
+        opened = page.goto(f"{address.url}/")
+        assert opened is not None
+        assert opened.status == 200
+        page.goto(f"{address.url}/#/experiments")
+        expect(page.get_by_role("link", name="quickstart")).to_be_visible()
+        page.get_by_role("button", name="Create", exact=True).click()
+        page.get_by_placeholder("Input an experiment name").fill("made in the browser")
+        with page.expect_response(lambda one: one.url.endswith("/experiments/create")) as made:
+            page.get_by_role("dialog").get_by_role("button", name="Create").click()
+        assert (made.value.request.method, made.value.status) == ("POST", 200)
+        screenshot(page, "experiment", tmp_path)
+        page.goto(f"{address.url}/#{run}/artifacts/predictions.png")
+        # Of 5 inches, at 100 dots an inch.
+        page.wait_for_function("[...document.images].some(image => image.naturalWidth === 500)")
+        screenshot(page, "figure", tmp_path)
+        page.goto(f"{address.url}/#/models/diabetes")
+        expect(page.get_by_text("champion").first).to_be_visible()
+        screenshot(page, "model", tmp_path)
+    found = requests.get(
+        address.url + "/api/2.0/mlflow/experiments/get-by-name",
+        params={"experiment_name": "made in the browser"},
+        auth=address.auth,
+        timeout=30,
+    )
+    assert found.json()["experiment"]["lifecycle_stage"] == "active"
+
+
+CONNECT = """
+import socket, sys
+for target in sys.argv[1:]:
+    host, port = target.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+        print("open")
+    except OSError:
+        print("closed")
+"""
+LISTEN = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-m", "http.server", "--directory", "/tmp", sys.argv[1]], start_new_session=True)
+"""
+ASK = """
+import http.client, json, socket, ssl, sys
+address, host, path, authority, headers = sys.argv[1:]
+context = ssl.create_default_context(cadata=authority)
+raw = socket.create_connection((address, 443), timeout=30)
+connection = http.client.HTTPConnection(host, timeout=30)
+connection.sock = context.wrap_socket(raw, server_hostname=host)
+connection.request("GET", path, headers=json.loads(headers))
+print(connection.getresponse().status)
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger(platform: Platform) -> Iterator[Visitor]:
+    """A pod of somebody else, in a namespace of its own, that no policy selects."""
+    platform.namespace("elsewhere")
+    yield platform.visitor("elsewhere")
+    platform.kubectl("delete", "namespace", "elsewhere")
+
+
+@pytest.fixture(scope="module")
+def colleague(platform: Platform, stack: Stack) -> Iterator[Visitor]:
+    """A pod in the namespace of the servers."""
+    visitor = platform.visitor(NAMESPACE)
+    visitor.python(LISTEN, "9999")
+    yield visitor
+    visitor.leave()
+
+
+@pytest.fixture(scope="module")
+def metadata_service(platform: Platform) -> Iterator[str]:
+    """What clouds answer at the link-local address, inside the node's own network."""
+    platform.node.run("ip", "address", "add", f"{METADATA}/32", "dev", "lo")
+    platform.namespace("metadata", **{"pod-security.kubernetes.io/enforce": "privileged"})
+    command = ["python", "-m", "http.server", "--directory", "/tmp", "--bind", METADATA, "80"]
+    platform.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "metadata", "namespace": "metadata"},
+            "spec": {
+                "hostNetwork": True,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "http", "image": platform.images["mlflow"], "command": command}],
+            },
+        }
+    )
+    platform.kubectl("wait", "--for=condition=Ready", "pod/metadata", "-n", "metadata", "--timeout=120s")
+    yield f"{METADATA}:80"
+    platform.kubectl("delete", "namespace", "metadata")
+    platform.node.run("ip", "address", "delete", f"{METADATA}/32", "dev", "lo")
+
+
+def pod_of(platform: Platform, name: str) -> dict:
+    """The tracking pod of one of this module's servers."""
+    (pod,) = platform.objects(
+        "pods", NAMESPACE, "--selector", f"app.kubernetes.io/instance={name},app.kubernetes.io/component=tracking"
+    )
+    return pod
+
+
+def connects(visitor: Visitor, *targets: str) -> list[str]:
+    return visitor.python(CONNECT, *targets).split()
+
+
+def answer(platform: Platform, visitor: Visitor, host: str, path: str, **headers: str) -> int:
+    """The status that a pod gets through the ingress controller, as a client outside would."""
+    trust = authority.root(platform.instance).read_text()
+    return int(visitor.python(ASK, platform.instance.node_address, host, path, trust, json.dumps(headers)))
+
+
+def test_a_request_for_an_unknown_name_goes_nowhere(address: Address, platform: Platform) -> None:
+    assert status(address.url + SEARCH, address.auth) == 200
+    unknown = f"other.{platform.instance.domain}"
+    assert status(address.url + SEARCH, address.auth, headers={"Host": unknown}) == 404
+
+
+def test_http_is_redirected_before_a_password_is_sent(address: Address) -> None:
+    plain = requests.get(address.url.replace("https:", "http:") + "/", allow_redirects=False, timeout=30)
+    assert plain.status_code in (301, 308)
+    assert plain.headers["Location"] == address.url + "/"
+    assert "WWW-Authenticate" not in plain.headers
+
+
+def test_a_foreign_origin_cannot_write(address: Address) -> None:
+    create = address.url + "/api/2.0/mlflow/experiments/create"
+    written = {"json": {"name": "cross-site"}, "method": "POST"}
+    assert status(create, address.auth, headers={"Origin": "https://evil.example"}, **written) == 403
+    origin = "/".join(address.url.split("/")[:3])
+    assert status(create, address.auth, headers={"Origin": origin}, **written) == 200
+
+
+def test_only_who_is_allowed_comes_in_whatever_address_is_claimed(
+    platform: Platform, stack: Stack, stranger: Visitor
+) -> None:
+    host = f"path.{platform.instance.domain}"
+    assert status(f"https://{host}/mlflow{SEARCH}") == 401
+    ours = platform.instance.machine_address
+    claims = ({}, {"X-Forwarded-For": ours}, {"X-Forwarded-For": f"{ours}, {ours}"}, {"X-Real-Ip": ours})
+    for claim in claims:
+        assert answer(platform, stranger, host, f"/mlflow{SEARCH}", **claim) == 403
+    assert answer(platform, stranger, f"gateway.{platform.instance.domain}", SEARCH) == 401
+
+
+def test_other_pods_reach_the_proxy_alone_and_only_as_allowed(
+    platform: Platform, stack: Stack, stranger: Visitor, colleague: Visitor
+) -> None:
+    """Public port: through the controller alone. Internal port: from the same namespace alone."""
+    pod = pod_of(platform, "path")["status"]["podIP"]
+    ports = [f"{pod}:{port}" for port in (8080, 8081, 5000)]
+    wanted = ["closed", "open", "closed"]
+    eventually("a colleague is let in", lambda: connects(colleague, *ports) == wanted, 30)
+    listener = platform.objects("pods", NAMESPACE, "--selector", "role=visitor")[0]["status"]["podIP"]
+    assert connects(stranger, *ports, f"{listener}:9999") == ["closed", "closed", "closed", "open"]
+
+
+def test_the_server_opens_no_connection_that_it_need_not(
+    platform: Platform, stack: Stack, stranger: Visitor, colleague: Visitor, metadata_service: str
+) -> None:
+    listener = platform.objects("pods", NAMESPACE, "--selector", "role=visitor")[0]["status"]["podIP"]
+    targets = [metadata_service, f"{listener}:9999"]
+    assert connects(stranger, *targets) == ["open", "open"]
+    pod = pod_of(platform, "path")["metadata"]["name"]
+    inside = ("exec", pod, "--namespace", NAMESPACE, "--container", "mlflow", "--", "python", "-c")
+    assert platform.kubectl(*inside, CONNECT, *targets).split() == ["closed", "closed"]
+    lookup = f"import socket; print(socket.gethostbyname('path.{NAMESPACE}.svc.cluster.local'))"
+    service = platform.kubectl("get", "service", "path", "-n", NAMESPACE, "--output=jsonpath={.spec.clusterIP}")
+    assert platform.kubectl(*inside, lookup).strip() == service
+
+
+def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, stranger: Visitor) -> None:
+    """Half of them never end their headers, half never end their body; each sends a byte now and then."""
+    host = f"gateway.{platform.instance.domain}"
+    env = stack.output("gateway")
+    token = base64.b64encode(f"{env['MLFLOW_TRACKING_USERNAME']}:{env['MLFLOW_TRACKING_PASSWORD']}".encode()).decode()
+    start = f"POST {SEARCH} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {token}\r\nContent-Length: 100000\r\n"
+    context = ssl.create_default_context(cafile=authority.root(platform.instance))
+    slow: list[ssl.SSLSocket] = []
+    try:
+        for number in range(200):
+            raw = socket.create_connection((host, 443), timeout=30)
+            slow.append(context.wrap_socket(raw, server_hostname=host))
+            slow[-1].sendall((start + "\r\n" * (number % 2)).encode())
+        for _ in range(5):
+            for one in slow:
+                with suppress(OSError):  # one too many of a client's: refused
+                    one.sendall(b"x")
+            assert answer(platform, stranger, host, "/readyz") == 200
+            assert answer(platform, stranger, host, SEARCH) == 401
+    finally:
+        for one in slow:
+            one.close()
+    assert status(f"https://{host}{SEARCH}", (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])) == 200
