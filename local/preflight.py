@@ -71,36 +71,53 @@ def pod_security(cluster: Cluster, config: Tree) -> str | None:
     return f"existingNamespace: {name} has {_ENFORCE}={level}; wanted is restricted, baseline or privileged"
 
 
-def storage_class(cluster: Cluster, config: Tree) -> str | None:
-    """The StorageClass of a claim that is to be made is there, or a default one."""
-    claim = _section(config, "backendStore", "pvc")
+def _storage_class(cluster: Cluster, config: Tree, store: str) -> str | None:
+    claim = _section(config, store, "pvc")
     if "existingClaim" in claim:
         return None
     name = claim.get("storageClass")
     if name:
-        wanted = (
-            f"backendStore.pvc.storageClass: {name} is not in the cluster; `kubectl get storageclass` lists what is"
-        )
+        wanted = f"{store}.pvc.storageClass: {name} is not in the cluster; `kubectl get storageclass` lists what is"
         return wanted if cluster.get("storageclass", name) is None else None
     classes = (cluster.get("storageclass") or {}).get("items", [])
     if any(_annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes):
         return None
     names = ", ".join(sorted(one["metadata"]["name"] for one in classes)) or "none"
-    return f"backendStore.pvc.storageClass: the cluster has no default class; name one of: {names}"
+    return f"{store}.pvc.storageClass: the cluster has no default class; name one of: {names}"
 
 
-def claim(cluster: Cluster, config: Tree) -> str | None:
-    """A claim to adopt is there and can be mounted."""
-    name, where = _section(config, "backendStore", "pvc").get("existingClaim"), config.get("existingNamespace")
+def storage_class(cluster: Cluster, config: Tree) -> str | None:
+    """The StorageClass of a claim that is to be made is there, or a default one."""
+    return _storage_class(cluster, config, "backendStore")
+
+
+def artifact_storage_class(cluster: Cluster, config: Tree) -> str | None:
+    """The StorageClass of a claim of the artifacts' own that is to be made is there, or a default one."""
+    own = "pvc" in _section(config, "artifactStore")
+    return _storage_class(cluster, config, "artifactStore") if own else None
+
+
+def _claim(cluster: Cluster, config: Tree, store: str) -> str | None:
+    name, where = _section(config, store, "pvc").get("existingClaim"), config.get("existingNamespace")
     if not name or not where:
         return None
     found = cluster.get("persistentvolumeclaim", name, f"--namespace={where}")
     if found is None:
-        return f"backendStore.pvc.existingClaim: {name} is not in namespace {where}; make it or state a size instead"
+        return f"{store}.pvc.existingClaim: {name} is not in namespace {where}; make it or state a size instead"
     phase = _section(found, "status").get("phase")
     if phase == "Lost":
-        return f"backendStore.pvc.existingClaim: {name} has lost its volume; restore it or name another claim"
+        return f"{store}.pvc.existingClaim: {name} has lost its volume; restore it or name another claim"
     return None
+
+
+def claim(cluster: Cluster, config: Tree) -> str | None:
+    """A claim to adopt is there and can be mounted."""
+    return _claim(cluster, config, "backendStore")
+
+
+def artifact_claim(cluster: Cluster, config: Tree) -> str | None:
+    """A claim to adopt for the artifacts is there and can be mounted."""
+    return _claim(cluster, config, "artifactStore")
 
 
 def s3_keys(cluster: Cluster, config: Tree) -> str | None:
@@ -119,7 +136,15 @@ def s3_keys(cluster: Cluster, config: Tree) -> str | None:
     )
 
 
-_CHECKS: tuple[Check, ...] = (namespace, pod_security, storage_class, claim, s3_keys)
+_CHECKS: tuple[Check, ...] = (
+    namespace,
+    pod_security,
+    storage_class,
+    claim,
+    artifact_storage_class,
+    artifact_claim,
+    s3_keys,
+)
 
 
 def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:

@@ -46,6 +46,11 @@ class StackFile:
     instance: Instance
     stack: str
 
+    @staticmethod
+    def known() -> list[str]:
+        """The stacks that git has a file of."""
+        return [path.name.split(".")[1] for path in PROJECT.glob("Pulumi.*.yaml")]
+
     @property
     def tracked(self) -> Path:
         """The file in git."""
@@ -84,8 +89,9 @@ class StackFile:
         Raises `LocalError` when there is no tracked file, or one of the files is no YAML map.
         """
         if not self.tracked.exists():
-            known = sorted(path.name.split(".")[1] for path in PROJECT.glob("Pulumi.*.yaml"))
-            raise LocalError(f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(known)}.")
+            raise LocalError(
+                f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(sorted(StackFile.known()))}."
+            )
         base = _read(self.tracked)
         config = _map(base.get("config"))
         if _ADDRESS in overlay:

@@ -43,6 +43,9 @@ class Upstream(http.server.BaseHTTPRequestHandler):
         code = 503 if self.path.startswith("/api/2.0/mlflow/experiments/search") and not self.database else 200
         body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
         self.send_response(code)
+        if self.path.endswith("/server-info"):
+            body = b'{"multipart_downloads_enabled":true,"multipart_uploads_enabled":true,"store_type":"SqlStore"}'
+            self.send_header("Content-Type", "application/json")
         self.send_header("X-Frame-Options", "DENY")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -154,7 +157,9 @@ def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
     """https under a path behind a controller, whose word on the client's address is believed."""
     addresses = Addresses("mlflow", "team", host=HOST, scheme="https", path="/ml.flow")
     access = proxy.Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
-    with running(root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, 1000, 2, access)) as made:
+    with running(
+        root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, 1000, 2, access, presigned=False)
+    ) as made:
         yield made
 
 
@@ -263,6 +268,37 @@ def test_one_upload_too_many_is_503_and_everything_else_goes_on(nginx: Nginx) ->
         Upstream.slow.set()
         for upload in uploads:
             upload.join()
+
+
+def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gone(nginx: Nginx) -> None:
+    path = "/api/2.0/mlflow-artifacts/artifacts/slow"
+    Upstream.slow.clear()
+    try:
+        for _ in range(2):
+            gone = http.client.HTTPConnection("127.0.0.1", nginx.public, timeout=15)
+            gone.request("PUT", path, b"x", {"Host": HOST, **AUTH})
+            time.sleep(0.5)
+            gone.close()
+        time.sleep(0.5)
+        assert nginx.status(path, method="PUT", body=b"x", **AUTH) == 503
+    finally:
+        Upstream.slow.set()
+    for _ in range(100):
+        if nginx.status("/api/2.0/mlflow-artifacts/artifacts/a", method="PUT", body=b"x", **AUTH) == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the places were not given back")
+
+
+def test_signed_addresses_are_offered_only_where_that_is_meant(nginx: Nginx, behind: Nginx) -> None:
+    page = "3.0/mlflow/server-info"
+    offered = {"multipart_downloads_enabled": True, "multipart_uploads_enabled": True, "store_type": "SqlStore"}
+    for api in ("api", "ajax-api"):
+        assert json.loads(nginx.ask(f"/{api}/{page}", **AUTH)[2]) == offered
+        assert nginx.status(f"/{api}/{page}") == 401
+        answer = behind.ask(f"/ml.flow/{api}/{page}", port=behind.internal, host="mlflow", **AUTH)
+        assert json.loads(answer[2]) == {name: value is not True and value for name, value in offered.items()}
+        assert behind.status(f"/ml.flow/{api}/{page}", port=behind.internal, host="mlflow") == 401
 
 
 def test_a_changed_password_file_is_read_at_the_next_request(nginx: Nginx) -> None:

@@ -37,6 +37,13 @@ def claim(**fields: str) -> dict[str, Any]:
     return {"pvc": fields}
 
 
+BUCKET = {"s3": {"bucket": "team", "existingSecret": "keys"}}
+MAKE = (
+    "make it: `kubectl create secret generic keys --namespace=team --from-file=credentials=FILE` "
+    "with an AWS shared credentials file"
+)
+
+
 def problems(cluster: Cluster, stated: dict[str, Any]) -> list[str]:
     with pytest.raises(LocalError) as caught:
         preflight.check(cluster, stated)
@@ -87,6 +94,26 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
             {"namespace team": {}, "persistentvolumeclaim data --namespace=team": {"status": {"phase": "Lost"}}},
             config(existingNamespace="team", backendStore=claim(existingClaim="data")),
             "backendStore.pvc.existingClaim: data has lost its volume; restore it or name another claim",
+        ),
+        (
+            {"namespace team": {}},
+            config(existingNamespace="team", artifactStore=BUCKET),
+            f"artifactStore.s3.existingSecret: keys is not in namespace team; {MAKE}",
+        ),
+        (
+            {"namespace team": {}, "secret keys --namespace=team": {"data": {"AWS_ACCESS_KEY_ID": "eA=="}}},
+            config(existingNamespace="team", artifactStore=BUCKET),
+            f"artifactStore.s3.existingSecret: keys has no key credentials; {MAKE}",
+        ),
+        (
+            {"storageclass fast": {}},
+            config(artifactStore=claim(storageClass="slow"), backendStore=claim(storageClass="fast")),
+            "artifactStore.pvc.storageClass: slow is not in the cluster; `kubectl get storageclass` lists what is",
+        ),
+        (
+            {"namespace team": {}},
+            config(existingNamespace="team", artifactStore=claim(existingClaim="files")),
+            "artifactStore.pvc.existingClaim: files is not in namespace team; make it or state a size instead",
         ),
         (
             {"namespace team": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "strict"}}}},

@@ -196,3 +196,14 @@ def test_a_second_edit_stands_unless_it_takes_away(
 def test_merging_the_same_again_changes_nothing(below: dict[str, Any], above: dict[str, Any]) -> None:
     once = merge(below, above)
     assert merge(once, above) == once
+
+
+def test_the_local_overlay_names_services_beside_its_configuration(file: StackFile) -> None:
+    assert file.services == []
+    overlays = stackfile.PROJECT / "local" / "overlays"
+    overlays.mkdir(parents=True)
+    write(overlays / "dev.yaml", {"p:store": {"s3": {"endpoint": "http://s3"}}}, services=["s3"])
+    assert file.services == ["s3"]
+    assert file.declared["p:store"] == {"pvc": {"size": "1Gi", "class": "a"}, "s3": {"endpoint": "http://s3"}}
+    file.remake({})
+    assert file.config == file.declared

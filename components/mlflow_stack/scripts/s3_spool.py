@@ -18,7 +18,7 @@ from typing import Any
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_STATE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.store.artifact.s3_artifact_repo import BOTO_TO_MLFLOW_ERROR, S3ArtifactRepository
 
 LARGEST = int(os.environ["SPOOL_LARGEST"])
@@ -33,7 +33,7 @@ def reserve(file: Path, size: int) -> None:
     """Makes an empty file for which there will be room. Raises `MlflowException` where there is none."""
     if size > LARGEST:
         raise MlflowException(
-            f"{file.name} has {size} bytes; through this server pass at most {LARGEST} (maxArtifactSize)", INVALID_STATE
+            f"{file.name} has {size} bytes; through this server pass at most {LARGEST} (maxArtifactSize)", BAD_REQUEST
         )
     with _lock:
         for gone in [one for one in _held if not one.exists()]:

@@ -1,0 +1,279 @@
+"""`make up STACK=staging`: artifacts in a bucket of a real S3 server that clients do not reach; and a bucket with keys
+of the stack's own."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from e2e.fixtures import exported
+from e2e.platform_under_test import Platform, Stack, eventually, status
+
+import engine
+
+NAMESPACE = "mlflow-staging"
+SERVICES = "local-services"
+BUCKET = "mlflow-staging"
+LARGE = 300 * 2**20
+# The client's machine: it asks no name server, whatever the tests' machine has.
+UNNAMED = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /etc/resolv.conf && exec "$@"', "sh")
+
+
+class Staging:
+    """The stack, as its users have it."""
+
+    def __init__(self, platform: Platform, printed: str) -> None:
+        self.platform = platform
+        self.printed = printed
+        variables = exported(platform.local("client-env", stack="staging").stdout)
+        self.client = {name: value for name, value in variables.items() if name.startswith(("MLFLOW_", "AWS_"))}
+        self.auth = self.client["MLFLOW_TRACKING_USERNAME"], self.client["MLFLOW_TRACKING_PASSWORD"]
+
+    @property
+    def artifacts(self) -> str:
+        return f"{self.client['MLFLOW_TRACKING_URI']}/api/2.0/mlflow-artifacts/artifacts"
+
+    def servers(self) -> dict[str, int]:
+        """Restarts of every container of the tracking pods, by pod."""
+        pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
+        return {
+            pod["metadata"]["uid"]: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+            for pod in pods
+        }
+
+    def python(self, program: str) -> str:
+        """Runs Python in a tracking server's container, which has the bucket's keys."""
+        pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
+        return in_server(self.platform, NAMESPACE, pods[0]["metadata"]["name"], program)
+
+    def listed(self, path: str) -> list[str]:
+        answer = requests.get(self.artifacts, params={"path": path}, auth=self.auth, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return [one["path"] for one in answer.json().get("files", [])]
+
+    def store(self, replicas: int) -> None:
+        """Stops the S3 server, or starts it again."""
+        kubectl = self.platform.kubectl
+        kubectl("scale", "deployment/s3", f"--replicas={replicas}", f"--namespace={SERVICES}")
+        if replicas:
+            kubectl("rollout", "status", "deployment/s3", f"--namespace={SERVICES}", "--timeout=120s")
+        else:
+            eventually("the S3 server is gone", lambda: not self.platform.objects("pods", SERVICES))
+
+
+def in_server(platform: Platform, namespace: str, pod: str, program: str) -> str:
+    command = ("kubectl", "exec", pod, f"--namespace={namespace}", "--container=mlflow", "--", "python", "-c")
+    return platform.run(*command, program).stdout.strip()
+
+
+def train(client: dict[str, str], *arguments: str) -> str:
+    """Runs the quickstart where no name of the cluster resolves and no key of a bucket is known."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    script = str(engine.PROJECT / "examples/quickstart/train.py")
+    done = subprocess.run(
+        [*UNNAMED, sys.executable, script, *arguments],
+        env={**environment, **client, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def staging(platform: Platform) -> Staging:
+    return Staging(platform, platform.local("up", stack="staging").stdout)
+
+
+def test_up_ends_with_a_run_and_a_second_one_changes_nothing(staging: Staging) -> None:
+    assert re.search(r"^run +http\S+/#/experiments/\d+/runs/[0-9a-f]{32}$", staging.printed, re.MULTILINE)
+    second = staging.platform.local("up", stack="staging").stdout
+    assert not re.search(r"\b(created|updated|replaced|deleted)\b", second)
+
+
+def test_a_client_without_keys_gets_everything_through_the_server(staging: Staging) -> None:
+    assert set(staging.client) == {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+    unresolved = subprocess.run([*UNNAMED, "getent", "hosts", f"s3.{SERVICES}.svc"], check=False)
+    assert unresolved.returncode != 0
+    output = train(staging.client, "--megabytes", "300")
+    assert "models:/diabetes@champion is version" in output
+    assert re.search(r"large\.bin: sha256 [0-9a-f]{64}, the same both ways", output)
+    sizes = staging.python(
+        "import boto3, os; c = boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL']); "
+        f"p = c.get_paginator('list_objects_v2').paginate(Bucket='{BUCKET}'); "
+        "print(max((o['Size'], o['Key'].rsplit('/', 1)[-1]) for q in p for o in q['Contents']))"
+    )
+    assert sizes == f"({LARGE}, 'large.bin')"
+
+
+def test_a_store_that_stops_is_named_and_leaves_nothing_half(staging: Staging) -> None:
+    before = staging.servers()
+    put = {"auth": staging.auth, "timeout": 120}
+    whole = os.urandom(8 * 2**20)
+    assert requests.put(f"{staging.artifacts}/stops/whole.bin", data=whole, **put).status_code == 200
+
+    # Half of it is on its way when the store goes.
+    half = threading.Event()
+    answers: list[requests.Response] = []
+
+    def body() -> Iterator[bytes]:
+        yield whole[: 4 * 2**20]
+        assert half.wait(120)
+        yield whole[4 * 2**20 :]
+
+    uploading = threading.Thread(
+        target=lambda: answers.append(requests.put(f"{staging.artifacts}/stops/half.bin", data=body(), **put))
+    )
+    uploading.start()
+    staging.store(0)
+    half.set()
+    uploading.join(120)
+    answers.append(requests.get(f"{staging.artifacts}/stops/whole.bin", **put))
+    client = subprocess.run(
+        [sys.executable, "-c", _LOG_ARTIFACT],
+        env={**os.environ, **staging.client, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert status(staging.client["MLFLOW_TRACKING_URI"] + "/readyz") == 200
+    staging.store(1)
+
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "the artifact store does not answer" in answer.json()["message"]
+    assert "MlflowException" in client.stdout
+    assert "503" in client.stdout
+    assert staging.listed("stops") == ["whole.bin"]
+    assert requests.get(f"{staging.artifacts}/stops/whole.bin", **put).content == whole
+    assert requests.put(f"{staging.artifacts}/stops/half.bin", data=whole, **put).status_code == 200
+    assert staging.listed("stops") == ["half.bin", "whole.bin"]
+    assert staging.servers() == before
+
+
+_LOG_ARTIFACT = """
+import mlflow, pathlib, tempfile
+from mlflow.exceptions import MlflowException
+file = pathlib.Path(tempfile.mkdtemp(), "late.txt")
+file.write_text("late")
+mlflow.set_experiment("stops")
+with mlflow.start_run():
+    try:
+        mlflow.log_artifact(str(file))
+        print("logged")
+    except MlflowException as error:
+        print("MlflowException", error)
+"""
+
+
+def test_down_and_up_keep_runs_objects_and_passwords(staging: Staging) -> None:
+    search = {"json": {"experiment_ids": ["1"], "max_results": 100}, "auth": staging.auth, "timeout": 60}
+    url = f"{staging.client['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/search"
+    before = sorted(run["info"]["run_id"] for run in requests.post(url, **search).json()["runs"])
+    assert len(before) >= 2
+    staging.platform.local("down", stack="staging")
+    staging.platform.local("up", stack="staging")
+    after = sorted(run["info"]["run_id"] for run in requests.post(url, **search).json()["runs"])
+    # `up` logged one more.
+    assert set(before) < set(after)
+    assert "whole.bin" in staging.listed("stops")
+
+
+@pytest.fixture(scope="module")
+def keyed(staging: Staging) -> Iterator[Stack]:
+    """A stack on SQLite with keys of its own for a bucket, which is not there yet."""
+    platform = staging.platform
+    stack = Stack(
+        platform,
+        "keyed",
+        {
+            "image": platform.images["mlflow"],
+            "proxyImage": platform.images["proxy"],
+            "namespace": "keyed",
+            "maxArtifactSize": "100Mi",
+            "artifactStore": {
+                "s3": {
+                    "bucket": "keyed",
+                    "prefix": "mlflow",
+                    "endpointUrl": f"http://s3.{SERVICES}.svc:9000",
+                    "accessKeyId": "AKIAFIRST",
+                    "secretAccessKey": "first/secret+=",
+                }
+            },
+        },
+    )
+    yield stack
+    stack.destroy()
+
+
+def user(staging: Staging, verb: str, access: str, *options: str) -> None:
+    """Makes or deletes a user of the S3 server who may do everything."""
+    root: dict[str, Any] = yaml.safe_load((staging.platform.instance.root / "s3.yaml").read_text())
+    admin = ("admin", "--access", root["access"], "--secret", root["secret"], "--endpoint-url", "http://127.0.0.1:9000")
+    command = ("kubectl", "exec", "deployment/s3", f"--namespace={SERVICES}", "--", "/versitygw", *admin)
+    staging.platform.run(*command, "--region", "us-east-1", verb, "--access", access, *options)
+
+
+def test_up_says_what_is_wrong_with_a_bucket_and_keys_are_rotated(staging: Staging, keyed: Stack) -> None:
+    refused = keyed.up(check=False)
+    assert refused.returncode != 0
+    assert "bucket keyed: cannot list mlflow (InvalidAccessKeyId)" in refused.stdout + refused.stderr
+    assert "first/secret" not in refused.stdout + refused.stderr
+    user(staging, "create-user", "AKIAFIRST", "--secret", "first/secret+=", "--role", "admin")
+    refused = keyed.up(check=False)
+    assert "(NoSuchBucket): it does not exist; make it" in refused.stdout + refused.stderr
+
+    for bucket in ("keyed", "elsewhere"):
+        staging.python(
+            "import boto3, os; c = boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL']); "
+            f"c.create_bucket(Bucket='{bucket}')"
+        )
+    keyed.up()
+    keyed.unchanged()
+    pod = staging.platform.server("keyed")["metadata"]["name"]
+    assert in_server(staging.platform, "keyed", pod, _OWN_LOCATIONS).splitlines() == [
+        "mlflow-artifacts:/teams/a",
+        "s3://elsewhere/b",
+        "['a.txt', 'b.txt']",
+    ]
+
+    user(staging, "create-user", "AKIASECOND", "--secret", "second", "--role", "admin")
+    store = {"s3": {**keyed.config["artifactStore"]["s3"], "accessKeyId": "AKIASECOND", "secretAccessKey": "second"}}
+    keyed.configure(artifactStore=store)
+    keyed.up()
+    keyed.unchanged()
+    user(staging, "delete-user", "AKIAFIRST")
+    pod = staging.platform.server("keyed")["metadata"]["name"]
+    keys = "import pathlib; print('AKIASECOND' in pathlib.Path('/etc/mlflow-stack-s3/credentials').read_text())"
+    assert in_server(staging.platform, "keyed", pod, keys) == "True"
+    assert in_server(staging.platform, "keyed", pod, _PUT) == "200"
+
+
+# On the server's own machine: it has the keys, which a client needs for a location that is not the server's.
+_OWN_LOCATIONS = """
+import os, pathlib, mlflow
+os.chdir("/tmp")
+mlflow.set_tracking_uri("http://127.0.0.1:5000")
+found = []
+for name, location in (("a", "mlflow-artifacts:/teams/a"), ("b", "s3://elsewhere/b")):
+    experiment = mlflow.create_experiment(name, artifact_location=location)
+    with mlflow.start_run(experiment_id=experiment) as run:
+        pathlib.Path(f"/tmp/{name}.txt").write_text(name)
+        mlflow.log_artifact(f"/tmp/{name}.txt")
+    print(mlflow.get_experiment(experiment).artifact_location)
+    found += [one.path for one in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
+print(found)
+"""
+
+_PUT = """
+import urllib.request
+url = "http://127.0.0.1:5000/api/2.0/mlflow-artifacts/artifacts/after.txt"
+print(urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="PUT")).status)
+"""
