@@ -31,9 +31,15 @@ class Staging:
     def __init__(self, platform: Platform, printed: str) -> None:
         self.platform = platform
         self.printed = printed
-        variables = exported(platform.local("client-env", stack="staging").stdout)
-        self.client = {name: value for name, value in variables.items() if name.startswith(("MLFLOW_", "AWS_"))}
-        self.auth = self.client["MLFLOW_TRACKING_USERNAME"], self.client["MLFLOW_TRACKING_PASSWORD"]
+        script = platform.local("client-env", stack="staging").stdout
+        names = re.findall(r"^export (\w+)=", script, re.MULTILINE)
+        self.client = {name: value for name, value in exported(script).items() if name in names}
+        auth = self.client["MLFLOW_TRACKING_USERNAME"], self.client["MLFLOW_TRACKING_PASSWORD"]
+        self.ask: dict[str, Any] = {
+            "auth": auth,
+            "verify": self.client.get("MLFLOW_TRACKING_SERVER_CERT_PATH", True),
+            "timeout": 120,
+        }
 
     @property
     def artifacts(self) -> str:
@@ -52,8 +58,15 @@ class Staging:
         pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
         return in_server(self.platform, NAMESPACE, pods[0]["metadata"]["name"], program)
 
+    def database(self, query: str) -> str:
+        """What the database itself answers."""
+        (pod,) = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=database")
+        command = ("kubectl", "exec", pod["metadata"]["name"], f"--namespace={NAMESPACE}", "--container=mariadb", "--")
+        options = ("--no-defaults", "--socket=/tmp/mariadb.sock", "--user=root", "--skip-column-names", "mlflow")
+        return self.platform.run(*command, "mariadb", *options, f"--execute={query}").stdout.strip()
+
     def listed(self, path: str) -> list[str]:
-        answer = requests.get(self.artifacts, params={"path": path}, auth=self.auth, timeout=60)
+        answer = requests.get(self.artifacts, params={"path": path}, **self.ask)
         assert answer.status_code == 200, answer.text
         return [one["path"] for one in answer.json().get("files", [])]
 
@@ -99,7 +112,8 @@ def test_up_ends_with_a_run_and_a_second_one_changes_nothing(staging: Staging) -
 
 
 def test_a_client_without_keys_gets_everything_through_the_server(staging: Staging) -> None:
-    assert set(staging.client) == {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+    assert {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"} <= set(staging.client)
+    assert not [name for name in staging.client if "AWS" in name or "S3" in name]
     unresolved = subprocess.run([*UNNAMED, "getent", "hosts", f"s3.{SERVICES}.svc"], check=False)
     assert unresolved.returncode != 0
     output = train(staging.client, "--megabytes", "300")
@@ -111,11 +125,13 @@ def test_a_client_without_keys_gets_everything_through_the_server(staging: Stagi
         "print(max((o['Size'], o['Key'].rsplit('/', 1)[-1]) for q in p for o in q['Contents']))"
     )
     assert sizes == f"({LARGE}, 'large.bin')"
+    count = "SELECT COUNT(*) FROM registered_models WHERE name = 'diabetes'"
+    assert staging.database(count) == "1"
 
 
 def test_a_store_that_stops_is_named_and_leaves_nothing_half(staging: Staging) -> None:
     before = staging.servers()
-    put = {"auth": staging.auth, "timeout": 120}
+    put = staging.ask
     whole = os.urandom(8 * 2**20)
     assert requests.put(f"{staging.artifacts}/stops/whole.bin", data=whole, **put).status_code == 200
 
@@ -143,7 +159,7 @@ def test_a_store_that_stops_is_named_and_leaves_nothing_half(staging: Staging) -
         text=True,
         check=False,
     )
-    assert status(staging.client["MLFLOW_TRACKING_URI"] + "/readyz") == 200
+    assert status(staging.client["MLFLOW_TRACKING_URI"] + "/readyz", verify=put["verify"]) == 200
     staging.store(1)
 
     for answer in answers:
@@ -174,7 +190,7 @@ with mlflow.start_run():
 
 
 def test_down_and_up_keep_runs_objects_and_passwords(staging: Staging) -> None:
-    search = {"json": {"experiment_ids": ["1"], "max_results": 100}, "auth": staging.auth, "timeout": 60}
+    search = {"json": {"experiment_ids": ["1"], "max_results": 100}, **staging.ask}
     url = f"{staging.client['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/search"
     before = sorted(run["info"]["run_id"] for run in requests.post(url, **search).json()["runs"])
     assert len(before) >= 2
