@@ -62,7 +62,7 @@ class Staging:
         """What the database itself answers."""
         (pod,) = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=database")
         command = ("kubectl", "exec", pod["metadata"]["name"], f"--namespace={NAMESPACE}", "--container=mariadb", "--")
-        options = ("--no-defaults", "--socket=/tmp/mariadb.sock", "--user=root", "--skip-column-names", "mlflow")
+        options = ("--defaults-file=/etc/mlflow-stack-mariadb/client.cnf", "--skip-column-names", "mlflow")
         return self.platform.run(*command, "mariadb", *options, f"--execute={query}").stdout.strip()
 
     def listed(self, path: str) -> list[str]:
