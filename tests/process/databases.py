@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from process.claims import free_port
+from process.claims import Claim, free_port, write
 from process.steps import SCRIPTS, finish
 
 from local.images import databases
@@ -173,12 +173,19 @@ class Database:
 
     def step(self, step: str, python: str = sys.executable) -> str:
         """The log of a step that must succeed."""
+        if step == "check":  # each Job has an empty folder for its steps
+            for path in (self.folder / "work").iterdir():
+                path.unlink()
         code, log = finish(self.start(step, python))
         assert code == 0, log
         return log
 
-    def refusal(self, step: str = "check") -> str:
-        """The last line of a step that must refuse."""
+    def refusal(self, step: str = "") -> str:
+        """The last line of a step, or of the whole Job, which must refuse."""
+        if not step:
+            self.step("check")
+            self.dump_step()
+            step = "migrate"
         code, log = finish(self.start(step))
         assert code == 1, log
         return log.splitlines()[-1]
@@ -295,3 +302,12 @@ def servers() -> Iterator[dict[str, Server]]:
     for server in started.values():
         server.kill()
         shutil.rmtree(server.folder)
+
+
+@pytest.fixture(scope="session")
+def old(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Claim, str]:
+    """What MLflow 2.5.0 wrote into a database of MariaDB, and that database as a dump."""
+    root = tmp_path_factory.mktemp("old-mysql")
+    one = database(servers["mariadb"], "old", root / "pod", user="old", password="plain")
+    wrote = write(root, "2.5.0", "mysql", f"mysql+pymysql://old:plain@127.0.0.1:{one.server.port}/old")
+    return wrote, one.dump()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from process import oldmlflow
-from process.claims import Claim, write
+from process.claims import Claim
 from process.databases import KINDS, PASSWORD, Database, Server, database
 from process.steps import HEAD, assert_written, finish
 
@@ -217,15 +217,6 @@ def test_a_creation_that_was_killed_is_not_undone_over_data(servers: dict[str, S
     before = one.dump()
     assert "was stopped half-way, and data was written into it since. Nothing was changed." in one.refusal()
     assert one.dump() == before
-
-
-@pytest.fixture(scope="module")
-def old(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Claim, str]:
-    """What MLflow 2.5.0 wrote into a database of MariaDB, and that database as a dump."""
-    root = tmp_path_factory.mktemp("old-mysql")
-    one = database(servers["mariadb"], "old", root / "pod", user="old", password="plain")
-    wrote = write(root, "2.5.0", "mysql", f"mysql+pymysql://old:plain@127.0.0.1:{one.server.port}/old")
-    return wrote, one.dump()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ Runs in the MLflow image, one step each time, named by the only argument. ``chec
 The server commits each change of a schema by itself, so that a killed step leaves half of one. What is at work is
 therefore written into the database beforehand, as a table that only this project makes. A creation on an empty database
 is undone and repeated by the next run; an upgrade is undone by the dump from before it. What the step cannot understand
-it leaves alone: it exits with 1, and the last line on standard error says why and what to do.
+it leaves alone: the Job exits with 1, and the last line on standard error says why and what to do.
 """
 
 import hashlib
@@ -536,26 +536,39 @@ def summary(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def main() -> int:
-    """The step as the pod runs it; what stops it becomes the last line of the log and the exit code."""
+def guarded(step: Callable[[], None]) -> str | None:
+    """Runs a step; what stops it is told in one line."""
     try:
-        target = Target.of(os.environ)
-        match sys.argv[1]:
-            case "check":
-                check(target, Path(os.environ["WORK"]))
-            case "migrate":
-                migrate(target, Path(os.environ["WORK"]))
-            case step:
-                assert step == "ready"
-                ready(target, Path(os.environ["OPTIONS"]))
+        step()
     except RefusedError as refusal:
-        say(f"Refused: {refusal}")
+        return f"Refused: {refusal}"
     except Exception as error:
         traceback.print_exc()
-        say(f"Failed: {summary(error)}. Run the same command again; report this if it stays.")
-    else:
-        return 0
-    return 1
+        return f"Failed: {summary(error)}. Run the same command again; report this if it stays."
+    return None
+
+
+def main() -> int:
+    """The step as the pod runs it; what stops it becomes the last line of the log and the exit code."""
+    work = Path(os.environ.get("WORK", "."))
+    refused = work / "refused"
+    match sys.argv[1]:
+        case "check":
+            message = guarded(lambda: check(Target.of(os.environ), work))
+            if message is not None:
+                refused.write_text(f"{message}\n")
+                (work / "action").write_text("refuse")
+            return 0
+        case "migrate" if refused.exists():
+            message = refused.read_text().strip()
+        case "migrate":
+            message = guarded(lambda: migrate(Target.of(os.environ), work))
+        case step:
+            assert step == "ready"
+            message = guarded(lambda: ready(Target.of(os.environ), Path(os.environ["OPTIONS"])))
+    if message is not None:
+        say(message)
+    return 0 if message is None else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""The schema Job killed at random moments, on each kind of server; `make test` kills it at named ones. And MariaDB
+killed five times under four writers."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from process.databases import Database, database
+from process.steps import HEAD, assert_written, finish
+
+SEEDS = range(10)
+LONGEST = 12.0
+"""Seconds that a step takes here at most; a kill that comes later finds it done."""
+
+
+def killed(of: Database, seed: int) -> None:
+    """The Job, whose last step is killed at some moment."""
+    of.step("check")
+    of.dump_step()
+    process = of.start("migrate")
+    time.sleep(random.Random(seed).uniform(0.5, LONGEST))
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", ["mariadb", "mysql8", "mysql9"])
+def test_a_creation_that_is_killed_at_any_moment_is_repeated(
+    servers: dict, tmp_path: Path, kind: str, seed: int
+) -> None:
+    one = database(servers[kind], f"creation-{seed}", tmp_path / "pod")
+    killed(one, seed)
+    one.job()
+    assert one.ask("select version_num from alembic_version") == ((HEAD,),)
+    one.step("ready")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", ["mariadb", "mysql8", "mysql9"])
+def test_an_upgrade_that_is_killed_at_any_moment_loses_nothing(
+    servers: dict, old: tuple, tmp_path: Path, kind: str, seed: int
+) -> None:
+    one = database(servers[kind], f"upgrade-{seed}", tmp_path / "pod")
+    one.restore(old[1])
+    killed(one, seed)
+    one.job()
+    one.step("ready")
+    assert_written(MlflowClient(one.uri), old[0].wrote, converted=False)
