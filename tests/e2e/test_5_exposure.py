@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -16,7 +17,11 @@ from e2e.browser import Browser
 from e2e.platform_under_test import Platform, Stack, Visitor, eventually, quickstart, status
 from playwright.sync_api import Error, Page, expect
 
+import engine
 from local import authority, hosts
+from local.cluster import crds
+from local.progress import Progress
+from mlflow_stack import MlflowStack
 
 PROGRAM = Path(__file__).parent / "programs" / "consumer"
 NAMESPACE = "exposure"
@@ -123,6 +128,7 @@ def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp
         with page.expect_response(lambda one: one.url.endswith("/experiments/create")) as made:
             page.get_by_role("dialog").get_by_role("button", name="Create").click()
         assert (made.value.request.method, made.value.status) == ("POST", 200)
+        expect(page.get_by_role("dialog")).to_have_count(0)
         screenshot(page, "experiment", tmp_path)
         page.goto(f"{address.url}/#{run}/artifacts/predictions.png")
         # Of 5 inches, at 100 dots an inch.
@@ -240,7 +246,7 @@ def test_http_is_redirected_before_a_password_is_sent(address: Address) -> None:
 
 def test_a_foreign_origin_cannot_write(address: Address) -> None:
     create = address.url + "/api/2.0/mlflow/experiments/create"
-    written = {"json": {"name": "cross-site"}, "method": "POST"}
+    written = {"json": {"name": "from another origin"}, "method": "POST"}
     assert status(create, address.auth, headers={"Origin": "https://evil.example"}, **written) == 403
     origin = "/".join(address.url.split("/")[:3])
     assert status(create, address.auth, headers={"Origin": origin}, **written) == 200
@@ -307,3 +313,84 @@ def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, s
         for one in slow:
             one.close()
     assert status(f"https://{host}{SEARCH}", (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])) == 200
+
+
+# What OpenShift's restricted-v2 refuses of a pod, before it fills in UID, GID and fsGroup itself.
+RESTRICTED_V2 = {
+    "no fixed UID": "!has(pod.securityContext.runAsUser) && containers.all(c, !has(c.securityContext.runAsUser))",
+    "no fixed fsGroup": "!has(pod.securityContext.fsGroup)",
+    "no SELinux options": "!has(pod.securityContext.seLinuxOptions)",
+    "seccomp": "pod.securityContext.seccompProfile.type == 'RuntimeDefault'",
+    "no escalation": "containers.all(c, c.securityContext.allowPrivilegeEscalation == false)",
+    "no capabilities": "containers.all(c, !has(c.securityContext.capabilities.add))",
+    "no token, no csi, no ephemeral volume": "!has(pod.volumes) || pod.volumes.all(v, has(v.configMap) || "
+    "has(v.downwardAPI) || has(v.emptyDir) || has(v.persistentVolumeClaim) || has(v.projected) || has(v.secret))",
+    "the wanted policy": "object.spec.template.metadata.annotations['openshift.io/required-scc'] == 'restricted-v2'",
+}
+
+
+@pytest.fixture
+def openshift(platform: Platform) -> Iterator[str]:
+    """A namespace in which Routes are known and pods are judged as by restricted-v2."""
+    namespace = "openshift"
+    with Progress() as progress:
+        route = crds.definitions(progress, crds.ROUTE)
+    platform.kubectl("apply", "--server-side", "--filename=-", stdin=route)
+    platform.kubectl("wait", "--for=condition=Established", "crd/routes.route.openshift.io", "--timeout=60s")
+    platform.namespace(namespace)
+    named = {"metadata": {"name": "restricted-v2"}}
+    kinds = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["statefulsets"], "operations": ["CREATE"]}
+    policy = {
+        "matchConstraints": {"resourceRules": [kinds]},
+        "variables": [
+            {"name": "pod", "expression": "object.spec.template.spec"},
+            {
+                "name": "containers",
+                "expression": "variables.pod.containers + variables.pod.?initContainers.orValue([])",
+            },
+        ],
+        "validations": [
+            {"expression": re.sub(r"\b(pod|containers)\b(?=\.)", r"variables.\1", rule), "message": what}
+            for what, rule in RESTRICTED_V2.items()
+        ],
+    }
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    binding = {
+        "policyName": "restricted-v2",
+        "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": here},
+    }
+    admission = {"apiVersion": "admissionregistration.k8s.io/v1", **named}
+    platform.apply(
+        {**admission, "kind": "ValidatingAdmissionPolicy", "spec": policy},
+        {**admission, "kind": "ValidatingAdmissionPolicyBinding", "spec": binding},
+    )
+    yield namespace
+    platform.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "restricted-v2")
+    platform.kubectl("delete", "namespace", namespace)
+
+
+def test_openshift_would_take_route_and_pod(platform: Platform, openshift: str) -> None:
+    """By its own definition of a Route, and by the rules of restricted-v2; nothing is stored."""
+
+    def sent(kind: str, **args: Any) -> dict[str, Any]:
+        expose = {"kind": "route", "host": "mlflow.example.com", "path": "/mlflow", "allow_from": ["192.0.2.0/24"]}
+        expose |= {"trusted_proxies": ["10.128.0.0/14"]}
+        args = {"existing_namespace": openshift, "expose": expose, **args}
+        (one,) = engine.deploy(lambda: MlflowStack("mlflow", args) and None).all(kind)
+        version = one.type.split(":")[1]
+        named = {"name": "mlflow", **one.inputs["metadata"]}
+        return {**one.inputs, "apiVersion": version, "kind": kind, "metadata": named}
+
+    def answered(document: dict[str, Any]) -> str:
+        words = ("create", "--dry-run=server", "--validate=strict", "--filename=-")
+        done = platform.run("kubectl", *words, stdin=json.dumps(document), check=False)
+        return done.stdout + done.stderr
+
+    assert "route.route.openshift.io/mlflow created (server dry run)" in answered(sent("Route"))
+    wrong = sent("Route")
+    wrong["spec"]["tls"]["termination"] = "open"
+    assert 'Unsupported value: "open"' in answered(wrong)
+    eventually("the rules hold", lambda: "no fixed UID" in answered(sent("StatefulSet")), 30)
+    good = sent("StatefulSet", platform="openshift")
+    assert "statefulset.apps/mlflow created (server dry run)" in answered(good)
