@@ -208,7 +208,9 @@ class Database:
         return self.step("check", python) + self.dump_step() + self.step("migrate", python)
 
     def restore(self, content: str) -> None:
-        """Fills the database from a dump."""
+        """Fills the database from a dump. What is made in it later must sort as MariaDB's tables do, or foreign keys
+        do not fit."""
+        self.ask(f"alter database `{self.name}` character set utf8mb4 collate utf8mb4_general_ci")
         options = ("--no-defaults", "--socket=/mnt/socket", "--user=root", "--default-character-set=utf8mb4")
         run(KINDS["mariadb"](Progress()), self.server.folder, "mariadb", *options, self.name, given=content)
 
