@@ -1,0 +1,244 @@
+"""A deployed MariaDB under three tracking servers: killed, gone, refused and re-keyed while clients write."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import requests
+from e2e.platform_under_test import DEV_PORT, Platform, Stack, eventually, status
+from e2e.test_2_stacks import args, consumer
+
+from local import images
+from local.progress import Progress
+
+NAMESPACE = "mysql"
+NAME = "team"
+PORT = DEV_PORT + 20
+API = "/api/2.0/mlflow"
+KILLS = 5 if "KILLS" in os.environ else 1
+"""`make soak` names a number of kills."""
+# Nothing here stores an artifact.
+BUCKET = {
+    "bucket": "nowhere",
+    "endpoint_url": "http://127.0.0.1:9",
+    "access_key_id": "none",
+    "secret_access_key": "none",
+    "bucket_check": False,
+}
+
+
+@dataclass
+class Team:
+    """The stack, and how its users see it."""
+
+    platform: Platform
+    stack: Stack
+
+    def env(self) -> dict[str, str]:
+        return self.stack.output(NAME)
+
+    def objects(self, kind: str, component: str) -> list[dict]:
+        return self.platform.objects(kind, NAMESPACE, "--selector", f"app.kubernetes.io/component={component}")
+
+    def servers(self) -> list[dict]:
+        return self.objects("pods", "tracking")
+
+    def ready(self) -> int:
+        """How many servers are ready."""
+        conditions = [one for pod in self.servers() for one in pod["status"].get("conditions", [])]
+        return sum((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
+
+    def restarts(self) -> list[int]:
+        return [one["restartCount"] for pod in self.servers() for one in pod["status"]["containerStatuses"]]
+
+    def sql(self, statement: str) -> str:
+        """What the deployed server answers its own administrator."""
+        (secret,) = [
+            one
+            for one in self.platform.objects("secrets", NAMESPACE)
+            if one["metadata"]["name"].startswith(f"{NAME}-database-server-")
+        ]
+        program = (
+            "root=$(sed -n \"s/^ALTER USER 'root'@'localhost' IDENTIFIED BY '\\(.*\\)';$/\\1/p\" "
+            "/etc/mlflow-stack-mariadb/init.sql); "
+            'printf "[client]\\nuser=root\\npassword=$root\\nsocket=/tmp/mariadb.sock\\n" >/tmp/root.cnf; '
+            'exec mariadb --defaults-file=/tmp/root.cnf --skip-column-names --batch --execute="$0" mlflow'
+        )
+        assert secret["immutable"]
+        (pod,) = self.objects("pods", "database")
+        where = ("--namespace", NAMESPACE, pod["metadata"]["name"], "--container", "mariadb")
+        return self.platform.kubectl("exec", *where, "--", "sh", "-c", program, statement).strip()
+
+    def inside(self, path: str) -> int:
+        """The status of a path, asked in a server's pod."""
+        program = (
+            "import sys, urllib.request, urllib.error\n"
+            "try: print(urllib.request.urlopen(sys.argv[1], timeout=20).status)\n"
+            "except urllib.error.HTTPError as error: print(error.code)"
+        )
+        name = self.servers()[0]["metadata"]["name"]
+        where = ("--namespace", NAMESPACE, name, "--container", "mlflow")
+        url = f"http://127.0.0.1:8081{path}"
+        return int(self.platform.kubectl("exec", *where, "--", "python", "-c", program, url))
+
+
+@dataclass
+class Writers:
+    """Four clients that each log one metric after the other, and note what the server acknowledged."""
+
+    url: str
+    auth: tuple[str, str]
+    run: str
+    acknowledged: list[int] = field(default_factory=list)
+    failures: list[float] = field(default_factory=list)
+    """When a request got no 200."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def post(self, path: str, body: dict) -> requests.Response | None:
+        try:
+            return requests.post(f"{self.url}{API}{path}", json=body, auth=self.auth, timeout=60)
+        except requests.RequestException:
+            return None
+
+    def write(self, number: int) -> None:
+        step = number
+        while not self.stopped.is_set():
+            point = {"run_id": self.run, "key": "m", "value": step, "timestamp": 1, "step": step}
+            answer = self.post("/runs/log-metric", point)
+            if answer is not None and answer.status_code == 200:
+                self.acknowledged.append(step)
+                step += 4
+            else:
+                self.failures.append(time.monotonic())
+                time.sleep(0.2)
+
+
+@contextmanager
+def writing(team: Team) -> Iterator[Writers]:
+    env = team.env()
+    auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
+    created = requests.post(
+        f"{env['MLFLOW_TRACKING_URI']}{API}/runs/create", json={"experiment_id": "0"}, auth=auth, timeout=60
+    )
+    writers = Writers(env["MLFLOW_TRACKING_URI"], auth, created.json()["run"]["info"]["run_id"])
+    threads = [threading.Thread(target=writers.write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually("writers write", lambda: len(writers.acknowledged) > 20)
+        yield writers
+    finally:
+        writers.stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+def assert_kept(team: Team, writers: Writers) -> None:
+    stored = team.sql(f"select step from metrics where run_uuid = '{writers.run}'").split()
+    assert set(writers.acknowledged) - {int(step) for step in stored} == set()
+
+
+@pytest.fixture(scope="module")
+def team(platform: Platform) -> Iterator[Team]:
+    image = images.mariadb(Progress())
+    platform.node.load(Progress(), image)
+    platform.namespace(NAMESPACE)
+    store = {"mysql": {"deploy": {"size": "1Gi", "image": image.reference}, "dumps": {"size": "1Gi"}}}
+    wanted = args(platform, NAMESPACE, PORT, backend_store=store, artifact_store={"s3": BUCKET}, replicas=3)
+    stack = consumer(platform, NAME, {NAME: wanted})
+    stack.up()
+    yield Team(platform, stack)
+    stack.destroy()
+    platform.kubectl("delete", "namespace", NAMESPACE)
+
+
+def test_three_servers_start_on_an_empty_database_without_a_race(team: Team) -> None:
+    assert team.ready() == 3
+    assert team.restarts() == [0] * 6
+    (job,) = team.objects("jobs", "schema")
+    assert job["status"]["succeeded"] == 1
+    (budget,) = team.objects("poddisruptionbudgets", "tracking")
+    assert budget["status"]["disruptionsAllowed"] == 1
+    team.stack.unchanged()
+
+
+def test_what_was_acknowledged_outlives_a_killed_database(team: Team) -> None:
+    with writing(team) as writers:
+        for _ in range(KILLS):
+            kill = "grep -lx mariadbd /proc/[0-9]*/comm | cut -d/ -f3 | xargs kill -9"
+            team.platform.node.run("sh", "-c", kill)
+            count = len(writers.acknowledged)
+            # A kubelet waits longer before each further restart.
+            eventually("writers go on", lambda: len(writers.acknowledged) > count + 100, seconds=300)  # noqa: B023
+    assert_kept(team, writers)
+    assert team.restarts() == [0] * 6
+    assert writers.failures != []
+
+    def restarted() -> int:
+        (database,) = team.objects("pods", "database")
+        return database["status"]["containerStatuses"][0]["restartCount"]
+
+    # A kubelet tells it later than it does it.
+    eventually("the database's restarts are told", lambda: restarted() == KILLS)
+
+
+def test_without_a_database_servers_are_alive_and_not_ready(team: Team) -> None:
+    scale = ("scale", "statefulset", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/component=database")
+    team.platform.kubectl(*scale, "--replicas=0")
+    eventually("no server is ready", lambda: team.ready() == 0)
+    assert team.inside("/healthz") == 200
+    assert team.inside("/readyz") == 500
+    team.platform.kubectl(*scale, "--replicas=1")
+    eventually("all servers are ready", lambda: team.ready() == 3)
+    assert team.restarts() == [0] * 6
+
+
+def test_a_refused_schema_job_is_explained_by_up_and_runs_again_with_the_next(team: Team) -> None:
+    team.sql("alter database mlflow character set latin1")
+    stacks = json.loads(json.dumps(team.stack.config["stacks"]))
+    stacks[NAME]["labels"] = {"changed": "yes"}  # so that the Job is another one
+    team.stack.configure(stacks=stacks)
+    refused = team.stack.up(check=False)
+    assert refused.returncode != 0
+    assert "the database's character set is latin1" in refused.stdout
+    assert "ALTER DATABASE `mlflow` CHARACTER SET utf8mb4;" in refused.stdout
+    env = team.env()
+    auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
+    assert status(f"{env['MLFLOW_TRACKING_URI']}{API}/experiments/search?max_results=1", auth) == 200
+    team.sql("alter database mlflow character set utf8mb4")
+    team.stack.up()
+    team.stack.unchanged()
+
+
+def test_a_new_database_password_counts_and_the_old_one_no_longer(team: Team) -> None:
+    def own() -> str:
+        secrets = [
+            one
+            for one in team.platform.objects("secrets", NAMESPACE)
+            if set(one.get("data", {})) == {"password"} and one["metadata"]["name"].startswith(f"{NAME}-database-")
+        ]
+        (secret,) = secrets
+        return secret["data"]["password"]
+
+    before = own()
+    assert team.sql("select authentication_string <> '' from mysql.user where user = 'mlflow'") == "1"
+    digest = team.sql("select authentication_string from mysql.user where user = 'mlflow'")
+    stacks = json.loads(json.dumps(team.stack.config["stacks"]))
+    stacks[NAME]["backend_store"]["mysql"]["deploy"]["rotation"] = 1
+    team.stack.configure(stacks=stacks)
+    with writing(team) as writers:
+        team.stack.up()
+        count = len(writers.acknowledged)
+        eventually("writers go on", lambda: len(writers.acknowledged) > count + 50)
+    assert_kept(team, writers)
+    assert own() != before
+    assert team.sql("select authentication_string from mysql.user where user = 'mlflow'") != digest
+    seconds = max(writers.failures, default=0) - min(writers.failures, default=0)
+    print(f"database password rotated: {len(writers.failures)} of {len(writers.acknowledged)} requests had to be made "
+          f"again, within {seconds:.1f} s")  # fmt: skip
+    team.stack.unchanged()
