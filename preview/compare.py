@@ -136,7 +136,7 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
     }
     changes: list[Change] = []
     for found, given in pairs:
-        one = replace(given, inputs=_renamed(given.inputs, kept))
+        one = replace(given, inputs=renamed(given.inputs, kept))
         if found is None:
             changes.append(Change("create", None, one))
         elif fields := differences(found, one):
@@ -161,12 +161,12 @@ def differences(old: Resource, new: Resource) -> list[Field]:
     return sorted(found, key=lambda one: one.path)
 
 
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """The inputs with the names that objects keep in place of those that were chosen for them this time."""
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A value with other names of objects in it."""
     if isinstance(value, Mapping):
-        return {key: _renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
+        return {key: renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_renamed(one, names) for one in cast("list[Any]", value)]
+        return [renamed(one, names) for one in cast("list[Any]", value)]
     return names.get(value, value) if isinstance(value, str) else value
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from mlflow_stack.validate import bytes_of
-from preview.compare import Change, Comparison, Field, Resource
+from preview.compare import Change, Comparison, Field, Resource, renamed
 
 LIMIT: Final = 60_000
 """Characters of a comment: GitHub takes 65,536."""
@@ -31,6 +31,12 @@ class Words:
         self._comparison = comparison
         self._changes = [one for one in comparison.changes if one.resource.custom]
         self._release = frozenset(release)
+        # A name that was chosen for an object says nothing; the resource's does.
+        self._names = {
+            one.inputs["metadata"]["name"]: one.name
+            for one in (*comparison.old, *comparison.new)
+            if one.autonamed and "name" in one.inputs["metadata"]
+        }
         self.refused: list[str] = []
         """What must not happen unless it is acknowledged."""
         self._warned: list[str] = []
@@ -76,18 +82,13 @@ class Words:
     def _field(self, field: Field) -> str:
         if field.secret:
             return "changes (secret, not shown)"
-        if (name := self._chosen(field.old)) is not None:
-            return f"the new `{name}`"
+        if isinstance(field.old, str) and field.old in self._names:
+            return f"the new `{self._names[field.old]}`"
         if isinstance(field.old, str) and isinstance(field.new, str) and "\n" in field.old + field.new:
             gone = _lines(field.old) - _lines(field.new)
             come = _lines(field.new) - _lines(field.old)
             return f"text, {len(gone)} lines away and {len(come)} new"
-        return f"{_shown(field.old)} → {_shown(field.new)}"
-
-    def _chosen(self, value: Any) -> str | None:
-        """The resource whose object has this name, where that was chosen for it."""
-        named = (one for one in self._comparison.old if one.autonamed and one.inputs["metadata"]["name"] == value)
-        return next((one.name for one in named), None)
+        return f"{_shown(renamed(field.old, self._names))} → {_shown(renamed(field.new, self._names))}"
 
     # What must not pass unseen.
 
@@ -300,7 +301,8 @@ def _shown(value: Any) -> str:
 def _compact(value: Any) -> str:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, Any]", value)
-        return "{" + ", ".join(f"{key}: {_compact(pairs[key])}" for key in sorted(pairs)) + "}"
+        said = (f"{key}: {_compact(pairs[key])}" for key in sorted(pairs) if pairs[key] not in ([], {}))
+        return "{" + ", ".join(said) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_compact(one) for one in cast("list[Any]", value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -46,11 +46,12 @@ CHANGES: dict[str, Edit] = {
     "size": _set(backendStore={"pvc": {"size": "2Gi"}}),
     "rotation": _set(rotation={"ann": 1}),
     "removed-user": _set(users=["ann"]),
+    "renamed": _rename,
 }
 """In this order, each on top of those before it."""
 
-REFUSED = {"renamed": _rename}
-"""Changes that are not deployed, on top of the first commit."""
+REFUSED = frozenset({"renamed"})
+"""Those that lose data and are taken back."""
 
 
 def golden(name: str) -> Path:

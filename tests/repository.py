@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,21 @@ class Repository:
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
-        (folder / ".venv").symlink_to(engine.PROJECT / ".venv")
+        self._environment(engine.PROJECT / ".venv")
         self.git("init", "--quiet", "--initial-branch=main")
-        (folder / ".git" / "info" / "exclude").write_text(".venv\n")
         self.config = config
         self.commit(lambda _: None, "Start")
+
+    def _environment(self, whole: Path) -> None:
+        """An environment with the packages of another one, and the components of this folder."""
+        home = self.folder / ".venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+        (packages,) = home.glob("lib/*/site-packages")
+        (shared,) = whole.glob("lib/*/site-packages")
+        # A path that is added so has no editable install of its own.
+        (packages / "shared.pth").write_text(f"{self.folder / 'components'}\n{shared}\n")
+        (home / "bin" / "uv").symlink_to(whole / "bin" / "uv")
+        (home / ".ready").touch()
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false")

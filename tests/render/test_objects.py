@@ -33,7 +33,13 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "external database": {"existing_namespace": "team", "backend_store": DATABASE, "platform": "openshift"},
     "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
 }
-EXTERNAL = {("PersistentVolumeClaim", "old"), ("Secret", "mlflow-s3"), ("Secret", "db"), ("ServiceAccount", "default")}
+EXTERNAL = {
+    ("PersistentVolumeClaim", "old"),
+    ("Secret", "db"),
+    ("Secret", "mlflow-database"),
+    ("Secret", "mlflow-s3"),
+    ("ServiceAccount", "default"),
+}
 """What the stacks adopt, and what every namespace has."""
 # restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
