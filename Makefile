@@ -18,7 +18,7 @@ DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt r
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
 
-.PHONY: help setup up down clean distclean status logs watch env client-env preflight render preview drift \
+.PHONY: help setup up down clean distclean status logs watch env client-env preflight lock render preview drift \
 	test test-fast soak lint bench
 
 help: ## what there is
@@ -64,6 +64,9 @@ client-env: setup ## what MLflow's client needs: eval "$$(make -s client-env)"
 
 preflight: setup ## whether the cluster has what the stack names
 	@$(LOCAL) preflight
+
+lock: setup ## writes the digests of a stack's images into its file, as their registries give them: STACK=prod
+	@$(LOCAL) lock
 
 render: setup ## every object of a stack as a file: STACK=prod OUT=<folder>; needs no cluster and no secret
 	@$(PREVIEW) render --out '$(or $(OUT),$(error name a folder: make render STACK=$(STACK) OUT=<folder>))'

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from local import deployment, hosts, preflight
+from local import deployment, hosts, lock, preflight
 from local.cluster import Node
 from local.deployment import Deployment, Tools
 from local.errors import LocalError
-from local.paths import Instance, cache_dir
+from local.paths import PROJECT, Instance, cache_dir
 from local.progress import Progress
+from mlflow_stack import proxy, tracking
 
 _UP = ("pulumi", "up", "--yes", "--skip-preview", "--non-interactive")
 _DOWN = ("pulumi", "destroy", "--yes", "--non-interactive", "--exclude-protected")
@@ -249,6 +250,18 @@ def check(asked: Asked) -> None:
     for note in preflight.check(here.cluster(tools), here.file.config):
         click.echo(note, err=True)
     click.echo("the cluster has what the stack names", err=True)
+
+
+@main.command("lock")
+@click.pass_obj
+def lock_images(asked: Asked) -> None:
+    """Write the digests of the images into Pulumi.<stack>.yaml, as their registries give them."""
+    file = PROJECT / f"Pulumi.{asked.stack}.yaml"
+    if not file.exists():
+        raise LocalError(f"{file.name} does not exist. Next: name a STACK.")
+    defaults = {"mlflow-stack:image": tracking.DEFAULT_IMAGE, "mlflow-stack:proxyImage": proxy.DEFAULT_IMAGE}
+    for change in lock.lock(file, defaults) or ["nothing changed"]:
+        click.echo(change, err=True)
 
 
 def exports(variables: dict[str, str]) -> str:

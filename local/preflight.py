@@ -11,7 +11,15 @@ from local.stackfile import Tree
 
 _PROJECT = "mlflow-stack"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+_DEFAULT_INGRESS = "ingressclass.kubernetes.io/is-default-class"
 _ENFORCE = "pod-security.kubernetes.io/enforce"
+_INSTANCE = "app.kubernetes.io/instance"
+_APIS = {"route": "route.openshift.io/v1", "gateway": "gateway.networking.k8s.io/v1"}
+_CLAIMS = {
+    "ingress": "ingresses.networking.k8s.io",
+    "route": "routes.route.openshift.io",
+    "gateway": "httproutes.gateway.networking.k8s.io",
+}
 
 
 class Cluster:
@@ -37,6 +45,16 @@ class Cluster:
         if "(NotFound)" in done.stderr:
             return None
         raise UnreadableError(done.stderr.strip())
+
+    def serves(self, api: str) -> bool:
+        """Whether the cluster knows an API, such as `route.openshift.io/v1`.
+
+        Raises `UnreadableError` when it does not say.
+        """
+        done = self.run("get", "--raw", f"/apis/{api}")
+        if done.returncode and "(NotFound)" not in done.stderr:
+            raise UnreadableError(done.stderr.strip())
+        return done.returncode == 0
 
 
 class UnreadableError(Exception):
@@ -136,6 +154,102 @@ def s3_keys(cluster: Cluster, config: Tree) -> str | None:
     )
 
 
+def route_api(cluster: Cluster, config: Tree) -> str | None:
+    """The cluster knows the kind of object that the address needs."""
+    kind = _section(config, "expose").get("kind", "none")
+    if kind not in _APIS or cluster.serves(_APIS[kind]):
+        return None
+    return f"expose.kind: {kind} needs {_APIS[kind]}, which the cluster does not have; take another kind"
+
+
+def ingress_class(cluster: Cluster, config: Tree) -> str | None:
+    """The IngressClass is there, or a default one."""
+    expose = _section(config, "expose")
+    if expose.get("kind") != "ingress":
+        return None
+    if name := expose.get("className"):
+        wanted = f"expose.className: {name} is not in the cluster; `kubectl get ingressclass` lists what is"
+        return wanted if cluster.get("ingressclass", name) is None else None
+    classes = (cluster.get("ingressclass") or {}).get("items", [])
+    if any(_annotations(one).get(_DEFAULT_INGRESS) == "true" for one in classes):
+        return None
+    names = ", ".join(sorted(one["metadata"]["name"] for one in classes)) or "none"
+    return f"expose.className: the cluster has no default class; name one of: {names}"
+
+
+def gateway(cluster: Cluster, config: Tree) -> str | None:
+    """The Gateway that an HTTPRoute attaches to is there."""
+    named = _section(config, "expose").get("gateway")
+    if not named:
+        return None
+    where, _, name = named.partition("/")
+    if cluster.get("gateways.gateway.networking.k8s.io", name, f"--namespace={where}") is not None:
+        return None
+    return f"expose.gateway: {named} is not in the cluster; `kubectl get gateways --all-namespaces` lists what is"
+
+
+def issuer(cluster: Cluster, config: Tree) -> str | None:
+    """The cert-manager issuer is there."""
+    tls = _section(config, "expose", "tls")
+    name, kind = tls.get("issuer"), tls.get("issuerKind", "ClusterIssuer")
+    if not name:
+        return None
+    if not cluster.serves("cert-manager.io/v1"):
+        return f"expose.tls.issuer: {name} needs cert-manager, which the cluster does not have"
+    where = [] if kind == "ClusterIssuer" else [f"--namespace={_namespace(config)}"]
+    if cluster.get(f"{kind.lower()}s.cert-manager.io", name, *where) is not None:
+        return None
+    return f"expose.tls.issuer: there is no {kind} {name} in the cluster; make it or name another"
+
+
+def certificate(cluster: Cluster, config: Tree) -> str | None:
+    """The Secret with a certificate is there and holds one."""
+    name, where = _section(config, "expose", "tls").get("secret"), config.get("existingNamespace")
+    if not name or not where:
+        return None
+    found = cluster.get("secret", name, f"--namespace={where}")
+    if found is None:
+        return f"expose.tls.secret: {name} is not in namespace {where}; make it or name an issuer instead"
+    missing = sorted({"tls.crt", "tls.key"} - set(_section(found, "data")))
+    return f"expose.tls.secret: {name} has no {' and no '.join(missing)}" if missing else None
+
+
+def host(cluster: Cluster, config: Tree) -> str | None:
+    """No object of another stack claims the public host and path."""
+    expose = _section(config, "expose")
+    kind, name, path = expose.get("kind"), expose.get("host"), expose.get("path", "/")
+    if kind not in _CLAIMS or not name:
+        return None
+    resource = _CLAIMS[kind]
+    for one in (cluster.get(resource, "--all-namespaces") or {}).get("items", []):
+        metadata = one["metadata"]
+        ours = metadata["namespace"] == _namespace(config)
+        if (name, path) in _claimed(one) and not (ours and _labels(one).get(_INSTANCE) == config.get("name", "mlflow")):
+            where = f"{metadata['namespace']}/{metadata['name']}"
+            return f"expose.host: {name}{path.rstrip('/')} belongs to {one['kind']} {where}; take another host or path"
+    return None
+
+
+def _claimed(found: Tree) -> set[tuple[str, str]]:
+    """The hosts with paths that an Ingress, Route or HTTPRoute is for."""
+    spec = _section(found, "spec")
+    if found["kind"] == "Route":
+        return {(spec.get("host", ""), spec.get("path") or "/")}
+    if found["kind"] == "HTTPRoute":
+        matches = [match for rule in spec.get("rules", []) for match in rule.get("matches", [])]
+        paths = [match.get("path", {}).get("value", "/") for match in matches]
+        return {(name, path) for name in spec.get("hostnames", []) for path in paths}
+    return {
+        (rule.get("host", ""), path.get("path", "/"))
+        for rule in spec.get("rules", [])
+        for path in _section(rule, "http").get("paths", [])
+    }
+
+
+def _namespace(config: Tree) -> str:
+    return config.get("existingNamespace") or config.get("namespace") or config.get("name") or "mlflow"
+
+
 _CHECKS: tuple[Check, ...] = (
     namespace,
     pod_security,
@@ -144,6 +258,12 @@ _CHECKS: tuple[Check, ...] = (
     artifact_storage_class,
     artifact_claim,
     s3_keys,
+    route_api,
+    ingress_class,
+    gateway,
+    issuer,
+    certificate,
+    host,
 )
 
 

@@ -1,8 +1,10 @@
 """What the whole suite has: a count for each layer, and no skips."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 from e2e.fixtures import client, first_up, platform  # noqa: F401 - fixtures of the layers e2e and soak
 from process.claims import claims  # noqa: F401 - a fixture of the layers process, e2e and soak
 from process.databases import old, servers  # noqa: F401 - fixtures of the layers process and soak
@@ -19,6 +21,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for layer in LAYERS:
         if passed[layer]:
             terminalreporter.write_line(f"{layer:<12}{passed[layer]:>5}")
+    if passed["render"]:
+        waivers = yaml.safe_load(Path(__file__).with_name("waivers.yaml").read_text())
+        terminalreporter.write_line(f"{'waivers':<12}{len(waivers):>5}  of what linters say, in tests/waivers.yaml")
     terminalreporter.write_line(f"{'skipped':<12}{len(terminalreporter.stats.get('skipped', [])):>5}")
 
 

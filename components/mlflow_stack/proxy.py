@@ -162,6 +162,11 @@ class AuthProxy(pulumi.ComponentResource):
                         "period_seconds": 10,
                         "timeout_seconds": 5,
                     },
+                    "readiness_probe": {
+                        "http_get": {"path": LIVE, "port": "internal"},
+                        "period_seconds": 5,
+                        "timeout_seconds": 5,
+                    },
                     # SIGTERM would cut requests off at once; quit lets them end, and it comes when this command ends.
                     "lifecycle": {"pre_stop": {"exec_": {"command": ["sh", "-c", QUIT]}}},
                     "volume_mounts": [
@@ -202,6 +207,7 @@ def nginx_conf(
     ``serving`` is the name of the model, where a model server is guarded. Without ``presigned`` clients are not told
     that they may ask for signed addresses of the artifact store.
     """
+    access = access or Access()
     guarded = _tracking(addresses.path, presigned) if serving is None else _serving(addresses.serving_path(serving))
     servers = [
         # The kubelet's and load balancers' probes come here: their Host is the pod's address.
@@ -210,7 +216,7 @@ def nginx_conf(
         _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"], "", guarded),
     ]
     if addresses.host is not None:
-        rules = _public(addresses, addresses.host, access or Access(), max_uploads)
+        rules = _public(addresses, addresses.host, access, max_uploads)
         servers.append(_server(PUBLIC_PORT, [addresses.host], rules, guarded))
     return _MAIN.format(
         max_body=max_body,
@@ -220,6 +226,7 @@ def nginx_conf(
         drain=DRAIN_SECONDS,
         upstream=UPSTREAM_PORT,
         auth=f"{AUTH}/{HTPASSWD_KEY}",
+        clients="".join(f"\n        {client} 0;" for client in dict.fromkeys(access.allow_from)),
         https=f"{addresses.host} https;" if addresses.scheme == "https" else "",
         hsts=HSTS,
         servers="\n".join(servers),
@@ -277,7 +284,7 @@ def _public(addresses: Addresses, host: str, access: Access, max_uploads: int) -
         # No port of the nodes: a controller stands in front, and every client has its address.
         lines += [f"limit_conn clients {CONNECTIONS_OF_ALL};", f"limit_conn uploads {max_uploads};"]
     if access.allow_from:
-        lines += [*(f"allow {client};" for client in access.allow_from), "deny all;"]
+        lines.append("if ($outside) { return 403; }")
     if addresses.scheme == "https":
         # Before a password is asked for, also where the controller itself does not redirect.
         lines.append(f"if ($http_x_forwarded_proto = http) {{ return 308 https://{host}$request_uri; }}")
@@ -313,6 +320,8 @@ _PROBES = f"""\
             proxy_set_header Content-Length "";
             proxy_set_header Authorization "";
             proxy_set_header Host localhost;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto http;
             proxy_read_timeout 10s;
             proxy_pass http://guarded{{ready}};
         }}}}
@@ -376,12 +385,13 @@ _ENDPOINT = """\
 _NOTHING_ELSE = """\
         location / {
             root /nonexistent;
-            try_files $uri =404;
+            log_not_found off;
         }
 """
 
 _MAIN = """\
 worker_processes 1;
+worker_rlimit_nofile 8192;
 pid /tmp/nginx.pid;
 error_log stderr warn;
 worker_shutdown_timeout {drain}s;
@@ -424,6 +434,10 @@ http {{
     limit_req zone=requests burst={requests} nodelay;
     limit_req_status 429;
 
+    # Judged where `return` is as well, which comes before `deny`.
+    geo $outside {{
+        default 1;{clients}
+    }}
     # By name: callers in the cluster come by http.
     map $host $client_scheme {{
         default http;

@@ -52,6 +52,11 @@ class MlflowStackArgs(TypedDict):
     """Namespace to create, with PodSecurity ``restricted`` enforced. Default: the component's name."""
     existing_namespace: NotRequired[pulumi.Input[str]]
     """Namespace that is there already, instead of creating one. Default: none."""
+    quota: NotRequired[Mapping[str, str]]
+    """What everything in the created namespace may use together, as a ResourceQuota's hard limits, such as
+    ``{"limits.memory": "16Gi"}``. Default: {}, no quota."""
+    container_defaults: NotRequired[workload.ResourcesArgs]
+    """Requests and limits of the created namespace's containers that state none, as a LimitRange. Default: {}, none."""
     platform: NotRequired[str]
     """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
     image: NotRequired[pulumi.Input[str]]
@@ -95,6 +100,10 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("namespace", validate.dns_label)
     fields.check("existing_namespace", validate.dns_label)
     fields.refuse_together("namespace", "existing_namespace", "one creates, the other adopts")
+    for name in ("quota", "container_defaults"):
+        fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
+    fields.check_keys("quota", validate.label_key)
+    fields.check_each("quota", validate.quantity)
     fields.check("proxy_image", validate.image)
     tracking.server_rules(fields)
     credentials.user_rules(fields)
@@ -170,6 +179,7 @@ class MlflowStack(pulumi.ComponentResource):
         else:
             created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
+            _limits(self, name, self.namespace, accepted)
         addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
         rollout_timeout = accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT)
         backend = accepted.get("backend_store", {})
@@ -294,3 +304,20 @@ def _namespace(parent: MlflowStack, resource: str, name: str, labels: Mapping[st
         # It holds the data.
         opts=pulumi.ResourceOptions(parent=parent, protect=True),
     )
+
+
+def _limits(parent: MlflowStack, name: str, namespace: pulumi.Output[str], args: MlflowStackArgs) -> None:
+    metadata: k8s.meta.v1.ObjectMetaArgsDict = {
+        "namespace": namespace,
+        "labels": workload.labels(name, "namespace", args.get("labels")),
+    }
+    child = pulumi.ResourceOptions(parent=parent)
+    if quota := args.get("quota"):
+        k8s.core.v1.ResourceQuota(name, metadata=metadata, spec={"hard": quota}, opts=child)
+    if defaults := args.get("container_defaults"):
+        item: k8s.core.v1.LimitRangeItemArgsDict = {
+            "type": "Container",
+            "default": defaults.get("limits", {}),
+            "default_request": defaults.get("requests", {}),
+        }
+        k8s.core.v1.LimitRange(name, metadata=metadata, spec={"limits": [item]}, opts=child)

@@ -291,3 +291,19 @@ def test_autonamed_configuration_is_immutable_so_that_a_change_rolls_the_pod(pre
     for config in deployment.all("ConfigMap"):
         assert config.inputs["immutable"] is True
         assert "name" not in config.inputs["metadata"]
+
+
+def test_a_quota_and_defaults_of_containers_are_the_created_namespaces() -> None:
+    deployment = stack(
+        {
+            "namespace": "team",
+            "quota": {"limits.memory": "16Gi", "count/jobs.batch": "5"},
+            "container_defaults": {"limits": {"cpu": "2"}, "requests": {"cpu": "100m"}},
+        }
+    )
+    quota, limits = deployment.one("ResourceQuota").inputs, deployment.one("LimitRange").inputs
+    assert quota["metadata"]["namespace"] == limits["metadata"]["namespace"] == "team"
+    assert quota["spec"] == {"hard": {"limits.memory": "16Gi", "count/jobs.batch": "5"}}
+    assert limits["spec"] == {
+        "limits": [{"type": "Container", "default": {"cpu": "2"}, "defaultRequest": {"cpu": "100m"}}]
+    }

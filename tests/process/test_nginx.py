@@ -8,6 +8,7 @@ import http.client
 import http.server
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -88,44 +89,35 @@ class Nginx:
 
 
 @pytest.fixture(scope="session")
-def root() -> Iterator[Path]:
+def root() -> Path:
     with Progress() as progress:
-        made = debian(progress, "nginx", images._NGINX_BASE)
-    mounts = [made / target.lstrip("/") for target in (proxy.CONFIG, proxy.AUTH)]
-    for path in mounts:
-        path.mkdir(parents=True, exist_ok=True)
-    yield made
-    for path in mounts:
-        shutil.rmtree(path)
+        return debian(progress, "nginx", images._NGINX_BASE)
 
 
 @contextmanager
-def running(root: Path, folder: Path, conf: str) -> Iterator[Nginx]:
-    """nginx with a configuration, before the upstream."""
+def running(root: Path, folder: Path, conf: str, upstream: int | None = None) -> Iterator[Nginx]:
+    """nginx with a configuration, before the server at port ``upstream``, or before our own."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     public, internal = free_port(), free_port()
     for old, new in (
-        (f"127.0.0.1:{proxy.UPSTREAM_PORT}", f"127.0.0.1:{server.server_address[1]}"),
+        (f"127.0.0.1:{proxy.UPSTREAM_PORT}", f"127.0.0.1:{upstream or server.server_address[1]}"),
         (f"listen {proxy.PUBLIC_PORT}", f"listen 127.0.0.1:{public}"),
         (f"listen {proxy.INTERNAL_PORT}", f"listen 127.0.0.1:{internal}"),
     ):
         assert old in conf
         conf = conf.replace(old, new)
-    config, auth, scratch = (folder / name for name in ("config", "auth", "tmp"))
+    # A copy, so that the root filesystem is left as it is.
+    etc, scratch = folder / "etc", folder / "tmp"
+    shutil.copytree(root / "etc", etc, symlinks=True)
+    config, auth = (folder / path.lstrip("/") for path in (proxy.CONFIG, proxy.AUTH))
     for path in (config, auth, scratch):
         path.mkdir()
     scratch.chmod(0o777)
     (config / "nginx.conf").write_text(conf)
     (config / "ready").write_text("ready\n")
     (auth / "htpasswd").write_text(htpasswd.line("ann", PASSWORD, "A" * 16) + "\n")
-    binds = [
-        (config, proxy.CONFIG),
-        (auth, proxy.AUTH),
-        (scratch, "/tmp"),
-        (Path("/dev"), "/dev"),
-        (Path("/proc"), "/proc"),
-    ]
+    binds = [(etc, "/etc"), (scratch, "/tmp"), (Path("/dev"), "/dev"), (Path("/proc"), "/proc")]
     script = "".join(f'mount --rbind "{source}" "{root}{target}" && ' for source, target in binds)
     script += f'exec chroot "{root}" nginx -e stderr -c {proxy.CONFIG}/nginx.conf -g "daemon off;"'
     with (folder / "log").open("w") as log:
@@ -408,3 +400,47 @@ def test_a_models_probes_ask_its_ping(serving: Nginx) -> None:
     assert json.loads(serving.ask("/healthz", host="10.1.2.3")[2])["path"] == "/ping"
     assert serving.ask("/readyz", host="10.1.2.3", port=serving.internal)[2] == b"ready\n"
     assert serving.status("/mlflow/serving/iris/healthz") == 200
+
+
+def raw(port: int, request: bytes) -> int | None:
+    """The status of the first answer to bytes as they are; None where the connection is closed without one."""
+    with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+        connection.sendall(request)
+        answer = connection.recv(4096)
+    return int(answer.split(b" ", 2)[1]) if answer else None
+
+
+BASIC = f"Authorization: {AUTH['Authorization']}".encode()
+LINE = b"POST /api/2.0/mlflow/runs/search HTTP/1.1"
+NAMED = f"Host: {HOST}".encode()
+SMUGGLED = {
+    "length and chunks": (
+        [LINE, NAMED, BASIC, b"Content-Length: 4", b"Transfer-Encoding: chunked", b"", b"0", b"", b""],
+        400,
+    ),
+    "two lengths": ([LINE, NAMED, BASIC, b"Content-Length: 4", b"Content-Length: 5", b"", b"abcde"], 400),
+    "negative length": ([LINE, NAMED, BASIC, b"Content-Length: -1", b"", b""], 400),
+    "two hosts": ([LINE, NAMED, b"Host: evil.example", BASIC, b"Content-Length: 0", b"", b""], 400),
+    "no host": ([b"GET / HTTP/1.1", BASIC, b"", b""], 400),
+    "folded header": ([LINE, NAMED, BASIC, b"X-A: b", b" c", b"Content-Length: 0", b"", b""], 400),
+    "NUL in the path": ([b"GET /\x00 HTTP/1.1", NAMED, BASIC, b"", b""], 400),
+    "encoded NUL": ([b"GET /%00 HTTP/1.1", NAMED, BASIC, b"", b""], 400),
+    "NUL in a header": ([LINE, NAMED, BASIC, b"X-A: b\x00c", b"Content-Length: 0", b"", b""], 400),
+    "space before the colon": ([LINE, NAMED, BASIC, b"Transfer-Encoding : chunked", b"", b"0", b"", b""], 400),
+    "unknown coding": ([LINE, NAMED, BASIC, b"Transfer-Encoding: xchunked", b"", b"0", b"", b""], 501),
+    "another host in the target": ([b"GET http://evil.example/ HTTP/1.1", NAMED, BASIC, b"", b""], 421),
+    "trace": ([b"TRACE / HTTP/1.1", NAMED, BASIC, b"", b""], 405),
+    "connect": ([b"CONNECT mlflow:80 HTTP/1.1", NAMED, BASIC, b"", b""], 400),
+    "above the root": ([b"GET /../../etc/passwd HTTP/1.1", NAMED, BASIC, b"", b""], 400),
+    "two slashes": ([b"GET // HTTP/1.1", NAMED, b"", b""], 401),
+    "up from a probe": ([b"GET /healthz/.. HTTP/1.1", NAMED, b"", b""], 401),
+    "encoded up from a probe": ([b"GET /healthz%2f..%2f HTTP/1.1", NAMED, b"", b""], 401),
+    "options": ([b"OPTIONS / HTTP/1.1", NAMED, b"", b""], 401),
+    "no user": ([b"GET / HTTP/1.1", NAMED, b"Authorization: Basic Og==", b"", b""], 401),
+}
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_a_request_that_two_servers_could_read_differently_has_one_answer(nginx: Nginx, name: str) -> None:
+    lines, code = SMUGGLED[name]
+    assert raw(nginx.public, b"\r\n".join(lines)) == code

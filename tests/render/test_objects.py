@@ -1,98 +1,51 @@
-"""Every object of every stack file and platform against the API's own schema and the `restricted` standard.
+"""Every object of every stack file and platform against the API's own schema, the `restricted` standard and OpenShift's
+`restricted-v2`.
 
 The objects are what the program registers; that the API server admits them as well is shown in tests/e2e.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
+from render.objects import BROUGHT, RENDERED, objects
 
 import engine
 from mlflow_stack import MlflowStack
 
 KUBERNETES = "1.34"
-EXPOSED = {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}
-DATABASE = {"mysql": {"host": "db.example.com", "existing_secret": "db"}}
-ADOPTED = {"pvc": {"existing_claim": "old", "file_store": "mlruns"}}
-BUCKET = {
-    "bucket": "team",
-    "endpoint_url": "https://s3.example.com",
-    "access_key_id": "key",
-    "secret_access_key": "secret",
-}
-PROGRAMS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "openshift": {"platform": "openshift"},
-    "exposed": {"expose": EXPOSED, "users": ["a", "b@c.example"], "labels": {"team": "red"}},
-    "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
-    "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
-    "bucket": {"artifact_store": {"s3": BUCKET}, "platform": "openshift"},
-    "external database": {"existing_namespace": "team", "backend_store": DATABASE, "platform": "openshift"},
-    "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
-}
-EXTERNAL = {
-    ("PersistentVolumeClaim", "old"),
-    ("Secret", "db"),
-    ("Secret", "mlflow-database"),
-    ("Secret", "mlflow-s3"),
-    ("ServiceAccount", "default"),
-}
-"""What the stacks adopt, and what every namespace has."""
+# Their definitions are not Kubernetes' own: tests/process/test_definitions.py has them.
+FOREIGN = {"Route", "HTTPRoute"}
 # restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+EVERYWHERE = pytest.mark.parametrize("where", RENDERED, ids="-".join)
 
 
-def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:
-    """The Kubernetes objects among the registrations, as the provider would send them."""
-    found: list[dict[str, Any]] = []
-    for one in deployment.registrations:
-        if one.type.startswith("kubernetes:"):
-            _, version, kind = one.type.split(":")
-            inputs = json.loads(json.dumps(one.inputs))
-            inputs |= {"apiVersion": version.removeprefix("core/"), "kind": kind}
-            inputs["metadata"].setdefault("name", f"{one.name}-abcd1234")
-            found.append(inputs)
-    return found
+def templates(rendered: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The pods that the objects make."""
+    for one in rendered:
+        if "template" in one.get("spec", {}):
+            yield one["spec"]["template"]
 
 
-def named_programs() -> dict[str, list[dict[str, Any]]]:
-    rendered = {
-        name: objects(engine.deploy(lambda args=args: MlflowStack("mlflow", args) and None))
-        for name, args in PROGRAMS.items()
-    }
-    for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
-        config = yaml.safe_load(path.read_text())["config"]
-        texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in config.items()}
-        rendered[path.stem] = objects(engine.run_main(texts))
-    return rendered
+@EVERYWHERE
+def test_every_object_has_only_fields_the_api_knows(where: tuple[str, str]) -> None:
+    assert len(RENDERED[where]) >= 7
+    for one in RENDERED[where]:
+        if one["kind"] not in FOREIGN:
+            kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
-RENDERED = named_programs()
-
-
-@pytest.mark.parametrize("name", RENDERED)
-def test_every_object_has_only_fields_the_api_knows(name: str) -> None:
-    assert len(RENDERED[name]) >= 7
-    for one in RENDERED[name]:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
-
-
-def workloads(name: str) -> list[dict[str, Any]]:
-    """What makes pods."""
-    return [one for one in RENDERED[name] if "template" in one.get("spec", {})]
-
-
-@pytest.mark.parametrize("name", RENDERED)
-def test_every_pod_meets_the_restricted_standard(name: str) -> None:
-    pods = [one["spec"]["template"]["spec"] for one in workloads(name)]
+@EVERYWHERE
+def test_every_pod_meets_the_restricted_standard(where: tuple[str, str]) -> None:
+    pods = [template["spec"] for template in templates(RENDERED[where])]
     assert pods
     for pod in pods:
         assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
         assert all(set(volume) - {"name"} <= VOLUMES for volume in pod["volumes"])
-        for container in [*pod["initContainers"], *pod["containers"]]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False
             assert security["capabilities"] == {"drop": ["ALL"]}
@@ -102,16 +55,80 @@ def test_every_pod_meets_the_restricted_standard(name: str) -> None:
             assert not any("host" in probe.get("httpGet", {}) for probe in probes)
 
 
-@pytest.mark.parametrize("name", RENDERED)
-def test_every_reference_resolves(name: str) -> None:
-    """ConfigMaps, Secrets, claims, accounts and ports that a pod names are made by the stack or adopted."""
-    rendered = RENDERED[name]
-    names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | EXTERNAL
-    for workload in workloads(name):
-        pod = workload["spec"]["template"]["spec"]
-        wanted = {("ServiceAccount", pod["serviceAccountName"])}
-        if workload["kind"] == "StatefulSet":
-            wanted.add(("Service", workload["spec"]["serviceName"]))
+def refusals(template: dict[str, Any]) -> list[str]:
+    """Why ``restricted-v2`` would refuse a pod: it fills in user, group, SELinux level and seccomp itself and admits
+    none that is stated, since no program knows the namespace's range."""
+    spec = template["spec"]
+    said: list[str] = []
+    contexts = [("pod", spec.get("securityContext", {}))]
+    containers = [*spec.get("initContainers", []), *spec["containers"]]
+    contexts += [(one["name"], one.get("securityContext", {})) for one in containers]
+    for name, context in contexts:
+        said += [f"{name}: {field}" for field in ("runAsUser", "fsGroup", "seLinuxOptions") if field in context]
+        if context.get("seccompProfile", {"type": "RuntimeDefault"}) != {"type": "RuntimeDefault"}:
+            said.append(f"{name}: seccompProfile")
+        if context.get("privileged") or context.get("allowPrivilegeEscalation"):
+            said.append(f"{name}: privileges")
+        if set(context.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
+            said.append(f"{name}: capabilities")
+        # Group 0 is what the process gets; any other is refused or cannot read the image's files.
+        if context.get("runAsGroup", 0) != 0:
+            said.append(f"{name}: runAsGroup")
+    said += [f"pod: {field}" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
+    said += [f"volume {volume['name']}" for volume in spec["volumes"] if not set(volume) - {"name"} <= VOLUMES]
+    for one in containers:
+        said += [f"{one['name']}: hostPort" for port in one.get("ports", []) if "hostPort" in port]
+    return said
+
+
+@EVERYWHERE
+def test_openshift_admits_what_is_made_for_it_and_nothing_else(where: tuple[str, str]) -> None:
+    for template in templates(RENDERED[where]):
+        if where[1] == "openshift":
+            assert refusals(template) == []
+            assert template["metadata"]["annotations"]["openshift.io/required-scc"] == "restricted-v2"
+        else:
+            assert refusals(template) == ["pod: runAsUser", "pod: fsGroup", "pod: runAsGroup"]
+        # A random user without a passwd entry has no home.
+        for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:
+            writes = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert "/tmp" in writes, container["name"]
+
+
+@EVERYWHERE
+def test_every_pod_has_a_policy_of_its_own(where: tuple[str, str]) -> None:
+    policies = [one["spec"] for one in RENDERED[where] if one["kind"] == "NetworkPolicy"]
+    for template in templates(RENDERED[where]):
+        labels = template["metadata"]["labels"].items()
+        (policy,) = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+
+@EVERYWHERE
+def test_labels_say_what_an_object_is_and_selectors_never_change(where: tuple[str, str]) -> None:
+    for one in RENDERED[where]:
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "mlflow"
+        assert labels["app.kubernetes.io/managed-by"] == "pulumi"
+        named = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
+        assert named <= set(labels)
+        selector = one.get("spec", {}).get("selector", {})
+        if one["kind"] in ("Service", "StatefulSet", "Deployment"):
+            assert set(selector.get("matchLabels", selector)) - {"mlflow-stack/model"} == named
+
+
+@EVERYWHERE
+def test_every_reference_resolves(where: tuple[str, str]) -> None:
+    """ConfigMaps, Secrets, claims, accounts, Services and ports that are named are made by the stack or adopted."""
+    rendered = RENDERED[where]
+    names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | BROUGHT
+    wanted: set[tuple[str, str]] = set()
+    for one in rendered:
+        if one["kind"] == "StatefulSet":
+            wanted.add(("Service", one["spec"]["serviceName"]))
+    for template in templates(rendered):
+        pod = template["spec"]
+        wanted.add(("ServiceAccount", pod["serviceAccountName"]))
         for volume in pod["volumes"]:
             if "configMap" in volume:
                 wanted.add(("ConfigMap", volume["configMap"]["name"]))
@@ -119,21 +136,38 @@ def test_every_reference_resolves(name: str) -> None:
                 wanted.add(("Secret", volume["secret"]["secretName"]))
             if "persistentVolumeClaim" in volume:
                 wanted.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
-        assert wanted <= names
         volumes = {volume["name"] for volume in pod["volumes"]}
-        containers = [*pod["initContainers"], *pod["containers"]]
+        containers = [*pod.get("initContainers", []), *pod["containers"]]
         assert {mount["name"] for container in containers for mount in container["volumeMounts"]} == volumes
-    for service in (one for one in rendered if one["kind"] == "Service"):
-        (selected,) = [
-            one["spec"]["template"]
-            for one in workloads(name)
-            if service["spec"]["selector"].items() <= one["spec"]["template"]["metadata"]["labels"].items()
-        ]
-        ports = {port["name"] for container in selected["spec"]["containers"] for port in container.get("ports", [])}
+    services = [one for one in rendered if one["kind"] == "Service"]
+    offered = {port["name"] for service in services for port in service["spec"]["ports"]}
+    for service in services:
+        selector = service["spec"]["selector"].items()
+        (selected,) = [one for one in templates(rendered) if selector <= one["metadata"]["labels"].items()]
+        containers = selected["spec"]["containers"]
+        ports = {port["name"] for container in containers for port in container.get("ports", [])}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for service, port in exposed(rendered):
+        wanted.add(("Service", service))
+        assert port in (*offered, 8080)
+    assert wanted <= names
+
+
+def exposed(rendered: list[dict[str, Any]]) -> Iterator[tuple[str, str | int]]:
+    """The Services and their ports that a public address leads to."""
+    for one in rendered:
+        spec = one.get("spec", {})
+        if one["kind"] == "Route":
+            yield spec["to"]["name"], spec["port"]["targetPort"]
+        if one["kind"] == "HTTPRoute":
+            for rule in spec["rules"]:
+                yield from ((backend["name"], backend["port"]) for backend in rule["backendRefs"])
+        if one["kind"] == "Ingress":
+            for path in spec["rules"][0]["http"]["paths"]:
+                yield path["backend"]["service"]["name"], path["backend"]["service"]["port"]["name"]
 
 
 def test_the_same_input_gives_the_same_objects() -> None:
     again = objects(engine.deploy(lambda: MlflowStack("mlflow", {}) and None))
     key = json.dumps
-    assert sorted(map(key, again)) == sorted(map(key, RENDERED["defaults"]))
+    assert sorted(map(key, again)) == sorted(map(key, RENDERED["defaults", "kubernetes"]))

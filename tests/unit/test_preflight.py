@@ -139,3 +139,106 @@ def test_what_may_not_be_read_is_noted_and_no_failure() -> None:
     assert notes == [
         f"not checked (The StorageClass of a claim that is to be made is there, or a default one.): {refused}"
     ]
+
+
+ISSUER = {"kind": "ingress", "host": "a.example", "className": "nginx", "tls": {"issuer": "le"}}
+ROUTES = {"--raw /apis/route.openshift.io/v1": {}}
+MANAGER = {"--raw /apis/cert-manager.io/v1": {}}
+
+
+def items(kind: str, spec: dict[str, Any], **labels: str) -> dict[str, Any]:
+    metadata = {"name": "other", "namespace": "mlflow", "labels": labels}
+    return {"items": [{"kind": kind, "metadata": metadata, "spec": spec}]}
+
+
+def ingress_for(path: str) -> dict[str, Any]:
+    return {"rules": [{"host": "a.example", "http": {"paths": [{"path": path}]}}]}
+
+
+@pytest.mark.parametrize(
+    ("expose", "there", "problem"),
+    [
+        (
+            {"kind": "route", "host": "a.example"},
+            {},
+            "expose.kind: route needs route.openshift.io/v1, which the cluster does not have; take another kind",
+        ),
+        (
+            {"kind": "gateway", "host": "a.example", "gateway": "infra/public"},
+            {"--raw /apis/gateway.networking.k8s.io/v1": {}},
+            "expose.gateway: infra/public is not in the cluster; `kubectl get gateways --all-namespaces` lists what is",
+        ),
+        (
+            {"kind": "ingress", "host": "a.example", "className": "nginx"},
+            {},
+            "expose.className: nginx is not in the cluster; `kubectl get ingressclass` lists what is",
+        ),
+        (
+            {"kind": "ingress", "host": "a.example"},
+            {"ingressclass": {"items": [{"metadata": {"name": "nginx"}}, {"metadata": {"name": "traefik"}}]}},
+            "expose.className: the cluster has no default class; name one of: nginx, traefik",
+        ),
+        (
+            ISSUER,
+            {"ingressclass nginx": {}},
+            "expose.tls.issuer: le needs cert-manager, which the cluster does not have",
+        ),
+        (
+            ISSUER,
+            {"ingressclass nginx": {}, **MANAGER},
+            "expose.tls.issuer: there is no ClusterIssuer le in the cluster; make it or name another",
+        ),
+        (
+            {**ISSUER, "tls": {"issuer": "le", "issuerKind": "Issuer"}},
+            {"ingressclass nginx": {}, "clusterissuers.cert-manager.io le": {}, **MANAGER},
+            "expose.tls.issuer: there is no Issuer le in the cluster; make it or name another",
+        ),
+        (
+            {"kind": "route", "host": "a.example"},
+            {**ROUTES, "routes.route.openshift.io --all-namespaces": items("Route", {"host": "a.example"})},
+            "expose.host: a.example belongs to Route mlflow/other; take another host or path",
+        ),
+        (
+            {"kind": "ingress", "host": "a.example", "className": "nginx", "path": "/ml"},
+            {
+                "ingressclass nginx": {},
+                "ingresses.networking.k8s.io --all-namespaces": items("Ingress", ingress_for("/ml")),
+            },
+            "expose.host: a.example/ml belongs to Ingress mlflow/other; take another host or path",
+        ),
+        (
+            {"kind": "gateway", "host": "a.example", "gateway": "infra/public"},
+            {
+                "--raw /apis/gateway.networking.k8s.io/v1": {},
+                "gateways.gateway.networking.k8s.io public --namespace=infra": {},
+                "httproutes.gateway.networking.k8s.io --all-namespaces": items(
+                    "HTTPRoute", {"hostnames": ["a.example"], "rules": [{"matches": [{"path": {"value": "/"}}]}]}
+                ),
+            },
+            "expose.host: a.example belongs to HTTPRoute mlflow/other; take another host or path",
+        ),
+    ],
+)
+def test_a_public_address_that_the_cluster_cannot_give(expose: dict, there: dict, problem: str) -> None:
+    assert problem in problems(Answers(**there), config(expose=expose))
+
+
+def test_a_certificate_that_is_not_one() -> None:
+    expose = {"kind": "ingress", "host": "a.example", "className": "nginx", "tls": {"secret": "own"}}
+    there = {"namespace team": {"metadata": {}}, "ingressclass nginx": {}}
+    stated = config(existingNamespace="team", expose=expose)
+    assert "expose.tls.secret: own is not in namespace team; make it or name an issuer instead" in problems(
+        Answers(**there), stated
+    )
+    there["secret own --namespace=team"] = {"data": {"tls.crt": "x"}}
+    assert "expose.tls.secret: own has no tls.key" in problems(Answers(**there), stated)
+
+
+def test_the_stacks_own_objects_and_other_paths_claim_nothing() -> None:
+    for labels, path in (({"app.kubernetes.io/instance": "mlflow"}, "/"), ({}, "/elsewhere")):
+        there = {
+            "ingressclass nginx": {},
+            "ingresses.networking.k8s.io --all-namespaces": items("Ingress", ingress_for(path), **labels),
+        }
+        stated = config(expose={"kind": "ingress", "host": "a.example", "className": "nginx"})
+        assert preflight.check(Answers(**there), stated) == []

@@ -309,6 +309,15 @@ def mysql(**fields: object) -> dict:
             "expose.nodePort: 30500 is not accepted; wanted it left out, as kind is ingress",
         ),
         (
+            {"quota": {"limits.memory": "lots"}},
+            'quota.limits.memory: "lots" is not accepted; '
+            "wanted a Kubernetes quantity above zero, such as 500m or 10Gi",
+        ),
+        (
+            {"quota": {"pods": "5"}, "existing_namespace": "team"},
+            "quota: given together with existingNamespace; whoever made the namespace sets its limits",
+        ),
+        (
             {"internal_from": [{}]},
             "internalFrom[0].namespaceSelector: missing; "
             "a value, or podSelector; the pods of the own namespace may connect anyway",

@@ -1,0 +1,81 @@
+"""Every program that is rendered: the stack files and what else the component can be told, on both platforms."""
+
+import json
+from typing import Any
+
+import yaml
+
+import engine
+from mlflow_stack import MlflowStack
+
+PLATFORMS = ("kubernetes", "openshift")
+HOST = "mlflow.example.com"
+ADOPTED = {"pvc": {"existing_claim": "old", "file_store": "mlruns"}}
+BUCKET = {
+    "bucket": "team",
+    "endpoint_url": "https://s3.example.com",
+    "access_key_id": "key",
+    "secret_access_key": "secret",
+}
+DATABASE = {"mysql": {"host": "db.example.com", "existing_secret": "db"}}
+BEHIND = {"host": HOST, "allow_from": ["192.0.2.0/24"], "trusted_proxies": ["10.0.0.0/8", "2001:db8::/32"]}
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "nodeport": {
+        "expose": {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500},
+        "users": ["a", "b@c.example"],
+        "quota": {"limits.memory": "16Gi"},
+        "container_defaults": {"limits": {"cpu": "2"}},
+        "labels": {"team": "red"},
+    },
+    "ingress": {"expose": {"kind": "ingress", **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}}},
+    "route": {
+        "expose": {"kind": "route", **BEHIND},
+        "internal_from": [{"namespace_selector": {"team": "red"}}],
+        "egress": [{"cidr": "192.0.2.0/24", "port": 3306}],
+    },
+    "gateway": {"expose": {"kind": "gateway", "gateway": "infra/public", "tls": {}, **BEHIND}},
+    "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
+    "bucket": {"artifact_store": {"s3": BUCKET}},
+    "external database": {"existing_namespace": "team", "backend_store": DATABASE},
+    "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
+    "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
+}
+BROUGHT = {
+    ("PersistentVolumeClaim", "old"),
+    ("Secret", "db"),
+    ("Secret", "mlflow-database"),
+    ("Secret", "mlflow-s3"),
+    ("ServiceAccount", "default"),
+}
+"""What the stacks adopt, and what every namespace has."""
+
+
+def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:
+    """The Kubernetes objects among the registrations, as the provider would send them."""
+    found: list[dict[str, Any]] = []
+    for one in deployment.registrations:
+        if one.type.startswith("kubernetes:"):
+            _, version, kind = one.type.split(":")
+            inputs = json.loads(json.dumps(one.inputs))
+            inputs |= {"apiVersion": version.removeprefix("core/"), "kind": kind}
+            inputs["metadata"].setdefault("name", f"{one.name}-abcd1234")
+            found.append(inputs)
+    return found
+
+
+def _rendered() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    rendered: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for platform in PLATFORMS:
+        for name, args in PROGRAMS.items():
+            on = {**args, "platform": platform}
+            rendered[name, platform] = objects(engine.deploy(lambda on=on: MlflowStack("mlflow", on) and None))
+        for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
+            config = {**yaml.safe_load(path.read_text())["config"], "mlflow-stack:platform": platform}
+            texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in config.items()}
+            rendered[path.stem, platform] = objects(engine.run_main(texts))
+    return rendered
+
+
+RENDERED = _rendered()
+"""By name and platform."""
