@@ -6,6 +6,7 @@ BACKEND ?=
 FORCE ?=
 OUT ?=
 BASE ?=
+CHECK ?=
 
 PYTHON ?= python3
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
@@ -18,7 +19,7 @@ DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt r
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
 
-.PHONY: help setup up down clean distclean status logs watch env client-env preflight lock render preview drift \
+.PHONY: help setup up down clean distclean status logs watch env client-env preflight lock pin render preview drift \
 	test test-fast soak lint bench
 
 help: ## what there is
@@ -55,6 +56,9 @@ logs: setup ## the pods' last lines, or with COMPONENT=kubelet the node's
 
 watch: setup ## follows the pods while they start
 	@$(LOCAL) watch
+
+pin: setup ## writes the versions that model aliases mean now into the stack file; CHECK=1 only says what has moved
+	@$(LOCAL) pin $(if $(CHECK),--check)
 
 env: setup ## what pulumi and kubectl need by hand: eval "$$(make -s env)"
 	@$(LOCAL) env

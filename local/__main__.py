@@ -1,15 +1,18 @@
 """The command line of the local platform, behind the Makefile's verbs."""
 
+import os
 import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from local import deployment, hosts, lock, preflight
+from local import deployment, follow, hosts, lock, preflight
 from local.cluster import Node
 from local.deployment import Deployment, Tools
 from local.errors import LocalError
@@ -97,7 +100,8 @@ def up(asked: Asked) -> None:
         here.settle_on_context()
         here.unlock(tools)
         here.release(tools)
-        with progress.streaming("pulumi up"):
+        cluster = here.cluster(tools)
+        with progress.streaming("pulumi up"), follow.following(cluster, _namespace(here), _aside):
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         if set(here.changes(tools)) <= {"same"}:
             click.echo("nothing changed", err=True)
@@ -208,11 +212,46 @@ def logs(asked: Asked, component: str | None, lines: int) -> None:
 @main.command()
 @click.pass_obj
 def watch(asked: Asked) -> None:
-    """Follow the pods while they start."""
+    """Follow the pods while they start: what each is busy with, until interrupted."""
     here = asked.running()
     with Progress() as progress:
         tools = here.tools(progress)
-    _kubectl(here, tools, "get", "pods", "--watch")
+    _kubectl(here, tools, "get", "pods")
+    with suppress(KeyboardInterrupt):
+        follow.follow(here.cluster(tools), _namespace(here), click.echo, threading.Event())
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 where something has moved.")
+@click.pass_obj
+def pin(asked: Asked, check: bool) -> None:
+    """Write the versions that aliases and `latest` mean now beside them, where the stack file has them."""
+    # Only here: it imports MLflow and the components, which takes seconds.
+    from local import pin as pins
+
+    here = asked.deployment()
+    file = here.file.home(pins.KEY)
+    known = pins.references(file)
+    if not known:
+        click.echo(f"no model in {file.name} has an alias or latest", err=True)
+        return
+    with Progress() as progress:
+        # A registry that the environment names is asked, so that a checkout alone can pin; else the stack's own.
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            os.environ.update(here.client_environment(here.prepare(progress)))
+        with progress.step("ask the registry", 3):
+            moved = pins.moved(known, pins.registry())
+        for one in moved:
+            click.echo(str(one))
+        if not moved:
+            click.echo("every reference is pinned to what it means now", err=True)
+        elif check:
+            raise LocalError(f"these have moved. Next: `{asked.make('pin')}`, and commit the change.")
+        else:
+            pins.write(file, moved)
+            click.echo(f"written: {file}", err=True)
+            if here.file.path.exists():
+                here.prepare(progress)
 
 
 @main.command()
@@ -271,6 +310,10 @@ def exports(variables: dict[str, str]) -> str:
 
 def _export(variables: dict[str, str]) -> None:
     click.echo(exports(variables))
+
+
+def _aside(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _agree(what: str, force: bool) -> None:

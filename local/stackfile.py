@@ -69,17 +69,25 @@ class StackFile:
     @property
     def declared(self) -> Tree:
         """The configuration in git: the tracked file's, with the local overlay's over it."""
-        return merge(_map(_read(self.tracked).get("config")), _map(self._own.get("config")))
+        return merge(_map(_read(self.tracked).get("config")), _map(_read(self._own).get("config")))
 
     @property
     def services(self) -> list[str]:
         """The local services that the local overlay lists."""
-        return list(self._own.get("services", []))
+        return list(_read(self._own).get("services", []))
 
     @property
     def salted(self) -> bool:
         """Whether the salt is known."""
         return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
+
+    def home(self, key: str) -> Path:
+        """The file to edit for a key's value to change: where it was set by hand the instance's own, else the one of
+        the tracked file and `local/overlays` that has it last."""
+        current, last = _map(_read(self.path).get("config")), _map(_read(self._last).get("config"))
+        if key in gather(self._hand(), last, current).set:
+            return self.path
+        return self._own if key in _map(_read(self._own).get("config")) else self.tracked
 
     def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
         """Writes the merge of tracked file, `overlay` (configuration keys), `local/overlays/<stack>.yaml` and hand.
@@ -96,7 +104,7 @@ class StackFile:
         config = _map(base.get("config"))
         if _ADDRESS in overlay:
             config.pop(_ADDRESS, None)
-        below = merge(merge(config, overlay), _map(self._own.get("config")))
+        below = merge(merge(config, overlay), _map(_read(self._own).get("config")))
 
         current, hand = _read(self.path), self._hand()
         if self.path.exists():
@@ -113,8 +121,8 @@ class StackFile:
         _write(self._kept, kept)
 
     @property
-    def _own(self) -> Tree:
-        return _read(PROJECT / "local" / "overlays" / f"{self.stack}.yaml")
+    def _own(self) -> Path:
+        return PROJECT / "local" / "overlays" / f"{self.stack}.yaml"
 
     @property
     def _folder(self) -> Path:

@@ -3,6 +3,7 @@
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
+from mlflow_stack.models import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
 from mlflow_stack.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
@@ -20,6 +21,7 @@ __all__ = [
     "ArtifactStoreArgs",
     "AuthProxy",
     "AuthProxyArgs",
+    "AutoscaleArgs",
     "BackendStoreArgs",
     "ControllerArgs",
     "Credentials",
@@ -33,6 +35,9 @@ __all__ = [
     "MariadbArgs",
     "MlflowStack",
     "MlflowStackArgs",
+    "ModelArgs",
+    "ModelServer",
+    "ModelServerArgs",
     "MysqlPlacementArgs",
     "MysqlStore",
     "MysqlStoreArgs",

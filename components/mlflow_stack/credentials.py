@@ -128,10 +128,11 @@ class CredentialsArgs(TypedDict):
 
 
 class Credentials(pulumi.ComponentResource):
-    """The password file of every proxy of the stack, and the client Secret ``<name>-client`` for jobs in the cluster,
-    with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and what ``client_env`` adds.
+    """The password file of every proxy of the stack, the client Secret ``<name>-client`` for jobs in the cluster, with
+    MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and what ``client_env`` adds, and
+    ``<name>-models``, the same three for the machine user with which model servers fetch.
 
-    Both have fixed names and change in place where the provider has ``enable_secret_mutable``: nginx reads the file
+    All have fixed names and change in place where the provider has ``enable_secret_mutable``: nginx reads the file
     anew at each request, so users come and go without a restart. Elsewhere they are deleted and made again; a kubelet
     keeps the mounted file meanwhile.
     """
@@ -139,6 +140,10 @@ class Credentials(pulumi.ComponentResource):
     htpasswd: str
     """Name of the Secret with the password file, key ``htpasswd``. Plain: a pod that took it from the Secret's output
     would be replaced with the Secret."""
+    models: str
+    """Name of the machine user's Secret, plain for the same reason."""
+    machine: pulumi.Resource
+    """The machine user's Secret, to wait for."""
     parts: PodParts
     """What a pod that mounts the password file waits for."""
 
@@ -164,6 +169,9 @@ class Credentials(pulumi.ComponentResource):
         self.htpasswd = f"{name}-htpasswd"
         self.parts = PodParts(wait_for=[secret("htpasswd", {HTPASSWD_KEY: file})])
         secret("client", {**client_env(args["tracking_uri"], users[0]), **args.get("client_env", {})})
+        self.models = f"{name}-models"
+        (machine,) = (user for user in users if user.name == MACHINE_USER)
+        self.machine = secret("models", client_env(args["tracking_uri"], machine))
         self.register_outputs({})
 
 

@@ -6,9 +6,10 @@ from typing import Any, NotRequired, TypedDict, cast
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import credentials, exposure, proxy, tracking, validate, workload
+from mlflow_stack import credentials, exposure, models, proxy, tracking, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
+from mlflow_stack.models import ModelArgs, ModelServer
 from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy
@@ -82,6 +83,8 @@ class MlflowStackArgs(TypedDict):
     """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    models: NotRequired[Sequence[ModelArgs]]
+    """Models to serve, each by servers of its own. Default: []."""
     expose: NotRequired[ExposeArgs]
     """The public address. Default: none, reachable in the cluster."""
     internal_from: NotRequired[Sequence[PeerArgs]]
@@ -108,6 +111,7 @@ def _rules(fields: validate.Fields) -> None:
     tracking.server_rules(fields)
     credentials.user_rules(fields)
     proxy.size_rules(fields)
+    models.models_rules(fields)
     backend: BackendStoreArgs = fields.get("backend_store", {})
     claim: PvcStoreArgs = backend.get("pvc", {})
     artifacts: ArtifactStoreArgs = fields.get("artifact_store", {})
@@ -157,7 +161,9 @@ class MlflowStack(pulumi.ComponentResource):
     client_env: pulumi.Output[Mapping[str, str]]
     """Secret: the environment of MLflow's client."""
     model_urls: pulumi.Output[Mapping[str, str]]
-    """Where each model answers, by its name."""
+    """Where each model answers, by its name; ``/invocations`` is below it."""
+    model_uris: pulumi.Output[Mapping[str, str]]
+    """What each model is, by its name: the URI with its version, where it is pinned."""
     namespace: pulumi.Output[str]
     """The namespace of everything."""
 
@@ -239,6 +245,7 @@ class MlflowStack(pulumi.ComponentResource):
             },
             child,
         )
+        access = exposure.access(expose, accepted.get("internal_from", []))
         auth_proxy = AuthProxy(
             name,
             {
@@ -249,7 +256,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "max_artifact_size": max_artifact_size,
                 "max_concurrent_uploads": max_concurrent_uploads,
                 "presigned": artifacts.presigned,
-                "access": exposure.access(expose, accepted.get("internal_from", [])),
+                "access": access,
                 "labels": labels,
             },
             child,
@@ -270,6 +277,33 @@ class MlflowStack(pulumi.ComponentResource):
             },
             child,
         )
+        served = accepted.get("models", [])
+        group = workload.labels(name, models.COMPONENT, labels)
+        scripts = models.programs(name, self.namespace, group, child) if served else ""
+        servers = {
+            model["name"]: ModelServer(
+                f"{name}-{model['name']}",
+                {
+                    "namespace": self.namespace,
+                    "model": model,
+                    "addresses": addresses,
+                    "htpasswd": secrets.htpasswd,
+                    "tracking_uri": addresses.apply(lambda names: names.internal_url),
+                    "existing_secret": secrets.models,
+                    "tracking_pods": server.selector,
+                    "scripts": scripts,
+                    "image": image,
+                    "proxy_image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
+                    "platform": platform,
+                    "access": access,
+                    "egress": accepted.get("egress", []),
+                    "wait_for": [*secrets.parts.wait_for, secrets.machine],
+                    "labels": labels,
+                },
+                child,
+            )
+            for model in served
+        }
         Exposure(
             name,
             {
@@ -277,7 +311,8 @@ class MlflowStack(pulumi.ComponentResource):
                 "service": server.service,
                 "selector": server.selector,
                 "expose": expose,
-                "max_artifact_size": accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE),
+                "backends": {f"/serving/{model}": server.service for model, server in servers.items()},
+                "max_artifact_size": max_artifact_size,
                 "labels": labels,
             },
             child,
@@ -291,8 +326,14 @@ class MlflowStack(pulumi.ComponentResource):
         self.passwords = pulumi.Output.secret(pulumi.Output.all(**{user.name: user.password for user in people}))
         env = {**credentials.client_env(self.tracking_uri, users.everyone[0]), **artifacts.client_env}
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
-        self.model_urls = pulumi.Output.from_input({})
-        outputs = ("url", "tracking_uri", "username", "password", "passwords", "client_env", "model_urls", "namespace")
+        self.model_urls = addresses.apply(
+            lambda names: {one["name"]: names.serving_url(one["name"], one.get("node_port")) for one in served}
+        )
+        self.model_uris = pulumi.Output.from_input({model: server.uri for model, server in servers.items()})
+        outputs = (
+            *("url", "tracking_uri", "username", "password", "passwords", "client_env"),
+            *("model_urls", "model_uris", "namespace"),
+        )
         self.register_outputs({validate.camel(output): getattr(self, output) for output in outputs})
 
 

@@ -141,13 +141,16 @@ class Fields(Mapping[str, Any]):
 
 Rules = Callable[[Fields], None]
 _rules: dict[type, Rules] = {}
+_not_offered: dict[type, Mapping[str, str]] = {}
 
 
-def rules(kind: type) -> Callable[[Rules], Rules]:
-    """Registers what the values of an args TypedDict may be; it runs wherever that TypedDict is nested."""
+def rules(kind: type, *, not_offered: Mapping[str, str] | None = None) -> Callable[[Rules], Rules]:
+    """Registers what the values of an args TypedDict may be; it runs wherever that TypedDict is nested. ``not_offered``
+    has keys that people look for and that there are not, each with what is there instead."""
 
     def register(function: Rules) -> Rules:
         _rules[kind] = function
+        _not_offered[kind] = not_offered or {}
         return function
 
     return register
@@ -258,7 +261,8 @@ def _conform_fields(
             known = [camel(one) for one in types_by_field]
             near = difflib.get_close_matches(camel(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            problems.append(Problem(join(key, camel(name)), f"unknown key; {hint}"))
+            told = _not_offered.get(kind, {}).get(name, f"unknown key; {hint}")
+            problems.append(Problem(join(key, camel(name)), told))
             continue
         if field is None:
             continue
@@ -439,6 +443,11 @@ def duration(value: str) -> str | None:
     if re.fullmatch(r"[1-9][0-9]*(s|m|h)", value, re.ASCII) is None:
         return "a duration in whole seconds, minutes or hours, such as 10m"
     return None
+
+
+def seconds_of(value: str) -> int:
+    """The seconds in an accepted :func:`duration`."""
+    return int(value[:-1]) * {"s": 1, "m": 60, "h": 3600}[value[-1]]
 
 
 def bucket(value: str) -> str | None:

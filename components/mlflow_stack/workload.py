@@ -14,6 +14,7 @@ from pulumi_kubernetes.core.v1 import (
     PodSpecArgsDict,
     ResourceRequirementsArgsDict,
     SecurityContextArgsDict,
+    TopologySpreadConstraintArgsDict,
     VolumeArgsDict,
     VolumeMountArgsDict,
 )
@@ -164,6 +165,35 @@ def resources(
     """The caller's amounts over the defaults, resource by resource."""
     given = given or {}
     return {"requests": {**requests, **given.get("requests", {})}, "limits": {**limits, **given.get("limits", {})}}
+
+
+def spread(selector: Mapping[str, str]) -> list[TopologySpreadConstraintArgsDict]:
+    """Several pods of one kind on as many nodes as there are; where there is one node they share it."""
+    return [
+        {
+            "max_skew": 1,
+            "topology_key": "kubernetes.io/hostname",
+            "when_unsatisfiable": "ScheduleAnyway",
+            "label_selector": {"match_labels": selector},
+        }
+    ]
+
+
+def disruption_budget(
+    name: str,
+    *,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    selector: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """Keeps all but one of the pods while nodes are emptied."""
+    k8s.policy.v1.PodDisruptionBudget(
+        name,
+        metadata={"namespace": namespace, "labels": labels},
+        spec={"max_unavailable": 1, "selector": {"match_labels": selector}},
+        opts=opts,
+    )
 
 
 def pod_spec(

@@ -39,6 +39,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "RandomString",
         "Secret",
         "Secret",
+        "Secret",
         "Service",
         "ServiceAccount",
         "StatefulSet",
@@ -265,7 +266,7 @@ def test_two_side_by_side_share_no_name() -> None:
         for one in deployment.registrations
         if "name" in one.inputs.get("metadata", {})
     ]
-    assert len(named) == len(set(named)) == 8
+    assert len(named) == len(set(named)) == 10
     selectors = [one.inputs["spec"]["selector"]["matchLabels"] for one in deployment.all("StatefulSet")]
     assert selectors[0] != selectors[1]
 
@@ -278,7 +279,7 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
         }
     )
     objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
-    assert len(objects) == 11
+    assert len(objects) == 12
     for one in objects:
         labels = one.inputs["metadata"]["labels"]
         assert labels["team"] == "red", one.name

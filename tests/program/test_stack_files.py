@@ -35,6 +35,7 @@ def test_every_stack_file_is_accepted_and_exports_what_users_need(path: Path, pr
         "passwords",
         "clientEnv",
         "modelUrls",
+        "modelUris",
         "namespace",
     }
     secret = {name for name, one in deployment.outputs.items() if one["secret"]}

@@ -1,0 +1,587 @@
+"""Model servers: each named model has a Deployment and a proxy of its own, and shares no pod with another."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+from urllib.parse import urlsplit
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict, VolumeMountArgsDict
+
+from mlflow_stack import credentials, network, proxy, tracking, validate, workload
+from mlflow_stack.addresses import Addresses
+from mlflow_stack.network import EgressArgs
+from mlflow_stack.proxy import Access, AuthProxy
+from mlflow_stack.workload import Egress, PodParts
+
+COMPONENT = "model"
+MODEL_LABEL = "mlflow-stack/model"
+
+VOLUME = "/model"
+"""Where the pod's volume of the model is mounted."""
+SCRIPTS = "/opt/mlflow-stack"
+REGISTRY = "/etc/mlflow-stack-registry"
+"""Where the fetching container finds the registry's user and password."""
+S3_KEYS = "/etc/mlflow-stack-s3"
+S3_KEYS_FILE = "credentials"
+
+PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "model_server.py")
+
+REQUESTS = {"cpu": "100m", "memory": "384Mi"}
+LIMITS = {"memory": "1Gi"}
+"""A small scikit-learn model is served with 260 MB resident; what a model needs beyond that is its user's to say."""
+STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
+    {"cpu": "100m", "memory": "256Mi"},
+    {"memory": "1Gi"},
+)
+SCRATCH_SIZE = "256Mi"
+
+DEFAULT_SIZE = "2Gi"
+DEFAULT_MAX_REQUEST_SIZE = "20Mi"
+DEFAULT_REQUEST_TIMEOUT = "60s"
+DEFAULT_LOAD_TIMEOUT = "3m"
+DEFAULT_ROLLOUT_TIMEOUT = "10m"
+DEFAULT_CPU_PERCENT = 80
+GRACE_SECONDS = 60
+ENVIRONMENTS = ("image", "install")
+
+LONGEST_NAME = 63
+"""Characters of the server's name, which is the Service's."""
+LONGEST_MODEL = LONGEST_NAME - credentials.LONGEST_NAME - 1
+"""Characters of a model's name: what is left behind the stack's and a dash."""
+TAKEN = ("public", "database")
+"""Names of models that would give the Service of another part of the stack."""
+
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_REFERENCE = re.compile(rf"(?P<model>models:/{_PART})(?:/(?P<version>[1-9][0-9]*)|/latest|@[A-Za-z0-9_-]+)", re.ASCII)
+_PLACE = re.compile(rf"models:/m-[0-9a-f]{{32}}|runs:/[0-9a-f]{{32}}(/{_PART})+|s3://[a-z0-9.-]{{3,63}}(/{_PART})*/?")
+
+
+def model_uri(value: str) -> str | None:
+    """A model's place: plain characters, since the registry's client takes some others for more than a name."""
+    if _REFERENCE.fullmatch(value) or _PLACE.fullmatch(value):
+        return None
+    return (
+        "models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
+        "runs:/<run id>/<path> or s3://<bucket>/<path>, of letters, digits, '.', '_' and '-'"
+    )
+
+
+def moves(uri: str) -> bool:
+    """Whether what the URI names can become another version: an alias, or the latest."""
+    match = _REFERENCE.fullmatch(uri)
+    return match is not None and match["version"] is None
+
+
+def pinned(uri: str, version: int | None) -> str:
+    """The URI of one version for ever, where the version is known."""
+    match = _REFERENCE.fullmatch(uri)
+    return uri if match is None or version is None else f"{match['model']}/{version}"
+
+
+class AutoscaleArgs(TypedDict):
+    """How many servers there are, by how busy they are."""
+
+    min_replicas: NotRequired[int]
+    """The fewest. Default: 1."""
+    max_replicas: int
+    """The most."""
+    cpu_percent: NotRequired[int]
+    """The use of the requested CPU that is aimed at, in percent. Default: 80."""
+
+
+@validate.rules(AutoscaleArgs)
+def _autoscale_rules(fields: validate.Fields) -> None:
+    fields.check("min_replicas", validate.between(1, 1000))
+    fields.check("max_replicas", validate.between(1, 1000))
+    fields.check("cpu_percent", validate.between(1, 1000))
+    least, most = fields.get("min_replicas", 1), fields.get("max_replicas")
+    if most is not None and least > most:
+        fields.refuse("max_replicas", f"at least minReplicas, {least}")
+
+
+class ModelArgs(TypedDict):
+    """One model to serve."""
+
+    name: str
+    """What it is called in URLs and object names: an RFC 1123 label of at most 22 characters."""
+    uri: NotRequired[str]
+    """Where it comes from: models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>,
+    runs:/<run id>/<path> or s3://<bucket>/<path>. Default: none, then there are no servers yet."""
+    version: NotRequired[int]
+    """The version that an alias or ``latest`` is pinned to, as ``make pin`` writes it. Default: none; then each pod
+    asks when it starts, with a warning."""
+    environment: NotRequired[str]
+    """image: the image has the model's libraries, or install: those it lacks are installed before the server starts.
+    Default: image."""
+    index_url: NotRequired[str]
+    """Package index that environment install takes libraries from, without user or password. Default: PyPI."""
+    image: NotRequired[pulumi.Input[str]]
+    """Image with MLflow 3.17.2 or later and the model's libraries. Default: the tracking server's."""
+    replicas: NotRequired[int]
+    """Servers at once. Default: 1, without a uri 0."""
+    autoscale: NotRequired[AutoscaleArgs]
+    """Instead of replicas: as many as are needed. Default: none."""
+    resources: NotRequired[workload.ResourcesArgs]
+    """The server's CPU and memory. Default: requests 100m CPU and 384Mi, limit 1Gi memory."""
+    size: NotRequired[str]
+    """Space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
+    max_request_size: NotRequired[str]
+    """The largest request, a quantity of bytes; above it 413. Default: 20Mi."""
+    request_timeout: NotRequired[str]
+    """How long one prediction may take; then 504. Default: 60s."""
+    load_timeout: NotRequired[str]
+    """How long loading may take before the server is started again. Default: 3m."""
+    rollout_timeout: NotRequired[str]
+    """How long ``pulumi up`` waits for the servers: fetching, installing and loading. Default: 10m."""
+    node_port: NotRequired[int]
+    """Port of every node, 30000 to 32767, where the stack is exposed by nodeport. Default: none, reachable in the
+    cluster."""
+    s3_existing_secret: NotRequired[pulumi.Input[str]]
+    """For s3://: name of a Secret that is there already, with an AWS shared credentials file under the key
+    ``credentials``. Default: none."""
+    s3_endpoint_url: NotRequired[str]
+    """For s3://: the S3 server's address with scheme. Default: AWS."""
+    s3_region: NotRequired[str]
+    """For s3://: the bucket's region. Default: us-east-1."""
+
+
+_ONE_SERVER = (
+    "is not offered: a name leads to one model. Give each version a name of its own under models, "
+    "and let the client choose"
+)
+_NO_CONDA = "one of image, install: pip's packages beside the image's, or an image of your own"
+
+
+@validate.rules(ModelArgs, not_offered=dict.fromkeys(("weight", "weights", "canary", "traffic"), _ONE_SERVER))
+def _model_rules(fields: validate.Fields) -> None:
+    fields.check("name", lambda value: validate.dns_label(value, LONGEST_MODEL))
+    if fields.get("name") in TAKEN:
+        fields.refuse("name", f"another name: {fields['name']} is taken by another part of the stack")
+    fields.check("uri", model_uri)
+    fields.check("version", validate.between(1, 2**31))
+    fields.check("environment", lambda value: None if value in ENVIRONMENTS else _NO_CONDA)
+    fields.check("index_url", _index)
+    fields.check("image", validate.image)
+    fields.check("replicas", validate.between(0, 1000))
+    for name in ("size", "max_request_size"):
+        fields.check(name, validate.size)
+    for name in ("request_timeout", "load_timeout", "rollout_timeout"):
+        fields.check(name, validate.duration)
+    fields.check("node_port", validate.between(30000, 32767))
+    fields.check("s3_existing_secret", validate.subdomain)
+    fields.check("s3_endpoint_url", validate.endpoint)
+    fields.check("s3_region", validate.region)
+
+    uri = fields.get("uri", "")
+    if "uri" not in fields:
+        for name in ("replicas", "autoscale", "version"):
+            if fields.get(name):
+                fields.refuse(name, "it left out, as there is no uri yet")
+    elif "version" in fields and model_uri(uri) is None and not moves(uri):
+        fields.refuse("version", "it left out, as the uri names no alias and not latest")
+    fields.refuse_together("replicas", "autoscale", "one is a number, the other chooses it")
+    if "index_url" in fields and fields.get("environment", "image") != "install":
+        fields.refuse("index_url", "it left out, as environment is not install")
+    if not uri.startswith("s3://"):
+        for name in ("s3_existing_secret", "s3_endpoint_url", "s3_region"):
+            if name in fields:
+                fields.refuse(name, "it left out, as the uri is no s3:// one")
+
+
+def _index(value: str) -> str | None:
+    parts = urlsplit(value)
+    if re.fullmatch(r"https?://[A-Za-z0-9.:/_~-]+", value, re.ASCII) and parts.hostname:
+        return None
+    return "the address of a package index without user or password, such as https://pypi.org/simple/"
+
+
+def models_rules(fields: validate.Fields) -> None:
+    """What the models of one stack may be together; MlflowStack's args hold them with the stack's ``expose``."""
+    models: Sequence[ModelArgs] = [one for one in fields.get("models", []) if one]
+    names = [one["name"] for one in models if "name" in one]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        fields.refuse_item("models", name, "each model name once")
+    expose: Mapping[str, object] = fields.get("expose", {})
+    ports = [one["node_port"] for one in models if "node_port" in one]
+    for port in sorted(set(ports)):
+        if expose.get("kind") != "nodeport":
+            fields.refuse_item("models", f"nodePort {port}", "it left out, as expose.kind is not nodeport")
+        elif [*ports, expose.get("node_port")].count(port) > 1:
+            fields.refuse_item("models", f"nodePort {port}", "each port of the nodes once")
+
+
+class ModelServerArgs(TypedDict):
+    """One model, where it comes from and who may ask it."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the servers."""
+    model: ModelArgs
+    """The model."""
+    addresses: pulumi.Input[Addresses]
+    """The names of the MLflow that the model belongs to, without its own: ``service`` is what the component's name
+    begins with, before ``-`` and the model's name."""
+    htpasswd: pulumi.Input[str]
+    """Name of the Secret with the password file, key ``htpasswd``."""
+    tracking_uri: pulumi.Input[str]
+    """The registry that ``models:/`` and ``runs:/`` are asked from. Its port is 443 to the NetworkPolicy where this is
+    an Output and tracking_pods are not given."""
+    existing_secret: NotRequired[pulumi.Input[str]]
+    """Name of the Secret with the registry's user: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
+    MLFLOW_TRACKING_TOKEN. Default: none, the registry asks for no password."""
+    tracking_pods: NotRequired[Mapping[str, str]]
+    """Labels of the registry's pods, where they are in the same namespace. Default: the registry is anywhere."""
+    scripts: NotRequired[pulumi.Input[str]]
+    """Name of a ConfigMap as :func:`programs` makes it. Default: one of this server's own."""
+    image: NotRequired[pulumi.Input[str]]
+    """The image where the model names none. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    proxy_image: NotRequired[pulumi.Input[str]]
+    """The nginx image. Default: nginxinc/nginx-unprivileged."""
+    platform: NotRequired[str]
+    """kubernetes or openshift. Default: kubernetes."""
+    access: NotRequired[Access]
+    """Who comes. Default: the pods of the same namespace, to the internal port."""
+    egress: NotRequired[Sequence[EgressArgs]]
+    """The addresses, by port, that alone are asked. Default: [], everywhere but link-local addresses."""
+    wait_for: NotRequired[Sequence[pulumi.Resource]]
+    """What must exist before the pods are made, such as the Secrets. Default: nothing."""
+    labels: NotRequired[Mapping[str, str]]
+    """More labels. Default: {}."""
+
+
+@validate.rules(ModelServerArgs)
+def _server_rules(fields: validate.Fields) -> None:
+    fields.check("existing_secret", validate.subdomain)
+    fields.check("image", validate.image)
+    fields.check("platform", validate.one_of(*workload.PLATFORMS))
+    fields.check_each("labels", validate.label_value)
+
+
+class ModelServer(pulumi.ComponentResource):
+    """The servers of one model: MLflow's scoring app behind the auth proxy, fetched before it starts by a container
+    that alone has the registry's password."""
+
+    service: pulumi.Output[str]
+    """Name of the Service: port 80 leads to the proxy's internal port, ``public`` to its public one."""
+    uri: str
+    """What is served, as far as it is known: with the version, where the reference is pinned."""
+
+    def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        accepted = validate.accepted("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:ModelServer", name, {}, opts)
+        model = accepted["model"]
+        namespace = accepted["namespace"]
+        platform = accepted.get("platform", "kubernetes")
+        child = pulumi.ResourceOptions(parent=self)
+        instance = name.removesuffix(f"-{model['name']}")
+        selector = {**workload.selector(instance, COMPONENT), MODEL_LABEL: model["name"]}
+        labels = {**workload.labels(instance, COMPONENT, accepted.get("labels")), **selector}
+        timeout = model.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
+        scaled = model.get("autoscale")
+        replicas = model.get("replicas", 1 if "uri" in model else 0)
+        most = replicas if scaled is None else scaled["max_replicas"]
+        self.uri = pinned(model.get("uri", ""), model.get("version"))
+        if moves(self.uri):
+            pulumi.log.warn(
+                f"models.{model['name']}.uri: {self.uri} is not pinned, so that each pod asks the registry when it "
+                "starts. `make pin` writes the version beside it.",
+                self,
+            )
+
+        node_port = model.get("node_port")
+        auth_proxy = AuthProxy(
+            name,
+            {
+                "namespace": namespace,
+                "addresses": pulumi.Output.from_input(accepted["addresses"]).apply(
+                    lambda names: dataclasses.replace(names, service=name, port=node_port)
+                ),
+                "htpasswd": accepted["htpasswd"],
+                "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
+                "max_artifact_size": model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE),
+                "serving": model["name"],
+                "access": accepted.get("access", Access()),
+                "labels": labels,
+            },
+            child,
+        )
+        parts = [_volumes(self, name, accepted, labels), auth_proxy.parts]
+
+        service = k8s.core.v1.Service(
+            name,
+            metadata={
+                "name": name,
+                "namespace": namespace,
+                "labels": labels,
+                # The Deployment is awaited; without servers yet there is nothing to wait for.
+                "annotations": {"pulumi.com/skipAwait": "true"},
+            },
+            spec={
+                "selector": selector,
+                "ports": [
+                    {"name": "http", "port": 80, "target_port": "internal"},
+                    {"name": "public", "port": proxy.PUBLIC_PORT, "target_port": "public"},
+                ],
+            },
+            opts=child,
+        )
+        if node_port is not None:
+            k8s.core.v1.Service(
+                f"{name}-nodes",
+                metadata={
+                    "namespace": namespace,
+                    "labels": labels,
+                    "annotations": {"pulumi.com/skipAwait": "true"},
+                },
+                spec={
+                    "type": "NodePort",
+                    "external_traffic_policy": "Local",
+                    "selector": selector,
+                    "ports": [{"name": "public", "port": 80, "target_port": "public", "node_port": node_port}],
+                },
+                opts=child,
+            )
+        network.policy(
+            name,
+            namespace=namespace,
+            labels=labels,
+            selector=selector,
+            ingress=[connection for part in parts for connection in part.ingress],
+            egress=network.narrowed(_egress(accepted), accepted.get("egress", [])),
+            opts=child,
+        )
+        spec = workload.pod_spec(platform, [_server(self.uri, accepted)], parts, "default")
+        rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
+            "selector": {"match_labels": selector},
+            # The old version serves until the new one is ready.
+            "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
+            "progress_deadline_seconds": validate.seconds_of(timeout),
+            "template": {
+                "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
+                "spec": {
+                    **spec,
+                    "topology_spread_constraints": workload.spread(selector) if most > 1 else [],
+                    "termination_grace_period_seconds": GRACE_SECONDS,
+                },
+            },
+        }
+        if scaled is None:
+            # An autoscaler's number would be undone by the next `up`.
+            rollout["replicas"] = replicas
+        deployment = k8s.apps.v1.Deployment(
+            name,
+            metadata={"namespace": namespace, "labels": labels},
+            spec=rollout,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=accepted.get("wait_for", []),
+                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
+            ),
+        )
+        if most > 1:
+            workload.disruption_budget(name, namespace=namespace, labels=labels, selector=selector, opts=child)
+        if scaled is not None:
+            _autoscaler(name, namespace, labels, deployment, scaled, child)
+        self.service = service.metadata.apply(lambda metadata: metadata.name or "")
+        self.register_outputs({"service": self.service, "uri": self.uri})
+
+
+def programs(
+    name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
+) -> pulumi.Output[str]:
+    """The ConfigMap with what a model's containers run; its name. One serves any number of models."""
+    made = k8s.core.v1.ConfigMap(
+        f"{name}-programs",
+        metadata={"namespace": namespace, "labels": labels},
+        immutable=True,
+        data={program: workload.script(program) for program in PROGRAMS},
+        opts=opts,
+    )
+    return made.metadata.apply(lambda metadata: metadata.name or "")
+
+
+def _image(args: ModelServerArgs) -> pulumi.Output[str]:
+    image = args["model"].get("image", args.get("image", tracking.DEFAULT_IMAGE))
+    return validate.checked(image, validate.image, "image")
+
+
+def _server(uri: str, args: ModelServerArgs) -> ContainerArgsDict:
+    """The container that runs the model's code. It has no credential, and writes nowhere but in its ``/tmp``."""
+    model = args["model"]
+    load = validate.seconds_of(model.get("load_timeout", DEFAULT_LOAD_TIMEOUT))
+    env = {
+        "MODEL_URI": uri,
+        "VOLUME": VOLUME,
+        "PORT": str(proxy.UPSTREAM_PORT),
+        "MAX_REQUEST_BYTES": str(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE))),
+        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(
+            validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))
+        ),
+        "PYTHONPATH": f"{VOLUME}/libraries",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HOME": workload.SCRATCH,
+    }
+    requests = {**REQUESTS, "ephemeral-storage": SCRATCH_SIZE}
+    return {
+        "name": "model",
+        "image": _image(args),
+        "command": ["python", f"{SCRIPTS}/model_server.py"],
+        "args": [],
+        "env": workload.env(env),
+        "resources": workload.resources(model.get("resources"), requests, LIMITS),
+        "security_context": workload.container_security(),
+        # What `pulumi up` prints of a server that does not start.
+        "termination_message_policy": "FallbackToLogsOnError",
+        "startup_probe": {**_probe(proxy.HEALTHY, 1), "failure_threshold": load},
+        # A prediction in Python may hold the interpreter for a while: busy is not dead.
+        "liveness_probe": {**_probe(proxy.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
+        "readiness_probe": {**_probe(proxy.READY, 5), "failure_threshold": 2},
+        # The proxy drains first.
+        "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", "2"]}}},
+        "volume_mounts": [
+            {"name": "model", "mount_path": VOLUME, "read_only": True},
+            {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
+            {"name": "tmp", "mount_path": workload.SCRATCH},
+        ],
+    }
+
+
+def _probe(path: str, period: int) -> k8s.core.v1.ProbeArgsDict:
+    return {"http_get": {"path": path, "port": proxy.INTERNAL_PORT}, "period_seconds": period, "timeout_seconds": 5}
+
+
+def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapping[str, str]) -> PodParts:
+    """The volume of the model and the steps that fill it."""
+    model = args["model"]
+    child = pulumi.ResourceOptions(parent=parent)
+    scripts = args["scripts"] if "scripts" in args else programs(name, args["namespace"], labels, child)
+    size = model.get("size", DEFAULT_SIZE)
+    scratch, _ = workload.scratch("tmp", SCRATCH_SIZE)
+    step_scratch, step_scratch_mount = workload.scratch("step-tmp", SCRATCH_SIZE)
+    volumes: list[VolumeArgsDict] = [
+        {"name": "model", "empty_dir": {"size_limit": size}},
+        {"name": "programs", "config_map": {"name": scripts, "default_mode": 0o444}},
+        scratch,
+        step_scratch,
+    ]
+    mounts: list[VolumeMountArgsDict] = [
+        {"name": "model", "mount_path": VOLUME},
+        {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
+        step_scratch_mount,
+    ]
+    requests, limits = STEP_RESOURCES
+    common = {
+        "VOLUME": VOLUME,
+        "HOME": workload.SCRATCH,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+    def step(
+        name: str, program: str, env: list[EnvVarArgsDict], more: Sequence[VolumeMountArgsDict]
+    ) -> ContainerArgsDict:
+        return {
+            "name": name,
+            "image": _image(args),
+            "command": ["python", f"{SCRIPTS}/{program}"],
+            "args": [],
+            "env": [*workload.env(common), *env],
+            # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
+            "resources": workload.resources(None, {**requests, "ephemeral-storage": size}, limits),
+            "security_context": workload.container_security(),
+            "termination_message_policy": "FallbackToLogsOnError",
+            "volume_mounts": [*mounts, *more],
+        }
+
+    secrets: list[VolumeMountArgsDict] = []
+    fetch: dict[str, pulumi.Input[str]] = {
+        "MODEL_URI": pinned(model.get("uri", ""), model.get("version")),
+        "VOLUME_BYTES": str(validate.bytes_of(size)),
+        "MLFLOW_TRACKING_URI": args["tracking_uri"],
+        "CREDENTIALS": REGISTRY,
+        # The step itself waits and says why.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        # Through the tracking server: the pod has no way to a bucket behind it.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    if "existing_secret" in args:
+        secret = validate.checked(args["existing_secret"], validate.subdomain, "existingSecret")
+        volumes.append({"name": "registry", "secret": {"secret_name": secret, "default_mode": 0o440}})
+        secrets.append({"name": "registry", "mount_path": REGISTRY, "read_only": True})
+    if model.get("uri", "").startswith("s3://"):
+        fetch |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": model.get("s3_region", "us-east-1")}
+        if "s3_endpoint_url" in model:
+            fetch["MLFLOW_S3_ENDPOINT_URL"] = model["s3_endpoint_url"]
+        if "s3_existing_secret" in model:
+            keys = validate.checked(model["s3_existing_secret"], validate.subdomain, "s3ExistingSecret")
+            volumes.append({"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}})
+            secrets.append({"name": "s3-keys", "mount_path": S3_KEYS, "read_only": True})
+            fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{S3_KEYS}/{S3_KEYS_FILE}"
+    steps = [step("fetch", "fetch_model.py", workload.env(fetch), secrets)]
+    if model.get("environment", "image") == "install":
+        index = {"INDEX_URL": model["index_url"]} if "index_url" in model else {}
+        steps.append(step("install", "install_libraries.py", workload.env(index), []))
+    return PodParts(init_containers=steps, volumes=volumes)
+
+
+def _egress(args: ModelServerArgs) -> list[Egress]:
+    """What the pod asks: the registry or the bucket, and for libraries their index."""
+    model = args["model"]
+    found: list[Egress] = []
+    if model.get("uri", "").startswith("s3://"):
+        found.append(Egress(_port(model.get("s3_endpoint_url", "https://s3.amazonaws.com"))))
+    elif "tracking_pods" in args:
+        found.append(Egress(proxy.INTERNAL_PORT, pods=args["tracking_pods"]))
+    else:
+        registry = args["tracking_uri"]
+        found.append(Egress(_port(registry) if isinstance(registry, str) else 443))
+    if model.get("environment", "image") == "install":
+        found.append(Egress(_port(model.get("index_url", "https://pypi.org"))))
+    return found
+
+
+def _port(url: str) -> int:
+    address = urlsplit(url)
+    return address.port or (443 if address.scheme == "https" else 80)
+
+
+def _autoscaler(
+    name: str,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    deployment: k8s.apps.v1.Deployment,
+    scaled: AutoscaleArgs,
+    opts: pulumi.ResourceOptions,
+) -> None:
+    k8s.autoscaling.v2.HorizontalPodAutoscaler(
+        name,
+        metadata={"namespace": namespace, "labels": labels, "annotations": {"pulumi.com/skipAwait": "true"}},
+        spec={
+            "scale_target_ref": {
+                "api_version": "apps/v1",
+                "kind": "Deployment",
+                "name": deployment.metadata.apply(lambda metadata: metadata.name or ""),
+            },
+            "min_replicas": scaled.get("min_replicas", 1),
+            "max_replicas": scaled["max_replicas"],
+            "metrics": [
+                {
+                    "type": "ContainerResource",
+                    # The proxy's CPU is not what more servers would relieve.
+                    "container_resource": {
+                        "name": "cpu",
+                        "container": "model",
+                        "target": {
+                            "type": "Utilization",
+                            "average_utilization": scaled.get("cpu_percent", DEFAULT_CPU_PERCENT),
+                        },
+                    },
+                }
+            ],
+        },
+        opts=opts,
+    )

@@ -1,0 +1,75 @@
+"""Installs what a model needs and the image does not have, into the pod's volume.
+
+Runs in the MLflow image after ``fetch_model.py``, with no credentials. What the model pins and the image has in that
+version is left to the image, and so is MLflow itself; everything else comes from the index ``INDEX_URL``, beside what
+the image has, never in another version of that. pip's cache is in the volume until all is installed, so that a step
+that is started again goes on.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from model_volume import NotYetError, RefusedError, Volume, brief, installed, patiently, reach, say, step, unmet
+from packaging.utils import canonicalize_name
+
+PYPI: Final = "https://pypi.org/simple/"
+# What pip says where the index answers and a later attempt would end the same way.
+FINAL: Final = ("No matching distribution", "ResolutionImpossible", "metadata-generation-failed", "Failed to build")
+
+
+def install(volume: Volume, index: str) -> None:
+    """One attempt."""
+    wanted = unmet(volume.model)
+    names = {canonicalize_name(one.name) for one in wanted}
+    unfinished = volume.fresh("libraries")
+    if not wanted:
+        say("The image has all that the model needs")
+        volume.complete(unfinished, volume.libraries)
+        return
+    say(f"Installing {', '.join(map(str, wanted))}")
+    reach(index, f"the package index {index}")
+    lists = volume.fresh("lists")
+    requirements, constraints = lists / "requirements.txt", lists / "constraints.txt"
+    requirements.write_text("".join(f"{one}\n" for one in wanted))
+    constraints.write_text("".join(f"{name}=={v}\n" for name, v in installed().items() if name not in names))
+    pip = [
+        *(sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"),
+        *("--target", str(unfinished), "--index-url", index, "--cache-dir", str(volume.folder / ".cache")),
+        *("--requirement", str(requirements), "--constraint", str(constraints)),
+    ]
+    told: list[str] = []
+    with subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            told.append(line.rstrip())
+            say(f"Installing: {told[-1]}")
+    if process.returncode:
+        errors = brief(" ".join(line for line in told if line.startswith("ERROR:")) or " ".join(told[-3:]))
+        if any(words in line for line in told for words in FINAL):
+            raise RefusedError(f"the model's libraries cannot be installed from {index}: {errors}")
+        raise NotYetError(f"pip ended with {process.returncode}: {errors}")
+    volume.complete(unfinished, volume.libraries)
+    for folder in (lists, volume.folder / ".cache"):
+        shutil.rmtree(folder, ignore_errors=True)
+    say(f"Installed {', '.join(map(str, wanted))}")
+
+
+def run(volume: Volume) -> None:
+    """The whole step."""
+    if volume.libraries.exists():
+        say("The libraries are here already")
+        return
+    patiently(lambda: install(volume, os.environ.get("INDEX_URL", PYPI)))
+
+
+def main() -> int:
+    """The step as the pod runs it."""
+    volume = Volume(Path(os.environ["VOLUME"]))
+    return step(volume, lambda: run(volume))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
