@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -28,6 +29,8 @@ READY = "/readyz"
 """Answers 200 while the server reaches its database, else 500; nothing of the answer leaks."""
 SERVING = ("ping", "health", "version", "invocations")
 """What a model server answers; nothing else of it is passed on."""
+SERVING_ERRORS = tuple(map(HTTPStatus, (401, 403, 404, 413, 429, 502, 503, 504)))
+"""What nginx itself answers in front of a model server."""
 
 DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
@@ -258,7 +261,8 @@ def _tracking(path: str, presigned: bool) -> _Guarded:
 
 def _serving(base: str) -> _Guarded:
     endpoints = "".join(_ENDPOINT.format(base=base, name=name) for name in SERVING)
-    return _Guarded(base, "/ping", "/ping", endpoints + _NOTHING_ELSE)
+    errors = "".join(_ERROR.format(status=int(one), code=one.name, message=one.phrase) for one in SERVING_ERRORS)
+    return _Guarded(base, "/ping", "/ping", endpoints + _NOTHING_ELSE + errors)
 
 
 def _server(port: int, names: Sequence[str], rules: str, guarded: _Guarded) -> str:
@@ -378,6 +382,15 @@ _TRACKING = """\
 _ENDPOINT = """\
         location = {base}/{name} {{
             proxy_pass http://guarded/{name};
+        }}
+"""
+
+# As the model server says it, since its callers read JSON.
+_ERROR = """\
+        error_page {status} @{status};
+        location @{status} {{
+            default_type application/json;
+            return {status} '{{"error_code": "{code}", "message": "{message}"}}';
         }}
 """
 

@@ -402,6 +402,21 @@ def test_a_models_probes_ask_its_ping(serving: Nginx) -> None:
     assert serving.status("/mlflow/serving/iris/healthz") == 200
 
 
+def test_errors_before_a_model_are_json_as_the_models_own(serving: Nginx) -> None:
+    predict = "/mlflow/serving/iris/invocations"
+    answers = {
+        401: serving.ask(predict, method="POST", body=b"{}"),
+        404: serving.ask("/mlflow/serving/iris/docs", **AUTH),
+        413: serving.ask(predict, method="POST", body=b"x" * 1001, **AUTH),
+    }
+    for status, (code, headers, body) in answers.items():
+        assert code == status
+        assert headers["Content-Type"] == "application/json"
+        assert set(json.loads(body)) == {"error_code", "message"}, body
+    assert answers[401][1]["WWW-Authenticate"] == 'Basic realm="MLflow"'
+    assert json.loads(answers[413][2])["error_code"] == "REQUEST_ENTITY_TOO_LARGE"
+
+
 def raw(port: int, request: bytes) -> int | None:
     """The status of the first answer to bytes as they are; None where the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
