@@ -38,8 +38,8 @@ def standing(pod: Tree, last_line: LastLine) -> str:
     if servers and all(one["ready"] for one in servers):
         return "ready"
     conditions = cast("list[Tree]", status.get("conditions", []))
-    messages = [one.get("message", "") for one in conditions if one["type"] == "PodScheduled"]
-    return next(filter(None, messages), "starting")
+    messages = [str(one.get("message", "")) for one in conditions if one["type"] == "PodScheduled"]
+    return next((one for one in messages if one), "starting")
 
 
 def _ended_well(container: Tree) -> bool:

@@ -108,7 +108,7 @@ def write(file: Path, moves: list[Move]) -> None:
 def _edits(text: str, moves: list[Move]) -> Iterator[tuple[int, int, str]]:
     """Start, end and replacement of each change."""
     versions = {move.reference.name: move.version for move in moves}
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # pyright: ignore[reportUnknownMemberType]
+    root = cast("Any", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
     for model in _below(_below(root, "config"), KEY).value:
         name = _below(model, "name")
         if name is None or name.value not in versions:

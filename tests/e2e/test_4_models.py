@@ -1,0 +1,392 @@
+"""Model servers of the stack that `make up` makes: from a training to predictions, and what goes wrong between."""
+
+import base64
+import difflib
+import json
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import requests
+import yaml
+from e2e.platform_under_test import DEV_PORT, Platform, eventually, quickstart
+from mlflow import MlflowClient
+from mlflow.models import infer_signature
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+NAMESPACE = "mlflow-dev"
+DATA = load_diabetes(as_frame=True).data
+TARGET = load_diabetes().target
+SMALL = {"requests": {"cpu": "20m", "memory": "128Mi"}}
+JSON = "application/json"
+
+
+class Registry:
+    """The models that are served here, as MLflow's client registered them."""
+
+    def __init__(self, client: dict[str, str], folder: Path) -> None:
+        self.folder = folder
+        quickstart(client, "--megabytes", "1")
+        self.client = MlflowClient()
+        self.first = int(self.client.get_model_version_by_alias("diabetes", "champion").version)
+        mlflow.set_experiment("served")
+        model = Ridge(alpha=10).fit(DATA, TARGET)
+        logged = mlflow.sklearn.log_model(model, name="m", signature=infer_signature(DATA, model.predict(DATA)))
+        self.second = int(mlflow.register_model(logged.model_uri, "diabetes").version)
+        self.shout = self._custom("shout", ["shouting==1.0"], "from shouting import loud\nfrom ours import mark")
+        self.lacking = self._custom("lacking", ["no-such-library==6.1"], "")
+        self.big = self._custom("big", [], "block = bytearray(2**30)\nblock[::4096] = b'x' * len(block[::4096])")
+
+    def _custom(self, name: str, requirements: list[str], begins: str) -> str:
+        """A model from code, with a module of its own beside it."""
+        (self.folder / "ours.py").write_text("mark = '!'\n")
+        code = self.folder / f"{name}.py"
+        code.write_text(
+            f"import mlflow\n{begins}\n"
+            "class Model(mlflow.pyfunc.PythonModel):\n"
+            "    def predict(self, context, model_input, params=None):\n"
+            "        return [loud(text) + mark for text in model_input['text']]\n"
+            "mlflow.models.set_model(Model())\n"
+        )
+        # As a model is logged where its libraries are: MLflow runs its code once.
+        library = self.folder / "shouting.py"
+        library.write_text("def loud(text):\n    return text.upper()\n")
+        logged = mlflow.pyfunc.log_model(
+            python_model=str(code), name=name, code_paths=[str(self.folder / "ours.py")], pip_requirements=requirements
+        )
+        return f"models:/{name}/{mlflow.register_model(logged.model_uri, name).version}"
+
+    def predictions(self, version: int) -> list[float]:
+        return mlflow.pyfunc.load_model(f"models:/diabetes/{version}").predict(DATA).tolist()
+
+
+@pytest.fixture(scope="module")
+def registry(client: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in client.items():
+            patch.setenv(name, value)
+        folder = tmp_path_factory.mktemp("code")
+        patch.syspath_prepend(str(folder))
+        yield Registry(client, folder)
+
+
+class Served:
+    """The models of the stack, and their addresses."""
+
+    def __init__(self, platform: Platform, client: dict[str, str]) -> None:
+        self.platform = platform
+        self.auth = client["MLFLOW_TRACKING_USERNAME"], client["MLFLOW_TRACKING_PASSWORD"]
+        self.verify = client.get("MLFLOW_TRACKING_SERVER_CERT_PATH", True)
+        self.file = platform.instance.root / "stacks" / "Pulumi.dev.yaml"
+
+    def configure(self, *models: dict[str, Any]) -> None:
+        """Writes the models into the stack file, as somebody would by hand."""
+        content = yaml.safe_load(self.file.read_text())
+        ports = content["config"]["mlflow-stack:expose"]["kind"] == "nodeport"
+        for number, model in enumerate(models):
+            model |= {"nodePort": DEV_PORT + 20 + number} if ports else {}
+        content["config"]["mlflow-stack:models"] = list(models)
+        self.file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def up(self, check: bool = True) -> str:
+        done = self.platform.local("up", check=check)
+        return done.stdout + done.stderr
+
+    def url(self, model: str) -> str:
+        return json.loads(self.platform.run("pulumi", "stack", "output", "modelUrls", "--json").stdout)[model]
+
+    def post(self, url: str, body: str, content_type: str = JSON, **options: Any) -> requests.Response:
+        headers = {"Content-Type": content_type}
+        options = {"auth": self.auth, "verify": self.verify, "timeout": 60, **options}
+        return requests.post(f"{url}/invocations", data=body, headers=headers, **options)
+
+    def pods(self, model: str) -> list[dict[str, Any]]:
+        found = self.platform.objects("pods", NAMESPACE, "--selector", f"mlflow-stack/model={model}")
+        return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+
+    @contextmanager
+    def load(self, url: str, body: str) -> Iterator[list[Any]]:
+        """Eight connections that ask all the time; their answers, or what went wrong."""
+        answers: list[Any] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            with requests.Session() as session:
+                while not stop.is_set():
+                    try:
+                        answer = session.post(
+                            f"{url}/invocations",
+                            data=body,
+                            headers={"Content-Type": JSON},
+                            auth=self.auth,
+                            verify=self.verify,
+                            timeout=60,
+                        )
+                        answers.append(answer.json()["predictions"] if answer.ok else answer.status_code)
+                    except requests.RequestException as error:
+                        answers.append(repr(error))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield answers
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+@pytest.fixture(scope="module")
+def served(platform: Platform, client: dict[str, str]) -> Iterator[Served]:
+    made = Served(platform, client)
+    yield made
+    made.configure()
+    made.up()
+
+
+@pytest.fixture(scope="module")
+def index(platform: Platform) -> Iterator[str]:
+    """A package index in the cluster, with one library; its address."""
+    visitor = platform.visitor(NAMESPACE)
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"index-{os.getpid()}" / "shouting"
+    folder.mkdir(parents=True)
+    name = "shouting-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        wheel.writestr("shouting.py", "def loud(text):\n    return text.upper()\n")
+        wheel.writestr("shouting-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
+        wheel.writestr("shouting-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("shouting-1.0.dist-info/RECORD", "")
+    (folder / "index.html").write_text(f'<a href="{name}">{name}</a>')
+    visitor.copy(folder.parent, "/tmp/index")
+    visitor.python(
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-m', 'http.server', '8000', '-d', '/tmp/index'], "
+        "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)"
+    )
+    pod = json.loads(platform.kubectl("get", "pod", "visitor", "-n", NAMESPACE, "--output", "json"))
+    yield f"http://{pod['status']['podIP']}:8000/"
+    visitor.leave()
+
+
+def diabetes(registry: Registry, version: int | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "diabetes",
+        "uri": "models:/diabetes@champion",
+        "version": registry.first if version is None else version,
+        "resources": SMALL,
+        "rolloutTimeout": "5m",
+        **more,
+    }
+
+
+def shout(registry: Registry, index: str) -> dict[str, Any]:
+    return {
+        "name": "shout",
+        "uri": registry.shout,
+        "environment": "install",
+        "indexUrl": index,
+        "resources": SMALL,
+        "rolloutTimeout": "5m",
+    }
+
+
+BODIES = {
+    "split": (json.dumps({"dataframe_split": {"columns": list(DATA.columns), "data": DATA.to_numpy().tolist()}}), JSON),
+    "records": (json.dumps({"dataframe_records": DATA.to_dict(orient="records")}), JSON),
+    "inputs": (json.dumps({"inputs": DATA.to_dict(orient="list")}), JSON),
+    "csv": (DATA.to_csv(index=False), "text/csv"),
+}
+TWO = json.dumps({"dataframe_records": DATA.head(2).to_dict(orient="records")})
+
+
+def test_two_models_of_different_flavors_answer_as_they_do_locally(
+    served: Served, registry: Registry, index: str
+) -> None:
+    served.configure(diabetes(registry), shout(registry, index))
+    told = served.up()
+    assert re.search(r"mlflow-diabetes-\S+  fetch: ", told), told
+    assert re.search(r"mlflow-diabetes-\S+  (model: Load|ready)", told), told
+    url = served.url("diabetes")
+    refused = served.post(url, TWO, auth=None)
+    assert (refused.status_code, refused.json()["error_code"]) == (401, "UNAUTHORIZED")
+    wanted = registry.predictions(registry.first)
+    assert len(wanted) == 442
+    for name, (body, content_type) in BODIES.items():
+        answer = served.post(url, body, content_type)
+        assert answer.json() == {"predictions": wanted}, name
+    loud = served.post(served.url("shout"), json.dumps({"dataframe_records": [{"text": "hello"}]}))
+    assert loud.json() == {"predictions": ["HELLO!"]}
+
+
+def test_malformed_and_large_requests_are_refused_in_json_through_the_proxy(served: Served, registry: Registry) -> None:
+    url = served.url("diabetes")
+    for body, status in (("{", 400), ('{"dataframe_records": [{"age": 1}]}', 400), ("x" * 50_000_000, 413)):
+        answer = served.post(url, body)
+        assert answer.status_code == status, answer.text
+        assert set(answer.json()) == {"error_code", "message"}
+    assert served.post(url, TWO).status_code == 200
+
+
+def test_a_stack_with_models_is_as_declared(served: Served) -> None:
+    served.platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+
+
+def test_the_server_s_container_holds_no_secret(served: Served, client: dict[str, str]) -> None:
+    secret = json.loads(served.platform.kubectl("get", "secret", "mlflow-models", "-n", NAMESPACE, "-o", "json"))
+    machine = base64.b64decode(secret["data"]["MLFLOW_TRACKING_PASSWORD"]).decode()
+    (pod,) = served.pods("diabetes")
+    look = """
+import os, sys
+canaries = [line.strip().encode() for line in sys.stdin]
+found, read = [], 0
+places = ["/model", "/opt/mlflow-stack", "/tmp", "/run", "/var/run", "/etc", "/proc/1"]
+for place in places:
+    for folder, folders, files in os.walk(place):
+        for name in files:
+            path = os.path.join(folder, name)
+            try:
+                if not (os.path.isfile(path) or path == "/proc/1/environ") or os.path.getsize(path) > 10**8:
+                    continue
+                content = open(path, "rb").read()
+            except OSError:
+                continue
+            read += 1
+            found += [path for canary in canaries if canary in content]
+print(read, found)
+"""
+    command = ("exec", "-i", pod["metadata"]["name"], "-n", NAMESPACE, "-c", "model", "--", "python", "-c", look)
+    answer = served.platform.kubectl(*command, stdin=f"{machine}\n{client['MLFLOW_TRACKING_PASSWORD']}\n").strip()
+    read, found = answer.split(" ", 1)
+    assert int(read) > 20
+    assert found == "[]"
+    log = served.platform.kubectl("logs", pod["metadata"]["name"], "-n", NAMESPACE, "--all-containers", "--tail=-1")
+    assert "Fetched models:/diabetes/" in log
+    assert machine not in log
+
+
+def test_removing_a_model_touches_nothing_of_another(served: Served, registry: Registry) -> None:
+    (before,) = served.pods("diabetes")
+    tracking = served.platform.server(NAMESPACE)["metadata"]["uid"]
+    served.configure(diabetes(registry))
+    served.up()
+    (after,) = served.pods("diabetes")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    assert served.platform.server(NAMESPACE)["metadata"]["uid"] == tracking
+    assert served.pods("shout") == []
+
+
+def test_a_moved_alias_is_a_line_of_the_stack_file_and_no_failed_prediction(served: Served, registry: Registry) -> None:
+    url = served.url("diabetes")
+    old, new = (registry.predictions(version)[:2] for version in (registry.first, registry.second))
+    assert old != new
+    registry.client.set_registered_model_alias("diabetes", "champion", str(registry.second))
+    moved = f"diabetes: {registry.first} → {registry.second} (models:/diabetes@champion)"
+    checked = served.platform.local("pin", "--check", check=False)
+    assert (checked.returncode, checked.stdout.strip()) == (1, moved)
+    before = served.file.read_text().splitlines()
+    assert served.platform.local("pin").stdout.strip() == moved
+    diff = difflib.unified_diff(before, served.file.read_text().splitlines(), n=0, lineterm="")
+    changed = [line.replace(" ", "") for line in diff if re.match(r"[+-](?![+-])", line)]
+    assert changed == [f"-version:{registry.first}", f"+version:{registry.second}"]
+    preview = served.platform.run("pulumi", "preview", "--non-interactive").stdout
+    assert re.search(
+        rf'diabetes\s*: "models:/diabetes/{registry.first}" => "models:/diabetes/{registry.second}"', preview
+    )
+    with served.load(url, TWO) as answers:
+        eventually("the old version answers", lambda: old in answers)
+        served.up()
+        seen = len(answers)
+        eventually("a hundred more answers", lambda: len(answers) > seen + 100)
+    assert [one for one in answers if one not in (old, new)] == []
+    assert all(one == new for one in answers[-100:])
+    assert served.platform.local("pin", "--check").stdout == ""
+
+
+def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(served: Served, registry: Registry) -> None:
+    url = served.url("diabetes")
+    expected = registry.predictions(registry.second)[:2]
+    broken = {"rolloutTimeout": "90s", "resources": SMALL}
+    with served.load(url, TWO) as answers:
+        served.configure(
+            diabetes(registry, **broken, version=999),
+            {"name": "lacking", "uri": registry.lacking, **broken},
+            {"name": "big", "uri": registry.big, **broken, "resources": {**SMALL, "limits": {"memory": "512Mi"}}},
+        )
+        told = served.up(check=False)
+    assert "Refused: models:/diabetes/999 is not in the registry" in told
+    assert f"Refused: the image lacks what {registry.lacking} needs: no-such-library==6.1" in told
+    assert "OOMKilled" in told
+    assert "pulumi up failed" in told
+    assert len(answers) > 50
+    assert [one for one in answers if one != expected] == []
+    served.configure(diabetes(registry, registry.second))
+    served.up()
+    assert served.post(url, TWO).json() == {"predictions": expected}
+
+
+def model_process(platform: Platform) -> psutil.Process:
+    pid = platform.node.pid()
+    assert pid is not None
+    (found,) = [
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if any("model_server.py" in word for word in process.cmdline())
+    ]
+    return found
+
+
+def test_without_the_registry_a_killed_server_serves_and_a_new_pod_waits_for_it(
+    served: Served, registry: Registry
+) -> None:
+    url, platform = served.url("diabetes"), served.platform
+    expected = registry.predictions(registry.second)[:2]
+
+    def serves() -> bool:
+        answer = served.post(url, TWO)
+        return answer.ok and answer.json()["predictions"] == expected
+
+    (tracking,) = platform.objects("statefulsets", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
+    scale = ("scale", f"statefulset/{tracking['metadata']['name']}", "-n", NAMESPACE)
+    platform.kubectl(*scale, "--replicas=0")
+    try:
+        (pod,) = served.pods("diabetes")
+        model_process(platform).kill()
+        eventually("the container is started again", lambda: _restarts(served) == 1)
+        eventually("it serves again", serves)
+        platform.kubectl("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
+        name = eventually("a new pod", lambda: [one["metadata"]["name"] for one in served.pods("diabetes")])[0]
+
+        def said() -> bool:
+            done = platform.run("kubectl", "logs", name, "-n", NAMESPACE, "-c", "fetch", check=False)
+            return bool(re.search(r"Waiting: the registry http://mlflow\.\S+ cannot be reached", done.stdout))
+
+        eventually("it says that it waits", said)
+    finally:
+        platform.kubectl(*scale, "--replicas=1")
+    eventually("it has recovered by itself", serves)
+
+
+def _restarts(served: Served) -> int:
+    (pod,) = served.pods("diabetes")
+    return next(one["restartCount"] for one in pod["status"]["containerStatuses"] if one["name"] == "model")
+
+
+def test_a_killed_node_serves_again(served: Served, registry: Registry) -> None:
+    url, pid = served.url("diabetes"), served.platform.node.pid()
+    assert pid is not None
+    psutil.Process(pid).kill()
+    eventually("the node is gone", lambda: not served.platform.node.running(), 30)
+    served.up()
+    expected = registry.predictions(registry.second)[:2]
+    eventually("it serves again", lambda: served.post(url, TWO).ok)
+    assert served.post(url, TWO).json() == {"predictions": expected}

@@ -1,0 +1,267 @@
+"""A model's server as a process, with real models; a pod's network and probes are shown in tests/e2e."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+from mlflow.models import infer_signature
+from process.claims import free_port
+from process.steps import SCRIPTS
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+DATA = load_diabetes(as_frame=True).data
+MOST = 1_000_000
+JSON = "application/json"
+COLUMNS = list(DATA.columns)
+SPLIT = {"columns": COLUMNS, "data": DATA.head(2).to_numpy().tolist()}
+ROW = DATA.head(1).to_dict(orient="records")[0]
+
+
+def model_folder(folder: Path, save: Callable[[str], object]) -> Path:
+    """A pod's volume with a model in it."""
+    save(str(folder / "model"))
+    return folder
+
+
+class Odd(mlflow.pyfunc.PythonModel):
+    """Does what its input says: sleeps, fails, answers with what is no JSON."""
+
+    def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
+        what = model_input["what"][0]
+        if what == "fail":
+            raise ValueError(f"cannot read {__file__}")
+        if what == "odd":
+            return [object()]
+        time.sleep(float(what))
+        return [what]
+
+
+@contextmanager
+def running(volume: Path, log: Path, **env: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "VOLUME": str(volume),
+        "MODEL_URI": "models:/m/1",
+        "PORT": str(port),
+        "MAX_REQUEST_BYTES": str(MOST),
+        **env,
+    }
+    with (
+        log.open("wb") as file,
+        subprocess.Popen([sys.executable, str(SCRIPTS / "model_server.py")], env=environment, stderr=file) as process,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(1200):
+            try:
+                if requests.get(f"{url}/ping", timeout=5).status_code == 200:
+                    break
+            except requests.ConnectionError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+        yield url, process
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def ridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = Ridge().fit(DATA, range(len(DATA)))
+    signature = infer_signature(DATA, model.predict(DATA))
+    folder = tmp_path_factory.mktemp("ridge")
+    return model_folder(folder, lambda path: mlflow.sklearn.save_model(model, path, signature=signature))
+
+
+@pytest.fixture(scope="module")
+def url(ridge: Path) -> Iterator[str]:
+    with running(ridge, ridge / "log") as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("odd")
+    model = Odd()
+    return model_folder(folder, lambda path: mlflow.pyfunc.save_model(path, python_model=model, pip_requirements=[]))
+
+
+def predict(url: str, body: bytes, content_type: str | None = JSON) -> requests.Response:
+    headers = {"Content-Type": content_type} if content_type else {}
+    return requests.post(f"{url}/invocations", data=body, headers=headers, timeout=120)
+
+
+def refused(answer: requests.Response) -> dict[str, str]:
+    """A refusal's body: two fields, with nothing of this side in them."""
+    assert answer.headers["Content-Type"] == JSON
+    body = answer.json()
+    assert set(body) == {"error_code", "message"}
+    assert len(body["message"]) <= 500
+    for trace in ("Traceback", 'File "', ".py", "site-packages", str(SCRIPTS.parents[2])):
+        assert trace not in answer.text
+    assert not re.search(r"(/\w[\w.-]*){2,}", body["message"]), body["message"]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (json.dumps({"dataframe_split": {"columns": COLUMNS, "data": DATA.to_numpy().tolist()}}), JSON),
+        (json.dumps({"dataframe_records": DATA.to_dict(orient="records")}), JSON),
+        (json.dumps({"inputs": DATA.to_dict(orient="list")}), JSON),
+        (DATA.to_csv(index=False), "text/csv"),
+    ],
+    ids=["split", "records", "inputs", "csv"],
+)
+def test_every_format_gives_the_local_model_s_predictions(ridge: Path, url: str, body: str, content_type: str) -> None:
+    answer = predict(url, body.encode(), content_type)
+    assert answer.json() == {"predictions": mlflow.pyfunc.load_model(str(ridge / "model")).predict(DATA).tolist()}
+
+
+def j(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+MALFORMED: dict[str, tuple[bytes, str | None, int]] = {
+    "no body": (b"", JSON, 400),
+    "blanks": (b"  ", JSON, 400),
+    "cut off": (j({"dataframe_split": SPLIT})[:50], JSON, 400),
+    "no JSON": (b"/etc/passwd", JSON, 400),
+    "bytes": (bytes(range(256)), JSON, 400),
+    "another encoding": (json.dumps({"inputs": 1}).encode("utf-16"), JSON, 400),
+    "a number": (b"3", JSON, 400),
+    "a text": (b'"x"', JSON, 400),
+    "null": (b"null", JSON, 400),
+    "a list": (b"[1]", JSON, 400),
+    "an unknown key": (j({"data": [ROW]}), JSON, 400),
+    "two keys": (j({"dataframe_split": SPLIT, "inputs": [ROW]}), JSON, 400),
+    "split: no columns": (j({"dataframe_split": {"data": [[1]]}}), JSON, 400),
+    "split: a text": (j({"dataframe_split": "x"}), JSON, 400),
+    "split: null": (j({"dataframe_split": None}), JSON, 400),
+    "split: ragged": (j({"dataframe_split": {"columns": COLUMNS, "data": [[1, 2], [3]]}}), JSON, 400),
+    "split: one key more": (j({"dataframe_split": {**SPLIT, "more": 1}}), JSON, 400),
+    "records: a map": (j({"dataframe_records": {"a": 1}}), JSON, 400),
+    "records: none": (j({"dataframe_records": []}), JSON, 400),
+    "records: lists": (j({"dataframe_records": [[1]]}), JSON, 400),
+    "a missing column": (j({"dataframe_records": [{"age": 1.0}]}), JSON, 400),
+    "a text for a number": (j({"dataframe_records": [{**ROW, "age": "old"}]}), JSON, 400),
+    "null for a number": (j({"dataframe_records": [{**ROW, "age": None}]}), JSON, 400),
+    "a map for a number": (j({"dataframe_records": [{**ROW, "age": {"a": [1]}}]}), JSON, 400),
+    "NaN": (b'{"dataframe_records":[{"age":NaN}]}', JSON, 400),
+    "infinity": (b'{"inputs": 1e999}', JSON, 400),
+    "a very deep list": (b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}", JSON, 400),
+    "a very long number": (b'{"inputs":' + b"9" * 5000 + b"}", JSON, 400),
+    "half a character": (b'{"inputs":"\\ud800"}', JSON, 400),
+    "instances: ragged": (j({"instances": [[1], [1, 2]]}), JSON, 400),
+    "a chat": (j({"messages": [{"role": "user", "content": "hi"}]}), JSON, 400),
+    "csv: an open quote": (b'"open,1\n2', "text/csv", 400),
+    "csv: nothing": (b"", "text/csv", 400),
+    "csv: a missing column": (b"age\n1\n", "text/csv", 400),
+    "csv: another encoding": ("ä,b\n1,2".encode("latin-1"), "text/csv", 400),
+    "parquet: cut off": (b"PAR1", "application/vnd.apache.parquet", 400),
+    "no content type": (j({"inputs": 1}), None, 415),
+    "XML": (b"<a/>", "application/xml", 415),
+    "a form": (b"a=b", "application/x-www-form-urlencoded", 415),
+    "another charset": (b"{}", "application/json; charset=latin-1", 415),
+    "an unknown parameter": (b"{}", "application/json; x=/etc/passwd", 415),
+    "50 MB": (b"x" * 50_000_000, JSON, 413),
+}
+
+
+@pytest.mark.parametrize("shape", MALFORMED)
+def test_a_malformed_request_is_refused_in_json_and_tells_nothing_of_the_inside(url: str, shape: str) -> None:
+    body, content_type, status = MALFORMED[shape]
+    answer = predict(url, body, content_type)
+    assert answer.status_code == status, answer.text
+    refused(answer)
+
+
+def test_a_body_without_a_length_is_bounded_too(url: str) -> None:
+    answer = predict(url, iter([b"x" * 100_000] * 11))  # pyright: ignore[reportArgumentType]
+    assert answer.status_code == 413
+    assert refused(answer) == {"error_code": "REQUEST_ENTITY_TOO_LARGE", "message": "the body may have 1000000 bytes"}
+    assert predict(url, j({"dataframe_records": [ROW]})).status_code == 200
+
+
+def test_four_pages_are_there_and_no_others(url: str) -> None:
+    assert requests.get(f"{url}/version", timeout=10).text == mlflow.__version__
+    assert [requests.get(url + page, timeout=10).status_code for page in ("/ping", "/health")] == [200, 200]
+    for page in ("/", "/docs", "/openapi.json", "/invocations/", "//etc/passwd"):
+        answer = requests.get(url + page, timeout=10)
+        assert answer.status_code == 404, page
+        assert refused(answer)["error_code"] == "NOT_FOUND"
+    answer = requests.get(f"{url}/invocations", timeout=10)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+
+
+def test_what_the_model_s_own_code_does_is_told_without_its_inside(odd: Path) -> None:
+    def ask(what: str) -> requests.Response:
+        return predict(url, j({"dataframe_records": [{"what": what}]}))
+
+    with running(odd, odd / "log", MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT="3") as (url, process):
+        failed = ask("fail")
+        assert (failed.status_code, refused(failed)["error_code"]) == (400, "BAD_REQUEST")
+        answer = ask("odd")
+        assert answer.status_code == 500
+        assert refused(answer)["message"] == "the model's answer cannot be written as JSON"
+        late = ask("9")
+        assert (late.status_code, refused(late)["error_code"]) == (504, "GATEWAY_TIMEOUT")
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(ask, "2")
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            assert under_way.result().json() == {"predictions": ["2"]}
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    assert "cannot read" in (odd / "log").read_text()
+
+
+def ended(volume: Path) -> tuple[int, str]:
+    """How the server ends that does not start, and the last line of its log."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "model_server.py")],
+        env={**os.environ, "VOLUME": str(volume), "MODEL_URI": "models:/m/1", "PORT": "1", "MAX_REQUEST_BYTES": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+def test_a_library_that_the_model_names_and_the_image_lacks_ends_the_start_by_name(tmp_path: Path) -> None:
+    wanted = ["mlflow==1.0", "no-such-library==6.1", 'never; python_version < "3"', "requests==1.0", "-c limits.txt"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "requirements.txt").write_text("\n".join(wanted))
+    assert ended(tmp_path) == (
+        1,
+        "Refused: the image lacks what models:/m/1 needs: no-such-library==6.1. "
+        "Set `environment: install`, or an `image` that has it",
+    )
+
+
+def test_a_library_that_the_model_does_not_name_ends_the_start_by_name(ridge: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text(
+        "flavors:\n  python_function:\n    loader_module: no_such_library.flavor\nmodel_uuid: x\n"
+    )
+    assert ended(tmp_path) == (
+        1,
+        "Refused: models:/m/1 needs the library no_such_library, which the image lacks and the model does not name. "
+        "Log the model with it in `extra_pip_requirements`, or set an `image` that has it",
+    )
+
+
+def test_what_the_steps_before_refused_is_said_again(tmp_path: Path) -> None:
+    (tmp_path / "refused").write_text("Refused: models:/m/1 is not there\n")
+    assert ended(tmp_path) == (1, "Refused: models:/m/1 is not there")
