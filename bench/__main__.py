@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from bench import guessing, machine, memory, preview, report, rollout, throughput, transfer, ups
+from bench import guessing, machine, memory, models, preview, report, rollout, throughput, transfer, ups
 from bench.platform import Platform
 from bench.result import Line, Results
 from local.errors import LocalError
@@ -23,8 +23,9 @@ PARTS: dict[str, Callable[[Platform, Progress, bool], list[Line]]] = {
     "guessing": guessing.measure,
     "preview": preview.measure,
     "rollout": rollout.measure,
-    # Last, as it sets a key of the stack.
+    # Last, as they set a key of the stack.
     "transfer": transfer.measure,
+    "models": models.measure,
 }
 NAMES = ("up", *PARTS)
 

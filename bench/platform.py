@@ -62,6 +62,18 @@ class Platform:
             "apply", "--filename", "-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": [*documents]})
         )
 
+    def client(self, program: str) -> str:
+        """The output of a program with MLflow's client, as `make client-env` sets it up."""
+        variables = {**os.environ, **exported(self.local("client-env").stdout)}
+        return run(sys.executable, "-c", program, env=variables).stdout
+
+    def configure(self, keys: Mapping[str, Any]) -> None:
+        """Sets keys of the stack file, as somebody would by hand."""
+        file = self.instance.root / "stacks" / "Pulumi.dev.yaml"
+        content = yaml.safe_load(file.read_text())
+        content["config"] |= keys
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+
     def tracking_pod(self) -> dict[str, Any]:
         """The pod of the stack that `up` made."""
         (pod,) = self.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")

@@ -34,7 +34,8 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
         "most_seconds": MOST_SECONDS,
     }
     with progress.step("bench: throughput through the proxy and without", 120) as step:
-        measured = _run(platform, pod, order, step)
+        program = Path(__file__).with_name("load.py").read_text()
+        measured = run_in_pod(platform, pod, "mlflow", program, order, step, rounds * len(counts))
     return [
         Line(
             f"throughput: {label}",
@@ -59,9 +60,12 @@ def _ways(platform: Platform) -> dict[str, Any]:
     }
 
 
-def _run(platform: Platform, pod: str, order: dict[str, Any], step: Step) -> list[dict[str, Any]]:
-    program = Path(__file__).with_name("load.py").read_text()
-    argv = ["kubectl", "exec", "--stdin", pod, "--namespace", NAMESPACE, "--container", "mlflow"]
+def run_in_pod(
+    platform: Platform, pod: str, container: str, program: str, order: dict[str, Any], step: Step, lines: int
+) -> list[dict[str, Any]]:
+    """Runs a program in a container, which takes its order from standard input; the lines of JSON that it wrote, of
+    which `lines` are expected."""
+    argv = ["kubectl", "exec", "--stdin", pod, "--namespace", NAMESPACE, "--container", container]
     measured: list[dict[str, Any]] = []
     with subprocess.Popen(
         [*argv, "--", "python", "-c", program],
@@ -79,8 +83,7 @@ def _run(platform: Platform, pod: str, order: dict[str, Any], step: Step) -> lis
         for line in process.stdout:
             if line.startswith("{"):
                 measured.append(json.loads(line))
-                step.done(len(measured) / (order["rounds"] * len(order["counts"])))
-                step.detail(measured[-1]["operation"])
+                step.done(len(measured) / lines)
             else:
                 other.append(line)
     if process.returncode:
