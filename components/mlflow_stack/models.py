@@ -381,7 +381,8 @@ class ModelServer(pulumi.ComponentResource):
             ),
         )
         if most > 1:
-            workload.disruption_budget(name, namespace=namespace, labels=labels, selector=selector, opts=child)
+            metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
+            workload.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
         if scaled is not None:
             _autoscaler(name, namespace, labels, deployment, scaled, child)
         self.service = service.metadata.apply(lambda metadata: metadata.name or "")

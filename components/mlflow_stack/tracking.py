@@ -174,7 +174,7 @@ class TrackingServer(pulumi.ComponentResource):
             "spec": {
                 **spec,
                 "termination_grace_period_seconds": GRACE_SECONDS,
-                "topology_spread_constraints": _spread(self.selector) if replicas > 1 else [],
+                "topology_spread_constraints": workload.spread(self.selector) if replicas > 1 else [],
             },
         }
         after = pulumi.ResourceOptions(
@@ -189,18 +189,6 @@ class TrackingServer(pulumi.ComponentResource):
             _replicated(name, metadata, self.selector, template, replicas, after)
         self.service = service.metadata.apply(lambda metadata: metadata.name or "")
         self.register_outputs({"service": self.service})
-
-
-def _spread(selector: Mapping[str, str]) -> list[k8s.core.v1.TopologySpreadConstraintArgsDict]:
-    """Several pods keep off one node where they can."""
-    return [
-        {
-            "max_skew": 1,
-            "topology_key": "kubernetes.io/hostname",
-            "when_unsatisfiable": "ScheduleAnyway",
-            "label_selector": {"match_labels": selector},
-        }
-    ]
 
 
 def _single(
@@ -238,12 +226,8 @@ def _replicated(
 ) -> None:
     """Pods of which each is replaced only when another one is ready."""
     if replicas > 1:
-        k8s.policy.v1.PodDisruptionBudget(
-            name,
-            metadata=metadata,
-            spec={"max_unavailable": 1, "selector": {"match_labels": selector}},
-            opts=pulumi.ResourceOptions(parent=opts.parent),
-        )
+        child = pulumi.ResourceOptions(parent=opts.parent)
+        workload.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
     k8s.apps.v1.Deployment(
         name,
         metadata=metadata,

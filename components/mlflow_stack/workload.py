@@ -18,6 +18,7 @@ from pulumi_kubernetes.core.v1 import (
     VolumeArgsDict,
     VolumeMountArgsDict,
 )
+from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
@@ -182,15 +183,14 @@ def spread(selector: Mapping[str, str]) -> list[TopologySpreadConstraintArgsDict
 def disruption_budget(
     name: str,
     *,
-    namespace: pulumi.Input[str],
-    labels: Mapping[str, str],
+    metadata: ObjectMetaArgsDict,
     selector: Mapping[str, str],
     opts: pulumi.ResourceOptions,
 ) -> None:
     """Keeps all but one of the pods while nodes are emptied."""
     k8s.policy.v1.PodDisruptionBudget(
         name,
-        metadata={"namespace": namespace, "labels": labels},
+        metadata=metadata,
         spec={"max_unavailable": 1, "selector": {"match_labels": selector}},
         opts=opts,
     )
