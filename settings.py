@@ -2,7 +2,7 @@
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,4 +64,6 @@ def _as_args(hint: Any, value: Any) -> Any:
         fields = hints(hint)
         pairs = {_field(key, fields): one for key, one in cast("Mapping[str, Any]", value).items()}
         return {field: _as_args(fields.get(field), one) for field, one in pairs.items()}
+    if typing.get_origin(hint) in (list, Sequence) and isinstance(value, list):
+        return [_as_args(typing.get_args(hint)[0], one) for one in cast("list[Any]", value)]
     return value

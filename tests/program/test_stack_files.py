@@ -68,6 +68,13 @@ def test_keys_of_maps_that_users_choose_are_left_as_they_are() -> None:
     assert engine.run_main(values).outputs["username"]["value"] == "fileStore"
 
 
+def test_keys_in_lists_of_maps_are_fields_too() -> None:
+    models = '[{"name": "iris", "uri": "models:/iris@best", "version": 3, "rolloutTimeout": "4m"}]'
+    deployment = engine.run_main({"mlflow-stack:models": models, "mlflow-stack:egress": "[]"})
+    assert deployment.one("Deployment", "mlflow-iris").timeouts == {"create": "4m", "update": "4m"}
+    assert deployment.outputs["modelUris"]["value"] == {"iris": "models:/iris/3"}
+
+
 def test_text_that_looks_like_json_stays_text() -> None:
     with pytest.raises(InvalidArgs, match='maxArtifactSize: "-1" is not accepted'):
         engine.run_main({"mlflow-stack:maxArtifactSize": "-1"})
