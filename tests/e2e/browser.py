@@ -17,7 +17,7 @@ _RUN = Path(__file__).with_name("browser.sh")
 # dbus-x11: debootstrap does not find out what provides a message bus.
 _PACKAGES = ("chromium", "dbus-x11", "fonts-dejavu-core", "libnss3-tools")
 WIDTH, HEIGHT = 1280, 800
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds that a page may take: the first one loads megabytes from a server that has just started."""
 
 expect.set_options(timeout=PATIENCE)
