@@ -69,14 +69,17 @@ def follow(cluster: Cluster, namespace: str, say: Callable[[str], None], ended: 
         return done.stdout.strip() or "starting"
 
     said: dict[str, str] = {}
+    last = False
     while True:
         for pod in pods(cluster, namespace):
             name, text = pod["metadata"]["name"], standing(pod, last_line)
             if said.get(name) != text and not (name not in said and text == "ready"):
                 say(f"  {name}  {text}")
             said[name] = text
-        if ended.wait(PAUSE):
+        if last:
             return
+        # Once more after the end: what they came to.
+        last = ended.wait(PAUSE)
 
 
 @contextmanager

@@ -440,8 +440,8 @@ def _server(uri: str, args: ModelServerArgs) -> ContainerArgsDict:
         # A prediction in Python may hold the interpreter for a while: busy is not dead.
         "liveness_probe": {**_probe(proxy.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
         "readiness_probe": {**_probe(proxy.READY, 5), "failure_threshold": 2},
-        # The proxy drains first.
-        "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", "2"]}}},
+        # The proxy takes requests a while longer, and drains first.
+        "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", str(proxy.LINGER_SECONDS + 1)]}}},
         "volume_mounts": [
             {"name": "model", "mount_path": VOLUME, "read_only": True},
             {"name": "programs", "mount_path": SCRIPTS, "read_only": True},

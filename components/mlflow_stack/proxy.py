@@ -41,6 +41,8 @@ AUTH = "/etc/mlflow-stack-auth"
 
 DRAIN_SECONDS = 50
 """How long requests under way may take when the pod ends."""
+LINGER_SECONDS = 5
+"""How long a model's pod that ends still takes requests: a controller hears of it late, Traefik within two seconds."""
 QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
 
 CONNECTIONS_PER_CLIENT = 100
@@ -119,6 +121,8 @@ class AuthProxy(pulumi.ComponentResource):
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
         serving = accepted.get("serving")
+        # The one tracking pod on a claim has no other to take its requests meanwhile.
+        linger = f"sleep {LINGER_SECONDS}; " if serving else ""
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
         config = k8s.core.v1.ConfigMap(
@@ -171,7 +175,7 @@ class AuthProxy(pulumi.ComponentResource):
                         "timeout_seconds": 5,
                     },
                     # SIGTERM would cut requests off at once; quit lets them end, and it comes when this command ends.
-                    "lifecycle": {"pre_stop": {"exec_": {"command": ["sh", "-c", QUIT]}}},
+                    "lifecycle": {"pre_stop": {"exec_": {"command": ["sh", "-c", linger + QUIT]}}},
                     "volume_mounts": [
                         {"name": "proxy", "mount_path": CONFIG, "read_only": True},
                         # A whole folder, not a subPath: only so a changed Secret reaches the container.

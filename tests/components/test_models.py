@@ -146,7 +146,9 @@ def test_a_new_version_is_ready_before_the_old_one_ends() -> None:
     assert liveness["periodSeconds"] * liveness["failureThreshold"] == 60
     assert readiness["periodSeconds"] * readiness["failureThreshold"] == 10
     assert model["terminationMessagePolicy"] == "FallbackToLogsOnError"
-    assert model["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "2"]
+    proxy = server.inputs["spec"]["template"]["spec"]["containers"][1]
+    assert model["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "6"]
+    assert proxy["lifecycle"]["preStop"]["exec"]["command"][-1].startswith("sleep 5; nginx ")
 
 
 def test_several_servers_are_spread_and_kept_and_one_is_not() -> None:
