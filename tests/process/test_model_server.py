@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import cloudpickle
 import mlflow
 import pandas as pd
 import pytest
@@ -42,7 +43,7 @@ class Odd(mlflow.pyfunc.PythonModel):
     def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
         what = model_input["what"][0]
         if what == "fail":
-            raise ValueError(f"cannot read {__file__}")
+            raise ValueError("cannot read /srv/inside/model.py")
         if what == "odd":
             return [object()]
         time.sleep(float(what))
@@ -94,6 +95,8 @@ def url(ridge: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("odd")
+    # By value: the server's process has no tests to import.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     model = Odd()
     return model_folder(folder, lambda path: mlflow.pyfunc.save_model(path, python_model=model, pip_requirements=[]))
 

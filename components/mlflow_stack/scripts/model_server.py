@@ -124,12 +124,16 @@ def _told(body: bytes) -> tuple[str, str | None]:
     except ValueError:
         return body.decode("utf-8", "replace"), None
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
+    if "stack_trace" in fields:
+        # For whoever reads the pod's log; callers are not told.
+        say(str(fields["stack_trace"]).strip())
     return str(fields.get("message") or "the request was refused"), fields.get("error_code")
 
 
 def public(message: str) -> str:
     """A message without the caller's input, which MLflow repeats, and without paths of this container."""
-    text = message.partition("\nInput:")[0]
+    # The second is a page of advice for users of MLflow 1.
+    text = message.partition("\nInput:")[0].partition("IMPORTANT: ")[0]
     if "\nError: " in text:
         text = text.rpartition("Error: ")[2]
     return _PATH.sub("…", " ".join(text.split()))[:LONGEST_MESSAGE]
