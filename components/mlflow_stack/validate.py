@@ -404,6 +404,8 @@ def cidr(value: str) -> str | None:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
         return wanted
+    if value == "255.255.255.255/32":  # nobody's address, and nginx takes it for a mistake
+        return wanted
     return None if str(network) == value else f"a range as networks are written; did you mean {network}?"
 
 

@@ -17,12 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from process.claims import free_port
+from render.linters import gixy, waived
 
 from local import images
 from local.images.debian import debian
 from local.progress import Progress
-from mlflow_stack import Addresses, htpasswd, proxy
+from mlflow_stack import Addresses, htpasswd, proxy, validate
 
 PASSWORD = "correct horse battery"
 AUTH = {"Authorization": "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()}
@@ -459,3 +462,51 @@ SMUGGLED = {
 def test_a_request_that_two_servers_could_read_differently_has_one_answer(nginx: Nginx, name: str) -> None:
     lines, code = SMUGGLED[name]
     assert raw(nginx.public, b"\r\n".join(lines)) == code
+
+
+LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+HOSTS = st.lists(LABEL, min_size=1, max_size=4).map(".".join).filter(lambda name: validate.host(name) is None)
+SEGMENTS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+PATHS = st.lists(SEGMENTS, max_size=3).map(lambda parts: "".join(f"/{part}" for part in parts))
+ADDRESSES = st.ip_addresses().map(lambda address: f"{address}/{address.max_prefixlen}")
+RANGES = ADDRESSES.filter(lambda cidr: validate.cidr(cidr) is None)
+
+
+def test_nginx_and_gixy_accept_whatever_is_accepted(root: Path, tmp_path: Path) -> None:
+    """One process judges many configurations: each is a file of its own."""
+    made: list[Path] = []
+
+    @settings(max_examples=25, deadline=None, database=None)
+    @given(
+        host=HOSTS,
+        path=PATHS,
+        scheme=st.sampled_from(["http", "https"]),
+        port=st.sampled_from([None, 30500]),
+        size=st.integers(1, 2**60),
+        uploads=st.integers(1, 1000),
+        allow=st.lists(RANGES, max_size=5),
+        trusted=st.lists(RANGES, max_size=5),
+        serving=st.none() | LABEL,
+    )
+    def judge(host, path, scheme, port, size, uploads, allow, trusted, serving) -> None:
+        addresses = Addresses("mlflow", "team", host=host, port=port, scheme=scheme, path=path)
+        access = proxy.Access(allow_from=allow, trusted_proxies=trusted)
+        made.append(tmp_path / f"{len(made)}.conf")
+        made[-1].write_text(proxy.nginx_conf(addresses, size, uploads, access, serving))
+
+    judge()
+    auth = tmp_path / "mlflow-stack-auth"
+    auth.mkdir()
+    (auth / "htpasswd").touch()
+    tests = "".join(f"nginx -e stderr -t -c /mnt/{conf.name} || exit 1; " for conf in made)
+    binds = " && ".join(
+        f'mount --rbind "{source}" "{root}{target}"'
+        for source, target in ((tmp_path, "/mnt"), ("/dev", "/dev"), ("/proc", "/proc"))
+    )
+    script = f"{binds} && mount -t tmpfs none {root}/tmp && exec chroot {root} sh -c '{tests}'"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("test is successful") == len(made)
+    assert "[warn]" not in done.stderr
+    for conf in made[:: max(1, len(made) // 5)]:
+        assert {problem["plugin"] for problem in gixy(conf)} <= waived("gixy", "kubernetes")

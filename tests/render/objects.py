@@ -19,6 +19,17 @@ BUCKET = {
 }
 DATABASE = {"mysql": {"host": "db.example.com", "existing_secret": "db"}}
 BEHIND = {"host": HOST, "allow_from": ["192.0.2.0/24"], "trusted_proxies": ["10.0.0.0/8", "2001:db8::/32"]}
+MODELS = [
+    {"name": "iris", "uri": "models:/iris/1"},
+    {
+        "name": "pool",
+        "uri": "models:/pool@live",
+        "version": 2,
+        "autoscale": {"max_replicas": 4},
+        "environment": "install",
+    },
+    {"name": "later"},
+]
 PROGRAMS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "nodeport": {
@@ -28,13 +39,17 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         "container_defaults": {"limits": {"cpu": "2"}},
         "labels": {"team": "red"},
     },
-    "ingress": {"expose": {"kind": "ingress", **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}}},
+    "ingress": {
+        "expose": {"kind": "ingress", **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}},
+        "models": MODELS,
+    },
     "route": {
         "expose": {"kind": "route", **BEHIND},
+        "models": MODELS,
         "internal_from": [{"namespace_selector": {"team": "red"}}],
         "egress": [{"cidr": "192.0.2.0/24", "port": 3306}],
     },
-    "gateway": {"expose": {"kind": "gateway", "gateway": "infra/public", "tls": {}, **BEHIND}},
+    "gateway": {"expose": {"kind": "gateway", "gateway": "infra/public", "tls": {}, **BEHIND}, "models": MODELS},
     "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
     "bucket": {"artifact_store": {"s3": BUCKET}},
     "external database": {"existing_namespace": "team", "backend_store": DATABASE},

@@ -178,7 +178,7 @@ def mysql(**fields: object) -> dict:
                 f'expose.trustedProxies[0]: "{text}" is not accepted; '
                 "wanted a range of addresses, such as 192.0.2.0/24",
             )
-            for text in ("1", "192.0.2.7", "192.0.2.0/33", "10.0.0.0/255.0.0.0", "all", "")
+            for text in ("1", "192.0.2.7", "192.0.2.0/33", "10.0.0.0/255.0.0.0", "255.255.255.255/32", "all", "")
         ],
         (exposed(trusted_proxies=[1]), "expose.trustedProxies[0]: 1 is not accepted; wanted text"),
         (

@@ -1,0 +1,55 @@
+"""Routes and HTTPRoutes against the definitions of those who made them: OpenShift's and the Gateway API's own."""
+
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from render.objects import RENDERED
+
+from local.cluster.crds import GATEWAY_API, ROUTE, definitions
+from local.progress import Progress
+
+KINDS = {"Route": ROUTE, "HTTPRoute": GATEWAY_API}
+MADE = [(where, one) for where, rendered in RENDERED.items() for one in rendered if one["kind"] in KINDS]
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, dict[str, Any]]:
+    """By kind, with every field that they do not name refused, as the API server prunes it."""
+    found: dict[str, dict[str, Any]] = {}
+    with Progress() as progress:
+        for kind, module in KINDS.items():
+            for one in yaml.safe_load_all(definitions(progress, module)):
+                if one and one["kind"] == "CustomResourceDefinition" and one["spec"]["names"]["kind"] == kind:
+                    (version,) = [version for version in one["spec"]["versions"] if version["name"] == "v1"]
+                    found[kind] = version["schema"]["openAPIV3Schema"]
+                    found[kind]["properties"]["metadata"] = {"type": "object"}
+                    close(found[kind])
+    return found
+
+
+def close(schema: dict[str, Any]) -> None:
+    # `anyOf: null` stands for none there.
+    for name in [name for name, value in schema.items() if value is None]:
+        del schema[name]
+    if "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    for one in [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]:
+        if isinstance(one, dict):
+            close(one)
+
+
+@pytest.mark.parametrize(("where", "made"), MADE, ids=[f"{'-'.join(where)} {one['kind']}" for where, one in MADE])
+def test_what_is_made_has_only_fields_that_its_definition_knows(
+    schemas: dict[str, dict[str, Any]], where: tuple[str, str], made: dict[str, Any]
+) -> None:
+    jsonschema.validate(made, schemas[made["kind"]])
+
+
+def test_both_kinds_are_judged(schemas: dict[str, dict[str, Any]]) -> None:
+    assert {one["kind"] for _, one in MADE} == set(schemas) == set(KINDS)
+    _, route = next(pair for pair in MADE if pair[1]["kind"] == "Route")
+    for wrong in ({"tls": {"termination": "end"}}, {"hosts": ["a.example"]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**route, "spec": {**route["spec"], **wrong}}, schemas["Route"])
