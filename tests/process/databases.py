@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from process.claims import Claim, free_port, write
+from process.claims import free_port, write
 from process.steps import SCRIPTS, finish
 
 from local.images import databases
@@ -208,9 +209,7 @@ class Database:
         return self.step("check", python) + self.dump_step() + self.step("migrate", python)
 
     def restore(self, content: str) -> None:
-        """Fills the database from a dump. What is made in it later must sort as MariaDB's tables do, or foreign keys
-        do not fit."""
-        self.ask(f"alter database `{self.name}` character set utf8mb4 collate utf8mb4_general_ci")
+        """Fills the database from a dump of the same server's."""
         options = ("--no-defaults", "--socket=/mnt/socket", "--user=root", "--default-character-set=utf8mb4")
         run(KINDS["mariadb"](Progress()), self.server.folder, "mariadb", *options, self.name, given=content)
 
@@ -306,10 +305,23 @@ def servers() -> Iterator[dict[str, Server]]:
         shutil.rmtree(server.folder)
 
 
+@dataclass(frozen=True)
+class Old:
+    """What MLflow 2.5.0 wrote into a database, and that database as a dump."""
+
+    wrote: dict[str, Any]
+    dump: str
+
+
 @pytest.fixture(scope="session")
-def old(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> tuple[Claim, str]:
-    """What MLflow 2.5.0 wrote into a database of MariaDB, and that database as a dump."""
+def old(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Server], Old]:
+    """For each kind of server, once: the names of constraints that MariaDB gives, MySQL does not take."""
     root = tmp_path_factory.mktemp("old-mysql")
-    one = database(servers["mariadb"], "old", root / "pod", user="old", password="plain")
-    wrote = write(root, "2.5.0", "mysql", f"mysql+pymysql://old:plain@127.0.0.1:{one.server.port}/old")
-    return wrote, one.dump()
+
+    @cache
+    def made(kind: str) -> Old:
+        one = database(servers[kind], "old", root / kind / "pod", user="old", password="plain")
+        uri = f"mysql+pymysql://old:plain@127.0.0.1:{one.server.port}/old"
+        return Old(write(root / kind, "2.5.0", "mysql", uri).wrote, one.dump())
+
+    return lambda server: made(server.kind)

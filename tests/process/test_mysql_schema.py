@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from process import oldmlflow
-from process.claims import Claim
-from process.databases import KINDS, PASSWORD, Database, Server, database
+from process.databases import KINDS, PASSWORD, Database, Old, Server, database
 from process.steps import HEAD, assert_written, finish
 
 OLD = "7f2a7d5fae7d"
@@ -220,21 +219,21 @@ def test_a_creation_that_was_killed_is_not_undone_over_data(servers: dict[str, S
 
 
 @pytest.fixture
-def aged(server: Server, old: tuple[Claim, str], tmp_path: Path) -> Database:
+def aged(server: Server, old: Callable[[Server], Old], tmp_path: Path) -> Database:
     """A database as MLflow 2.5.0 left it."""
     one = database(server, f"team-{next(_numbers)}", tmp_path / "pod")
-    one.restore(old[1])
+    one.restore(old(one.server).dump)
     assert one.ask("select version_num from alembic_version") == ((OLD,),)
     return one
 
 
-def assert_upgraded(of: Database, old: tuple[Claim, str]) -> None:
+def assert_upgraded(of: Database, old: Callable[[Server], Old]) -> None:
     assert of.ask("select version_num from alembic_version") == ((HEAD,),)
     of.step("ready")
-    assert_written(MlflowClient(of.uri), old[0].wrote, converted=False)
+    assert_written(MlflowClient(of.uri), old(of.server).wrote, converted=False)
 
 
-def test_it_upgrades_what_an_old_release_wrote_and_keeps_a_dump(aged: Database, old: tuple[Claim, str]) -> None:
+def test_it_upgrades_what_an_old_release_wrote_and_keeps_a_dump(aged: Database, old: Callable[[Server], Old]) -> None:
     before = aged.dump()
     log = aged.job()
     assert f"is upgraded from revision {OLD} to {HEAD} in " in log
@@ -248,7 +247,9 @@ def test_it_upgrades_what_an_old_release_wrote_and_keeps_a_dump(aged: Database, 
 
 
 @pytest.mark.parametrize("moment", ["tenth migration", "before the check"])
-def test_an_upgrade_that_is_killed_is_undone_and_repeated(aged: Database, old: tuple[Claim, str], moment: str) -> None:
+def test_an_upgrade_that_is_killed_is_undone_and_repeated(
+    aged: Database, old: Callable[[Server], Old], moment: str
+) -> None:
     aged.step("check")
     aged.dump_step()
     code, log = finish(aged.start("migrate", moment=moment))
@@ -261,10 +262,10 @@ def test_an_upgrade_that_is_killed_is_undone_and_repeated(aged: Database, old: t
 
 
 def test_an_upgrade_that_fails_says_what_to_do_and_the_old_release_can_go_on(
-    servers: dict[str, Server], old: tuple[Claim, str], tmp_path: Path
+    servers: dict[str, Server], old: Callable[[Server], Old], tmp_path: Path
 ) -> None:
     one = database(servers["mariadb"], "clash", tmp_path / "pod")
-    one.restore(old[1])
+    one.restore(old(one.server).dump)
     # A table that a much later migration makes.
     one.ask("create table secrets (secret_id varchar(36))")
     before = one.dump()
@@ -286,10 +287,10 @@ def test_an_upgrade_that_fails_says_what_to_do_and_the_old_release_can_go_on(
 
 
 def test_an_upgrade_waits_for_servers_to_be_stopped(
-    servers: dict[str, Server], old: tuple[Claim, str], tmp_path: Path
+    servers: dict[str, Server], old: Callable[[Server], Old], tmp_path: Path
 ) -> None:
     one = database(servers["mariadb"], "busy", tmp_path / "pod")
-    one.restore(old[1])
+    one.restore(old(one.server).dump)
     before = one.dump()
     with one.session():
         assert one.refusal() == (
@@ -302,10 +303,10 @@ def test_an_upgrade_waits_for_servers_to_be_stopped(
 
 
 def test_what_was_written_after_a_stopped_upgrade_is_not_lost(
-    servers: dict[str, Server], old: tuple[Claim, str], tmp_path: Path
+    servers: dict[str, Server], old: Callable[[Server], Old], tmp_path: Path
 ) -> None:
     one = database(servers["mariadb"], "grown", tmp_path / "pod")
-    one.restore(old[1])
+    one.restore(old(one.server).dump)
     one.step("check")
     one.dump_step()
     assert finish(one.start("migrate", moment="tenth migration"))[0] == -signal.SIGKILL

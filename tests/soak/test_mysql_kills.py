@@ -4,6 +4,7 @@ killed five times under four writers."""
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,11 @@ def test_a_creation_that_is_killed_at_any_moment_is_repeated(
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["mariadb", "mysql8", "mysql9"])
 def test_an_upgrade_that_is_killed_at_any_moment_loses_nothing(
-    servers: dict, old: tuple, tmp_path: Path, kind: str, seed: int
+    servers: dict, old: Callable, tmp_path: Path, kind: str, seed: int
 ) -> None:
     one = database(servers[kind], f"upgrade-{seed}", tmp_path / "pod")
-    one.restore(old[1])
+    one.restore(old(one.server).dump)
     killed(one, seed)
     one.job()
     one.step("ready")
-    assert_written(MlflowClient(one.uri), old[0].wrote, converted=False)
+    assert_written(MlflowClient(one.uri), old(one.server).wrote, converted=False)
