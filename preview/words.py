@@ -195,9 +195,10 @@ class Words:
         if any(field.path.startswith("spec.template") for field in change.fields):
             how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
             yield f"Restarts {server}, {how}."
-        for field in change.fields:
-            if field.path.endswith(f"env[{_MODEL_URI}].value"):
-                yield f"Model `{change.new.labels[_MODEL]}`: {_shown(field.old)} → {_shown(field.new)}."
+        # Fetched by one container, served by another.
+        uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
+        for before, after in sorted(uris):
+            yield f"Model `{change.new.labels[_MODEL]}`: {_shown(before)} → {_shown(after)}."
         steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
         for step in change.old.pod.get("initContainers", []):
             now = steps.get(step["name"], step)

@@ -11,6 +11,7 @@ GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
 IMAGE = "registry.example/mlflow:v3.17.2"
 STORE, RENAMED = "mlflow-stack:index:PvcStore", "mlflow-stack:index:SqliteStore"
 NEWER = "registry.example/mlflow:v3.18.0"
+DATABASE = "registry.example/mariadb:10.11"
 PROXY = "registry.example/nginx:1.29.4"
 START: dict[str, Any] = {
     "namespace": "team",
@@ -47,8 +48,28 @@ CHANGES: dict[str, Edit] = {
     "rotation": _set(rotation={"ann": 1}),
     "removed-user": _set(users=["ann"]),
     "renamed": _rename,
+    "mysql": _set(
+        backendStore={"mysql": {"deploy": {"size": "1Gi", "image": DATABASE}, "dumps": {"size": "1Gi"}}},
+        release=["mlflow-data"],
+    ),
 }
 """In this order, each on top of those before it."""
+
+LARGE: dict[str, Any] = {
+    "existingNamespace": "team",
+    "image": IMAGE,
+    "proxyImage": PROXY,
+    "backendStore": {"mysql": {"host": "mysql.example.com", "existingSecret": "mlflow-database"}},
+    "artifactStore": {"s3": {"bucket": "team", "existingSecret": "mlflow-s3"}},
+    "models": [{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 3}],
+}
+"""Another team's stack, on services that are there."""
+
+LARGE_CHANGES: dict[str, Edit] = {
+    "replicas": _set(replicas=3),
+    "model": _set(models=[{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 4}]),
+}
+"""What that team changes."""
 
 REFUSED = frozenset({"renamed"})
 """Those that lose data and are taken back."""

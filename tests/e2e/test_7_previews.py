@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 from e2e.platform_under_test import Platform
-from previewed import CHANGES, IMAGE, NEWER, PROXY, REFUSED, START, golden
+from previewed import CHANGES, DATABASE, IMAGE, NEWER, PROXY, REFUSED, START, golden
 from repository import STACK, Repository
 
 import engine
+from local import images
+from local.progress import Progress
 
 NAMESPACE = START["namespace"]
 DONE = {"created": "Created", "updated": "Changed", "replaced": "Replaced", "deleted": "Deleted"}
@@ -94,8 +96,11 @@ def live(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def team(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    for old, new in (("mlflow", IMAGE), ("mlflow", NEWER), ("proxy", PROXY)):
-        tag = ("ctr", "--namespace=k8s.io", "images", "tag", "--force", platform.images[old], new)
+    database = images.mariadb(Progress())
+    platform.node.load(Progress(), database)
+    references = {**platform.images, "database": database.reference}
+    for old, new in (("mlflow", IMAGE), ("mlflow", NEWER), ("proxy", PROXY), ("database", DATABASE)):
+        tag = ("ctr", "--namespace=k8s.io", "images", "tag", "--force", references[old], new)
         done = platform.node.run(*tag)
         assert done.returncode == 0, done.stderr
     scratch = tmp_path_factory.mktemp("team")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from previewed import CHANGES, REFUSED, START, golden, rename_with_alias
+from previewed import CHANGES, LARGE, LARGE_CHANGES, REFUSED, START, golden, rename_with_alias
 from repository import STACK, Edit, Repository
 
 import engine
@@ -23,6 +23,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return Repository(tmp_path_factory.mktemp("repository"), dict(START))
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("large"), dict(LARGE))
+
+
 @pytest.fixture
 def branch(repository: Repository) -> Iterator[Repository]:
     """The repository, which forgets what a test commits."""
@@ -32,10 +37,8 @@ def branch(repository: Repository) -> Iterator[Repository]:
     repository.config = config
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_told(repository: Repository, name: str) -> None:
-    config = dict(repository.config)
-    repository.commit(CHANGES[name], name)
+def told(repository: Repository, name: str, edit: Edit) -> None:
+    repository.commit(edit, name)
     # As a pipeline does for a fork: without a kubeconfig, or with one that knows other stacks.
     other = yaml.safe_dump({"contexts": [{"name": f"{STACK}-eu"}]})
     done = repository.run("ci/stack", "preview", STACK, "HEAD~1", KUBECONFIG_TEXT=other if name in REFUSED else "")
@@ -46,9 +49,20 @@ def test_a_change_is_told(repository: Repository, name: str) -> None:
     assert done.stderr == "" or name in REFUSED
     assert repository.git("status", "--porcelain") == ""
     assert len(repository.git("worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_told(repository: Repository, name: str) -> None:
+    config = dict(repository.config)
+    told(repository, name, CHANGES[name])
     if name in REFUSED:
         repository.reset("HEAD~1")
         repository.config = config
+
+
+@pytest.mark.parametrize("name", LARGE_CHANGES)
+def test_a_change_of_a_larger_stack_is_told(large: Repository, name: str) -> None:
+    told(large, name, LARGE_CHANGES[name])
 
 
 def test_a_component_that_is_renamed_with_an_alias_is_the_same(branch: Repository) -> None:
