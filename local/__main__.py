@@ -28,7 +28,7 @@ _FORCE = click.option("--force", is_flag=True, help="Do not ask.")
 class Asked:
     """What the options name."""
 
-    def __init__(self, instance: str, stack: str, context: str, backend: str = "") -> None:
+    def __init__(self, instance: str, stack: str, context: str, backend: str) -> None:
         self.instance = instance
         self.stack = stack
         self.context = context
@@ -72,15 +72,22 @@ class Commands(click.Group):
             ctx.exit(1)
 
 
-@click.group(cls=Commands, help="A complete MLflow on this machine, or in a cluster of yours.")
-@click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
-@click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
-@click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
-@click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
-@click.pass_context
-def main(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
-    """The entry point."""
-    ctx.obj = Asked(instance, stack, context, backend)
+def command_line(summary: str) -> click.Group:
+    """A group of commands whose options say where they work."""
+
+    @click.group(cls=Commands, help=summary)
+    @click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
+    @click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
+    @click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
+    @click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
+    @click.pass_context
+    def group(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
+        ctx.obj = Asked(instance, stack, context, backend)
+
+    return group
+
+
+main = command_line("A complete MLflow on this machine, or in a cluster of yours.")
 
 
 @main.command()

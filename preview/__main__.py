@@ -5,9 +5,8 @@ from typing import TextIO
 
 import click
 
-from local.__main__ import Commands
-from local.deployment import Deployment
-from local.paths import PROJECT, Instance
+from local.__main__ import Asked, command_line
+from local.paths import PROJECT
 from local.progress import Progress
 from preview import capture, forge, render, words
 from preview.compare import compare
@@ -17,31 +16,14 @@ from preview.words import Words
 _REFUSED = 3
 
 
-class Asked:
-    """What the options name."""
-
-    def __init__(self, instance: str, stack: str, context: str, backend: str = "") -> None:
-        self.instance = instance
-        self.stack = stack
-        self.context = context
-        self.backend = backend
-
-    def live(self) -> Live:
-        """The stack that runs."""
-        here = Deployment(Instance.open(self.instance), self.stack, self.context, self.backend)
-        with Progress() as progress:
-            return Live(here, here.prepare(progress))
+main = command_line("What a stack is made of, and what a change of it will do.")
 
 
-@click.group(cls=Commands, help="What a stack is made of, and what a change of it will do.")
-@click.option("--instance", default="default", help="Which of the platforms on this machine.", show_default=True)
-@click.option("--stack", default="dev", help="Which Pulumi.<stack>.yaml.", show_default=True)
-@click.option("--context", default="", help="Your kube context. Default: a node of its own on this machine.")
-@click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
-@click.pass_context
-def main(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
-    """The entry point."""
-    ctx.obj = Asked(instance, stack, context, backend)
+def _live(asked: Asked) -> Live:
+    """The stack that runs."""
+    here = asked.deployment()
+    with Progress() as progress:
+        return Live(here, here.prepare(progress))
 
 
 @main.command("render")
@@ -66,7 +48,7 @@ def preview_command(ctx: click.Context, base: str) -> None:
             found = compare(capture.capture(folder, asked.stack), capture.capture(PROJECT, asked.stack))
         against = f"`{base}`"
     else:
-        live = asked.live()
+        live = _live(asked)
         released = live.deployment.released
         found = live.preview(released)
         against = "what runs"
@@ -80,7 +62,7 @@ def preview_command(ctx: click.Context, base: str) -> None:
 def drift_command(ctx: click.Context) -> None:
     """Say what in the cluster is no longer as the stack says; nothing where all is. Ends with 3 where something is."""
     asked: Asked = ctx.obj
-    report = words.drift(asked.live().drift(), asked.stack)
+    report = words.drift(_live(asked).drift(), asked.stack)
     click.echo(report, nl=False)
     ctx.exit(_REFUSED if report else 0)
 

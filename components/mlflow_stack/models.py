@@ -309,24 +309,7 @@ class ModelServer(pulumi.ComponentResource):
         )
         parts = [_volumes(self, name, accepted, labels), auth_proxy.parts]
 
-        service = k8s.core.v1.Service(
-            name,
-            metadata={
-                "name": name,
-                "namespace": namespace,
-                "labels": labels,
-                # The Deployment is awaited; without servers yet there is nothing to wait for.
-                "annotations": {"pulumi.com/skipAwait": "true"},
-            },
-            spec={
-                "selector": selector,
-                "ports": [
-                    {"name": "http", "port": 80, "target_port": "internal"},
-                    {"name": "public", "port": proxy.PUBLIC_PORT, "target_port": "public"},
-                ],
-            },
-            opts=child,
-        )
+        service = proxy.service(name, namespace=namespace, labels=labels, selector=selector, opts=child)
         if node_port is not None:
             k8s.core.v1.Service(
                 f"{name}-nodes",
@@ -352,7 +335,8 @@ class ModelServer(pulumi.ComponentResource):
             egress=network.narrowed(_egress(accepted), accepted.get("egress", [])),
             opts=child,
         )
-        spec = workload.pod_spec(platform, [_server(self.uri, accepted)], parts, "default")
+        account = workload.service_account(name, namespace, labels, child)
+        spec = workload.pod_spec(platform, [_server(self.uri, accepted)], parts, account)
         rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
             "selector": {"match_labels": selector},
             # The old version serves until the new one is ready.
@@ -385,7 +369,7 @@ class ModelServer(pulumi.ComponentResource):
             workload.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
         if scaled is not None:
             _autoscaler(name, namespace, labels, deployment, scaled, child)
-        self.service = service.metadata.apply(lambda metadata: metadata.name or "")
+        self.service = workload.name_of(service)
         self.register_outputs({"service": self.service, "uri": self.uri})
 
 
@@ -400,7 +384,7 @@ def programs(
         data={program: workload.script(program) for program in PROGRAMS},
         opts=opts,
     )
-    return made.metadata.apply(lambda metadata: metadata.name or "")
+    return workload.name_of(made)
 
 
 def _image(args: ModelServerArgs) -> pulumi.Output[str]:
@@ -565,7 +549,7 @@ def _autoscaler(
             "scale_target_ref": {
                 "api_version": "apps/v1",
                 "kind": "Deployment",
-                "name": deployment.metadata.apply(lambda metadata: metadata.name or ""),
+                "name": workload.name_of(deployment),
             },
             "min_replicas": scaled.get("min_replicas", 1),
             "max_replicas": scaled["max_replicas"],

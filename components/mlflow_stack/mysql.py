@@ -196,7 +196,7 @@ class MysqlStore(pulumi.ComponentResource):
                 data=data,
                 opts=child,
             )
-            return made.metadata.apply(lambda metadata: metadata.name or "")
+            return workload.name_of(made)
 
         scripts = text(
             "schema", {one: workload.script(one) for one in ("mysql_schema.py", "mysql_dump.sh", "revisions.py")}
@@ -323,7 +323,10 @@ class MysqlStore(pulumi.ComponentResource):
                 {"name": "dumps", "persistent_volume_claim": {"claim_name": workload.name_of(claim)}},
             ],
         )
-        template = workload.pod_spec(placement["platform"], [steps[-1]], [parts], "default")
+        account = workload.service_account(
+            f"{name}-schema", placement["namespace"], labels, pulumi.ResourceOptions(parent=self)
+        )
+        template = workload.pod_spec(placement["platform"], [steps[-1]], [parts], account)
         timeout = placement["rollout_timeout"]
         return k8s.batch.v1.Job(
             f"{name}-schema",
@@ -476,7 +479,8 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
             scratch,
         ],
     )
-    template = workload.pod_spec(platform, [server], [parts], "default")
+    account = workload.service_account(service, namespace, labels, child)
+    template = workload.pod_spec(platform, [server], [parts], account)
     timeout = placement["rollout_timeout"]
     stateful = k8s.apps.v1.StatefulSet(
         service,

@@ -188,7 +188,7 @@ class AuthProxy(pulumi.ComponentResource):
                 {
                     "name": "proxy",
                     "config_map": {
-                        "name": config.metadata.apply(lambda metadata: metadata.name or ""),
+                        "name": workload.name_of(config),
                         "default_mode": 0o444,
                     },
                 },
@@ -198,6 +198,39 @@ class AuthProxy(pulumi.ComponentResource):
             ingress=access.ingress,
         )
         self.register_outputs({})
+
+
+def service(
+    name: str,
+    *,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    selector: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> k8s.core.v1.Service:
+    """The Service of a guarded server, with the proxy's two ports.
+
+    :param labels: Of the Service.
+    :param selector: Of the server's pods. They are awaited by their own workload: to wait for endpoints as well costs
+        4 s more, and a model without replicas has none.
+    """
+    return k8s.core.v1.Service(
+        name,
+        metadata={
+            "name": name,
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": {"pulumi.com/skipAwait": "true"},
+        },
+        spec={
+            "selector": selector,
+            "ports": [
+                {"name": "http", "port": 80, "target_port": "internal"},
+                {"name": "public", "port": PUBLIC_PORT, "target_port": "public"},
+            ],
+        },
+        opts=opts,
+    )
 
 
 def nginx_conf(

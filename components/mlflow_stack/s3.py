@@ -226,7 +226,7 @@ def _keys(
         # boto3 reads its keys once: other keys are another Secret, with which the pods are replaced.
         opts=pulumi.ResourceOptions(parent=parent, replace_on_changes=["data", "stringData"]),
     )
-    return secret.metadata.apply(lambda metadata: metadata.name or ""), [secret]
+    return workload.name_of(secret), [secret]
 
 
 def _scripts() -> dict[str, str]:
@@ -259,7 +259,7 @@ def _files(
     return {
         "name": purpose,
         "config_map": {
-            "name": texts.metadata.apply(lambda metadata: metadata.name or ""),
+            "name": workload.name_of(texts),
             "default_mode": 0o444,
             "items": [{"key": key, "path": path} for path, key in keys.items()],
         },
@@ -273,12 +273,7 @@ def _check(
     namespace = placement["namespace"]
     labels = workload.labels(name, CHECK_COMPONENT, placement["labels"])
     child = pulumi.ResourceOptions(parent=parent)
-    account = k8s.core.v1.ServiceAccount(
-        f"{name}-{CHECK_COMPONENT}",
-        metadata={"namespace": namespace, "labels": labels},
-        automount_service_account_token=False,
-        opts=child,
-    )
+    account = workload.service_account(f"{name}-{CHECK_COMPONENT}", namespace, labels, child)
     policy = network.policy(
         f"{name}-{CHECK_COMPONENT}",
         namespace=namespace,
@@ -302,12 +297,8 @@ def _check(
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [*reach.mounts, scratch_mount],
     }
-    spec = workload.pod_spec(
-        placement["platform"],
-        [container],
-        [PodParts(volumes=[*reach.volumes, scratch])],
-        account.metadata.apply(lambda metadata: metadata.name or ""),
-    )
+    parts = PodParts(volumes=[*reach.volumes, scratch])
+    spec = workload.pod_spec(placement["platform"], [container], [parts], account)
     return k8s.batch.v1.Job(
         f"{name}-{CHECK_COMPONENT}",
         metadata={

@@ -184,7 +184,7 @@ class MlflowStack(pulumi.ComponentResource):
             self.namespace = validate.checked(accepted["existing_namespace"], validate.dns_label, "existingNamespace")
         else:
             created = _namespace(self, name, accepted.get("namespace", name), labels)
-            self.namespace = created.metadata.apply(lambda metadata: metadata.name or "")
+            self.namespace = workload.name_of(created)
             _limits(self, name, self.namespace, accepted)
         addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
         rollout_timeout = accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT)

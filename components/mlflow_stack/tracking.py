@@ -92,29 +92,9 @@ class TrackingServer(pulumi.ComponentResource):
         scratch, scratch_mount = workload.scratch("tmp", size)
         parts = [*accepted["parts"], PodParts(volumes=[scratch])]
 
-        account = k8s.core.v1.ServiceAccount(
-            name,
-            metadata={"namespace": namespace, "labels": labels},
-            automount_service_account_token=False,
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        service = k8s.core.v1.Service(
-            name,
-            metadata={
-                "name": name,
-                "namespace": namespace,
-                "labels": labels,
-                # The pods are awaited; to wait for endpoints as well costs 4 s more.
-                "annotations": {"pulumi.com/skipAwait": "true"},
-            },
-            spec={
-                "selector": self.selector,
-                "ports": [
-                    {"name": "http", "port": 80, "target_port": "internal"},
-                    {"name": "public", "port": proxy.PUBLIC_PORT, "target_port": "public"},
-                ],
-            },
-            opts=pulumi.ResourceOptions(parent=self),
+        account = workload.service_account(name, namespace, labels, pulumi.ResourceOptions(parent=self))
+        service = proxy.service(
+            name, namespace=namespace, labels=labels, selector=self.selector, opts=pulumi.ResourceOptions(parent=self)
         )
         network.policy(
             name,
@@ -166,9 +146,7 @@ class TrackingServer(pulumi.ComponentResource):
             "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", "2"]}}},
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
-        spec = workload.pod_spec(
-            platform, [container], parts, account.metadata.apply(lambda metadata: metadata.name or "")
-        )
+        spec = workload.pod_spec(platform, [container], parts, account)
         template: k8s.core.v1.PodTemplateSpecArgsDict = {
             "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
             "spec": {
@@ -187,7 +165,7 @@ class TrackingServer(pulumi.ComponentResource):
             _single(name, metadata, self.selector, template, service, after)
         else:
             _replicated(name, metadata, self.selector, template, replicas, after)
-        self.service = service.metadata.apply(lambda metadata: metadata.name or "")
+        self.service = workload.name_of(service)
         self.register_outputs({"service": self.service})
 
 
@@ -205,7 +183,7 @@ def _single(
         metadata=metadata,
         spec={
             "replicas": 1,
-            "service_name": service.metadata.apply(lambda metadata: metadata.name or ""),
+            "service_name": workload.name_of(service),
             # OrderedReady would wait for a broken pod to become ready before it takes a good template.
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},

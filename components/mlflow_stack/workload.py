@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources as files
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -196,6 +196,19 @@ def disruption_budget(
     )
 
 
+def service_account(
+    name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
+) -> pulumi.Output[str]:
+    """An account of a workload's own, which is given no token and no right; its name."""
+    made = k8s.core.v1.ServiceAccount(
+        name,
+        metadata={"namespace": namespace, "labels": labels},
+        automount_service_account_token=False,
+        opts=opts,
+    )
+    return name_of(made)
+
+
 def pod_spec(
     platform: str, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
 ) -> PodSpecArgsDict:
@@ -218,7 +231,16 @@ def script(name: str) -> str:
     return files.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")
 
 
-def name_of(made: k8s.core.v1.ConfigMap | k8s.core.v1.PersistentVolumeClaim | k8s.core.v1.Secret) -> pulumi.Output[str]:
+class Named(Protocol):
+    """An object with a name."""
+
+    @property
+    def metadata(self) -> pulumi.Output[k8s.meta.v1.outputs.ObjectMeta]:
+        """What it is called."""
+        ...
+
+
+def name_of(made: Named) -> pulumi.Output[str]:
     """The name that an object has in the cluster."""
     return made.metadata.apply(lambda metadata: metadata.name or "")
 

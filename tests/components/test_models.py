@@ -41,10 +41,10 @@ def of(deployment: engine.Deployment, model: str) -> list[str]:
 
 
 @pytest.mark.parametrize("preview", [False, True])
-def test_a_model_is_six_resources_and_shares_its_programs(preview: bool) -> None:
+def test_a_model_is_seven_resources_and_shares_its_programs(preview: bool) -> None:
     deployment = stack(IRIS, {"name": "wine", "uri": "models:/wine/1"}, preview=preview)
-    six = ["AuthProxy", "ConfigMap", "Deployment", "ModelServer", "NetworkPolicy", "Service"]
-    assert of(deployment, "iris") == of(deployment, "wine") == six
+    seven = ["AuthProxy", "ConfigMap", "Deployment", "ModelServer", "NetworkPolicy", "Service", "ServiceAccount"]
+    assert of(deployment, "iris") == of(deployment, "wine") == seven
     programs = deployment.one("ConfigMap", "mlflow-programs").inputs
     assert sorted(programs["data"]) == [
         "fetch_model.py",

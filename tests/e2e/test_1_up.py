@@ -174,6 +174,7 @@ def test_sizes_and_numbers_of_uploads_are_bounded_and_nothing_is_evicted(
         assert [one.result() for one in slow] == [200, 200]
     assert status(artifact + "third", auth, method="PUT", data=b"x") == 200
 
+    assert status(artifact + "above", auth, method="PUT", data=bytes(351 * 2**20), timeout=120) == 413
     chunked = platform.run(
         sys.executable,
         "-c",

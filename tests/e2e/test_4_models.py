@@ -42,7 +42,8 @@ class Registry:
         logged = mlflow.sklearn.log_model(model, name="m", signature=infer_signature(DATA, model.predict(DATA)))
         self.second = int(mlflow.register_model(logged.model_uri, "diabetes").version)
         self.shout = self._custom("shout", ["shouting==1.0"], "from shouting import loud\nfrom ours import mark")
-        self.lacking = self._custom("lacking", ["no-such-library==6.1"], "")
+        (self.folder / "no_such_library.py").touch()
+        self.lacking = self._custom("lacking", ["no-such-library==6.1"], "import no_such_library")
         self.big = self._custom("big", [], "block = bytearray(2**30)\nblock[::4096] = b'x' * len(block[::4096])")
 
     def _custom(self, name: str, requirements: list[str], begins: str) -> str:
@@ -333,7 +334,8 @@ def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(serve
         )
         told = served.up(check=False)
     assert "Refused: models:/diabetes/999 is not in the registry" in told
-    assert f"Refused: the image lacks what {registry.lacking} needs: no-such-library==6.1" in told
+    lacks = "needs the library no_such_library, and the image lacks no-such-library==6.1"
+    assert f"Refused: {registry.lacking} {lacks}" in told
     assert "OOMKilled" in told
     assert "pulumi up failed" in told
     assert len(answers) > 50

@@ -2,31 +2,17 @@
 are a SIGKILL."""
 
 import importlib
-import logging
-import os
-import signal
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 
+from death import at_the_tenth_migration, die
+
 script, moment = sys.argv[1:]
 sys.path.insert(0, str(Path(script).parent))
 step = importlib.import_module(Path(script).stem)
 schema = importlib.import_module("sqlite_schema")
-
-
-def die(*_args):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Migrations(logging.Handler):
-    seen = 0
-
-    def emit(self, record):
-        self.seen += record.getMessage().startswith("Running upgrade")
-        if self.seen == 10:
-            die()
 
 
 def half(_status, remaining, total):
@@ -57,7 +43,7 @@ match moment:
         schema.COPIED_PAGES = 8
         schema.copying = half
     case "tenth migration":
-        logging.getLogger("alembic.runtime.migration").addHandler(Migrations())
+        at_the_tenth_migration()
     case "before the check":
         schema.verify = die
     case "backup made":

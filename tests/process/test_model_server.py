@@ -50,6 +50,15 @@ class Odd(mlflow.pyfunc.PythonModel):
         return [what]
 
 
+class Late(mlflow.pyfunc.PythonModel):
+    """Misses a library only when it predicts."""
+
+    def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
+        import no_such_library  # pyright: ignore[reportMissingImports]
+
+        return no_such_library.loud(model_input)
+
+
 @contextmanager
 def running(volume: Path, log: Path, **env: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
@@ -83,7 +92,10 @@ def ridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Ridge().fit(DATA, range(len(DATA)))
     signature = infer_signature(DATA, model.predict(DATA))
     folder = tmp_path_factory.mktemp("ridge")
-    return model_folder(folder, lambda path: mlflow.sklearn.save_model(model, path, signature=signature))
+    more = ["no-such-library==6.1"]
+    return model_folder(
+        folder, lambda path: mlflow.sklearn.save_model(model, path, signature=signature, extra_pip_requirements=more)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -242,22 +254,38 @@ def ended(volume: Path) -> tuple[int, str]:
     return done.returncode, done.stderr.splitlines()[-1]
 
 
+NO_SUCH_FLAVOR = "flavors:\n  python_function:\n    loader_module: no_such_library.flavor\nmodel_uuid: x\n"
+LACKING = ["mlflow==1.0", "no-such-library==6.1", 'never; python_version < "3"', "requests==1.0", "-c limits.txt"]
+
+
 def test_a_library_that_the_model_names_and_the_image_lacks_ends_the_start_by_name(tmp_path: Path) -> None:
-    wanted = ["mlflow==1.0", "no-such-library==6.1", 'never; python_version < "3"', "requests==1.0", "-c limits.txt"]
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "requirements.txt").write_text("\n".join(wanted))
+    (tmp_path / "model" / "requirements.txt").write_text("\n".join(LACKING))
+    (tmp_path / "model" / "limits.txt").touch()
+    (tmp_path / "model" / "MLmodel").write_text(NO_SUCH_FLAVOR)
     assert ended(tmp_path) == (
         1,
-        "Refused: the image lacks what models:/m/1 needs: no-such-library==6.1. "
+        "Refused: models:/m/1 needs the library no_such_library, and the image lacks no-such-library==6.1. "
         "Set `environment: install`, or an `image` that has it",
     )
 
 
+def test_a_library_that_is_named_and_not_missed_is_a_warning(ridge: Path, url: str) -> None:
+    assert predict(url, j({"dataframe_records": [ROW]})).status_code == 200
+    assert "Warning: the image lacks what models:/m/1 names: no-such-library==6.1\n" in (ridge / "log").read_text()
+
+
+def test_a_library_that_the_model_s_example_misses_ends_the_start_by_name(tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    options = {"input_example": pd.DataFrame({"a": [1]}), "pip_requirements": ["no-such-library==6.1"]}
+    model_folder(tmp_path, lambda path: mlflow.pyfunc.save_model(path, python_model=Late(), **options))
+    code, said = ended(tmp_path)
+    assert (code, said.partition(",")[0]) == (1, "Refused: models:/m/1 needs the library no_such_library")
+
+
 def test_a_library_that_the_model_does_not_name_ends_the_start_by_name(ridge: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "MLmodel").write_text(
-        "flavors:\n  python_function:\n    loader_module: no_such_library.flavor\nmodel_uuid: x\n"
-    )
+    (tmp_path / "model" / "MLmodel").write_text(NO_SUCH_FLAVOR)
     assert ended(tmp_path) == (
         1,
         "Refused: models:/m/1 needs the library no_such_library, which the image lacks and the model does not name. "

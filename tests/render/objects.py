@@ -61,9 +61,8 @@ BROUGHT = {
     ("Secret", "db"),
     ("Secret", "mlflow-database"),
     ("Secret", "mlflow-s3"),
-    ("ServiceAccount", "default"),
 }
-"""What the stacks adopt, and what every namespace has."""
+"""What the stacks adopt."""
 
 
 def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def test_taking_away_what_is_not_there_succeeds(command: str, tmp_path: Path, mo
 
 def test_clean_names_what_is_lost_and_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    kept = Asked("one", "dev", "").deployment().instance.root / "passphrase"
+    kept = Asked("one", "dev", "", "").deployment().instance.root / "passphrase"
     kept.touch()
     refused = CliRunner().invoke(main, ["--instance", "one", "clean"])
     assert refused.exit_code == 1
@@ -49,8 +49,8 @@ def test_clean_names_what_is_lost_and_asks(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("asked", "command"),
     [
-        (Asked("default", "dev", ""), "make -s env"),
-        (Asked("mine", "prod", "kind kind"), "make -s env INSTANCE=mine STACK=prod CONTEXT='kind kind'"),
+        (Asked("default", "dev", "", ""), "make -s env"),
+        (Asked("mine", "prod", "kind kind", ""), "make -s env INSTANCE=mine STACK=prod CONTEXT='kind kind'"),
     ],
 )
 def test_the_make_command_that_is_named_has_the_same_options(asked: Asked, command: str) -> None:
@@ -61,7 +61,7 @@ def test_another_context_is_refused_for_a_stack_that_runs_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    root = Asked("one", "dev", "").deployment().instance.root
+    root = Asked("one", "dev", "", "").deployment().instance.root
     (root / "stacks").mkdir()
     (root / "stacks" / "dev.context").write_text("\n")
     result = CliRunner().invoke(main, ["--instance", "one", "--context", "kind", "status"])

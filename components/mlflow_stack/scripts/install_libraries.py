@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from model_volume import NotYetError, RefusedError, Volume, brief, installed, patiently, reach, say, step, unmet
 from packaging.utils import canonicalize_name
@@ -41,6 +42,9 @@ def install(volume: Volume, index: str) -> None:
         *("--target", str(unfinished), "--index-url", index, "--cache-dir", str(volume.folder / ".cache")),
         *("--requirement", str(requirements), "--constraint", str(constraints)),
     ]
+    if index.startswith("http:"):
+        # Whoever states such an address means it; pip would ignore it, but for loopback.
+        pip += ["--trusted-host", urlsplit(index).netloc]
     told: list[str] = []
     with subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():

@@ -152,23 +152,32 @@ def loaded(volume: Volume, name: str) -> App | None:
     if volume.note.exists():
         say(volume.note.read_text(encoding="utf-8").strip())
         return None
-    if missing := absent(volume.model):
-        say(
-            f"Refused: the image lacks what {name} needs: {', '.join(map(str, missing))}. "
-            "Set `environment: install`, or an `image` that has it"
-        )
-        return None
     here = ", ".join(map(str, requirements(volume.model))) or "MLflow alone"
-    say(f"Loading {name}, which needs {here}")
+    say(f"Loading {name}, which names {here}")
+    # MLflow names all that was imported where the model was logged, a notebook's own libraries too: only what is missed
+    # while it is loaded and used counts.
+    lacking = ", ".join(map(str, absent(volume.model)))
+    if lacking:
+        say(f"Warning: the image lacks what {name} names: {lacking}")
     try:
         from mlflow.pyfunc import load_model, scoring_server
 
-        return scoring_server.init(load_model(str(volume.model)))  # pyright: ignore[reportUnknownMemberType]
+        model = load_model(str(volume.model))
+        if lacking and model.input_example is not None:  # pyright: ignore[reportUnknownMemberType]
+            model.predict(model.input_example)  # pyright: ignore[reportUnknownMemberType]
+        return scoring_server.init(model)  # pyright: ignore[reportUnknownMemberType]
     except ModuleNotFoundError as error:
-        say(
-            f"Refused: {name} needs the library {error.name}, which the image lacks and the model does not name. "
-            "Log the model with it in `extra_pip_requirements`, or set an `image` that has it"
-        )
+        library = str(error.name).partition(".")[0]
+        if lacking:
+            say(
+                f"Refused: {name} needs the library {library}, and the image lacks {lacking}. "
+                "Set `environment: install`, or an `image` that has it"
+            )
+        else:
+            say(
+                f"Refused: {name} needs the library {library}, which the image lacks and the model does not name. "
+                "Log the model with it in `extra_pip_requirements`, or set an `image` that has it"
+            )
     except Exception as error:
         traceback.print_exc()
         say(f"Failed: {name} cannot be loaded: {type(error).__name__}: {brief(error)}")
