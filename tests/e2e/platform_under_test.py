@@ -1,12 +1,16 @@
 """The node that end-to-end tests share: the command line, kubectl, stacks of other programs."""
 
+import base64
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,25 @@ def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int
         return requests.request(method, url, auth=auth, timeout=options.pop("timeout", 30), **options).status_code
     except requests.RequestException:
         return 0
+
+
+def sent(url: str, auth: tuple[str, str], trust: str, *, mebibytes: int, chunked: bool, method: str = "PUT") -> int:
+    """The status of a large request, also where it is answered, and the connection closed, before all is sent."""
+    _, _, host, path = url.split("/", 3)
+    token = base64.b64encode(":".join(auth).encode()).decode()
+    size = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {mebibytes * 2**20}"
+    head = f"{method} /{path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {token}\r\n"
+    head += f"Content-Type: application/json\r\n{size}\r\n\r\n"
+    block = b"x" * 2**20
+    context = ssl.create_default_context(cafile=trust)
+    with context.wrap_socket(socket.create_connection((host, 443), timeout=60), server_hostname=host) as connection:
+        with suppress(OSError):
+            connection.sendall(head.encode())
+            for _ in range(mebibytes):
+                connection.sendall(b"100000\r\n" + block + b"\r\n" if chunked else block)
+            if chunked:
+                connection.sendall(b"0\r\n\r\n")
+        return int(connection.recv(64).split()[1])
 
 
 @dataclass
