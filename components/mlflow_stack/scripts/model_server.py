@@ -147,6 +147,15 @@ async def _fail(send: Send, status: HTTPStatus, message: str, code: str | None =
     await send({"type": "http.response.body", "body": content})
 
 
+def missed(error: BaseException | None) -> str | None:
+    """The library whose absence is behind an error; MLflow wraps what a model's own code raises."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            return str(error.name).partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def loaded(volume: Volume, name: str) -> App | None:
     """MLflow's app with the model; None where that is impossible, which is then said."""
     if volume.note.exists():
@@ -166,9 +175,12 @@ def loaded(volume: Volume, name: str) -> App | None:
         if lacking and model.input_example is not None:  # pyright: ignore[reportUnknownMemberType]
             model.predict(model.input_example)  # pyright: ignore[reportUnknownMemberType]
         return scoring_server.init(model)  # pyright: ignore[reportUnknownMemberType]
-    except ModuleNotFoundError as error:
-        library = str(error.name).partition(".")[0]
-        if lacking:
+    except Exception as error:
+        traceback.print_exc()
+        library = missed(error)
+        if library is None:
+            say(f"Failed: {name} cannot be loaded: {type(error).__name__}: {brief(error)}")
+        elif lacking:
             say(
                 f"Refused: {name} needs the library {library}, and the image lacks {lacking}. "
                 "Set `environment: install`, or an `image` that has it"
@@ -178,9 +190,6 @@ def loaded(volume: Volume, name: str) -> App | None:
                 f"Refused: {name} needs the library {library}, which the image lacks and the model does not name. "
                 "Log the model with it in `extra_pip_requirements`, or set an `image` that has it"
             )
-    except Exception as error:
-        traceback.print_exc()
-        say(f"Failed: {name} cannot be loaded: {type(error).__name__}: {brief(error)}")
     return None
 
 
