@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
 import requests
 from e2e.platform_under_test import DEV_PORT, Platform, Stack, eventually, status
@@ -15,6 +18,7 @@ from e2e.test_2_stacks import args, consumer
 
 from local import images
 from local.progress import Progress
+from mlflow_stack.mysql import SCRIPTS
 
 NAMESPACE = "mysql"
 NAME = "team"
@@ -38,6 +42,8 @@ class Team:
 
     platform: Platform
     stack: Stack
+    interrupted: subprocess.CompletedProcess[str]
+    """The first `up`, whose schema Job was killed while it made the tables."""
 
     def env(self) -> dict[str, str]:
         return self.stack.output(NAME)
@@ -143,6 +149,18 @@ def assert_kept(team: Team, writers: Writers) -> None:
     assert set(writers.acknowledged) - {int(step) for step in stored} == set()
 
 
+def _migration(platform: Platform) -> psutil.Process | None:
+    """The process that makes the tables, once it talks to the database."""
+    pid = platform.node.pid()
+    assert pid is not None
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            migrates = process.cmdline()[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
+            if migrates and any(one.raddr and one.raddr.port == 3306 for one in process.net_connections("tcp")):
+                return process
+    return None
+
+
 @pytest.fixture(scope="module")
 def team(platform: Platform) -> Iterator[Team]:
     image = images.mariadb(Progress())
@@ -151,10 +169,22 @@ def team(platform: Platform) -> Iterator[Team]:
     store = {"mysql": {"deploy": {"size": "1Gi", "image": image.reference}, "dumps": {"size": "1Gi"}}}
     wanted = args(platform, NAMESPACE, PORT, backend_store=store, artifact_store={"s3": BUCKET}, replicas=3)
     stack = consumer(platform, NAME, {NAME: wanted})
-    stack.up()
-    yield Team(platform, stack)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(stack.up, check=False)
+        migration = eventually("the schema Job is at work", lambda: _migration(platform), seconds=300, pause=0.2)
+        time.sleep(1)
+        migration.kill()
+    yield Team(platform, stack, first.result())
     stack.destroy()
     platform.kubectl("delete", "namespace", NAMESPACE)
+
+
+def test_a_creation_that_was_killed_is_explained_and_repeated_by_the_next_up(team: Team) -> None:
+    assert team.interrupted.returncode != 0
+    assert f"{NAME}-schema" in team.interrupted.stdout
+    assert "exit code 137" in team.interrupted.stdout
+    team.stack.up()
+    assert team.sql("select count(*) from alembic_version") == "1"
 
 
 def test_three_servers_start_on_an_empty_database_without_a_race(team: Team) -> None:
