@@ -1,7 +1,7 @@
 """Asks a served model for predictions, with nothing but Python's own library.
 
     eval "$(make -s client-env)"
-    python examples/predictions/predict.py "$(pulumi stack output modelUrls --json | jq -r .diabetes)"
+    python examples/predictions/predict.py diabetes "$(pulumi stack output modelUrls --json)"
 
 Reads rows as CSV from standard input, or takes two of scikit-learn's diabetes data; prints a prediction a line.
 """
@@ -36,10 +36,11 @@ def predictions(url: str, rows: str) -> list[float]:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
+    name, urls = sys.argv[1:]
     rows = ROWS if sys.stdin.isatty() else sys.stdin.read() or ROWS
-    for one in predictions(sys.argv[1].rstrip("/"), rows):
+    for one in predictions(json.loads(urls)[name], rows):
         print(one)
 
 

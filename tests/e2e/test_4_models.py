@@ -4,6 +4,7 @@ import base64
 import difflib
 import json
 import re
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from mlflow import MlflowClient
 from mlflow.models import infer_signature
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
+
+import engine
 
 NAMESPACE = "mlflow-dev"
 DATA = load_diabetes(as_frame=True).data
@@ -217,7 +220,7 @@ TWO = json.dumps({"dataframe_records": DATA.head(2).to_dict(orient="records")})
 
 
 def test_two_models_of_different_flavors_answer_as_they_do_locally(
-    served: Served, registry: Registry, index: str
+    served: Served, registry: Registry, index: str, client: dict[str, str]
 ) -> None:
     served.configure(diabetes(registry), shout(registry, index))
     told = served.up()
@@ -231,6 +234,10 @@ def test_two_models_of_different_flavors_answer_as_they_do_locally(
     for name, (body, content_type) in BODIES.items():
         answer = served.post(url, body, content_type)
         assert answer.json() == {"predictions": wanted}, name
+    urls = served.platform.run("pulumi", "stack", "output", "modelUrls", "--json").stdout
+    example = (sys.executable, str(engine.PROJECT / "examples/predictions/predict.py"), "diabetes", urls)
+    printed = served.platform.run(*example, stdin=BODIES["csv"][0], **client).stdout
+    assert [float(line) for line in printed.splitlines()] == wanted
     loud = served.post(served.url("shout"), json.dumps({"dataframe_records": [{"text": "hello"}]}))
     assert loud.json() == {"predictions": ["HELLO!"]}
 
