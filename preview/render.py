@@ -14,6 +14,8 @@ PLACEHOLDER = "placeholder: made or given when the stack is deployed"
 _HEADER = "# Written by `make render`; another run writes it anew.\n"
 # An empty map says nothing in these; elsewhere it can be all that is said, as in `emptyDir: {}`.
 _MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
+# Nor does an empty text in this: a variable without a value is empty.
+_TEXTS = frozenset({"value"})
 _MARK = {"pulumi.com/autonamed": "true"}
 
 
@@ -73,7 +75,11 @@ def _without_secrets(one: Resource, value: Any, path: str) -> Any:
 def _pruned(value: Any) -> Any:
     if isinstance(value, Mapping):
         pairs = ((name, _pruned(one)) for name, one in cast("Mapping[str, Any]", value).items())
-        return {name: one for name, one in pairs if one != [] and not (one == {} and name in _MAPS)}
+        return {name: one for name, one in pairs if not _says_nothing(name, one)}
     if isinstance(value, list):
         return [_pruned(one) for one in cast("list[Any]", value)]
     return value
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    return value == [] or (value == {} and name in _MAPS) or (value == "" and name in _TEXTS)

@@ -214,13 +214,13 @@ class MysqlStore(pulumi.ComponentResource):
         ]
         mounts: list[VolumeMountArgsDict] = [
             {"name": "mysql-scripts", "mount_path": SCRIPTS, "read_only": True},
-            _folder("mysql-password", PASSWORD, read_only=True),
+            _folder("mysql-password", PASSWORD),
         ]
         authority: list[VolumeMountArgsDict] = []
         if "ca" in accepted:
             certificates = text("database-ca", {"ca.crt": accepted["ca"]})
             volumes.append({"name": "mysql-ca", "config_map": {"name": certificates, "default_mode": 0o444}})
-            authority = [_folder("mysql-ca", CA, read_only=True)]
+            authority = [_folder("mysql-ca", CA)]
         env = {
             "HOST": database.host,
             "PORT": str(database.port),
@@ -274,14 +274,15 @@ class MysqlStore(pulumi.ComponentResource):
         )
 
         options = _folder("mysql-options", OPTIONS)
-        ready = step("database", placement["image"], (*program, "ready"), {**env, "OPTIONS": OPTIONS}, [options])
+        writable: VolumeMountArgsDict = {"name": options["name"], "mount_path": options["mount_path"]}
+        ready = step("database", placement["image"], (*program, "ready"), {**env, "OPTIONS": OPTIONS}, [writable])
         address = f"{database.host}:{database.port}/{quote(database.name)}"
         uri = f"mysql+pymysql://{address}?{urlencode({'read_default_file': OPTIONS, **TIMEOUTS}, safe='/')}"
         self.parts = PodParts(
             init_containers=[ready],
             env=workload.env({"MLFLOW_BACKEND_STORE_URI": uri}),
             volumes=[*volumes, scratch, _memory("mysql-options")],
-            mounts=[{**options, "read_only": True}, *authority],
+            mounts=[options, *authority],
             wait_for=[job],
             egress=[database.egress],
         )
@@ -589,9 +590,9 @@ def _tools(args: MysqlStoreArgs) -> pulumi.Output[str]:
 _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}
 
 
-def _folder(volume: str, file: str, *, read_only: bool = False) -> VolumeMountArgsDict:
+def _folder(volume: str, file: str) -> VolumeMountArgsDict:
     """The mount of the folder that a file is in: never the file alone, which would not follow its Secret."""
-    return {"name": volume, "mount_path": file.rpartition("/")[0], "read_only": read_only}
+    return {"name": volume, "mount_path": file.rpartition("/")[0], "read_only": True}
 
 
 def _memory(name: str) -> VolumeArgsDict:
