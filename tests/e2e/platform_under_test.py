@@ -46,7 +46,8 @@ def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int
     method = options.pop("method", "GET")
     try:
         return requests.request(method, url, auth=auth, timeout=options.pop("timeout", 30), **options).status_code
-    except requests.RequestException:
+    except requests.RequestException as error:
+        print(f"{method} {url}: {error!r}")
         return 0
 
 

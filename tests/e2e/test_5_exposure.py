@@ -158,7 +158,11 @@ for target in sys.argv[1:]:
 """
 LISTEN = """
 import subprocess, sys
-subprocess.Popen([sys.executable, "-m", "http.server", "--directory", "/tmp", sys.argv[1]], start_new_session=True)
+# With this command's own output, the command would not end.
+subprocess.Popen(
+    [sys.executable, "-m", "http.server", "--directory", "/tmp", sys.argv[1]],
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+)
 """
 ASK = """
 import http.client, json, socket, ssl, sys
