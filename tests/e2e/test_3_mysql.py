@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -183,8 +184,7 @@ def team(platform: Platform) -> Iterator[Team]:
 
 def test_a_creation_that_was_killed_is_explained_and_repeated_by_the_next_up(team: Team) -> None:
     assert team.interrupted.returncode != 0
-    assert f"{NAME}-schema" in team.interrupted.stdout
-    assert "exit code 137" in team.interrupted.stdout
+    assert re.search(rf"{NAME}-schema\S* .*failed", team.interrupted.stdout)
     team.stack.up()
     assert team.sql("select count(*) from alembic_version") == "1"
 
