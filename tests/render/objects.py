@@ -56,8 +56,15 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
     "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
 }
+FOLDER = engine.PROJECT / "examples" / "csc-rahti"
+FILES = {
+    **{path.stem: path for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml"))},
+    "csc-rahti": FOLDER / "Pulumi.rahti.yaml",
+}
 BROUGHT = {
     ("PersistentVolumeClaim", "old"),
+    ("PersistentVolumeClaim", "storage-pvc"),
+    ("Secret", "allas"),
     ("Secret", "db"),
     ("Secret", "mlflow-database"),
     ("Secret", "mlflow-s3"),
@@ -84,10 +91,10 @@ def _rendered() -> dict[tuple[str, str], list[dict[str, Any]]]:
         for name, args in PROGRAMS.items():
             on = {**args, "platform": platform}
             rendered[name, platform] = objects(engine.deploy(lambda on=on: MlflowStack("mlflow", on) and None))
-        for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
+        for name, path in FILES.items():
             config = {**yaml.safe_load(path.read_text())["config"], "mlflow-stack:platform": platform}
             texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in config.items()}
-            rendered[path.stem, platform] = objects(engine.run_main(texts))
+            rendered[name, platform] = objects(engine.run_main(texts))
     return rendered
 
 
