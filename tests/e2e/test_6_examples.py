@@ -1,0 +1,347 @@
+"""The programs in `examples/`, by the commands of their READMEs: up, what each is for, no change, down, deleted."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e.platform_under_test import Platform, Visitor
+from mlflow import MlflowClient
+from repository import Repository
+
+import engine
+from local import authority
+
+SMALL = {"requests": {"cpu": "50m"}}
+ELSEWHERE = "elsewhere"
+ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "not the old default"}
+"""The first user of an MLflow with its own authentication."""
+
+# Status and body of one request, with a password or without.
+ASK = """
+import base64, json, sys, urllib.error, urllib.request
+url, user, body = sys.argv[1:4]
+headers = {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()} if user else {}
+if body:
+    headers["Content-Type"] = "application/json"
+try:
+    answer = urllib.request.urlopen(urllib.request.Request(url, body.encode() or None, headers), timeout=60)
+    print(json.dumps([answer.status, answer.read().decode()]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, ""]))
+"""
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+def blocks(readme: Path, heading: str = "") -> list[str]:
+    """The commands of a README, or of one section of it."""
+    text = readme.read_text()
+    if heading:
+        text = re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.M)[0]
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+
+
+class Example:
+    """A folder of `examples/` in a checkout of its own, and the shell of somebody who follows its README."""
+
+    def __init__(self, platform: Platform, name: str, checkout: Path, settings: Mapping[str, Any]) -> None:
+        self.platform = platform
+        self.name = name
+        self.checkout = checkout
+        self.folder = checkout / "examples" / name
+        self.commands = blocks(self.folder / "README.md")
+        # Beside what the README sets: images of this node, small requests, other names.
+        config = {f"{name}:{key}": value for key, value in settings.items()}
+        (self.folder / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
+        self.env = {
+            name: value
+            for name, value in platform.environment.items()
+            if name not in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_PRESERVE_CONFIG")
+        }
+
+    def shell(self, script: str, cwd: Path) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=cwd, env=self.env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def up(self, **instead: str) -> None:
+        """The README's first commands; ``instead`` are values of this node for configuration that they set."""
+        script = self.commands[0]
+        for key, value in instead.items():
+            script, count = re.subn(rf"^(pulumi config set {key}) \S+$", rf"\1 {value}", script, flags=re.M)
+            assert count == 1, key
+        self.shell(script, self.checkout)
+
+    def outputs(self) -> dict[str, Any]:
+        return json.loads(self.shell("pulumi stack output --json --show-secrets", self.folder))
+
+    def unchanged(self) -> None:
+        self.shell("pulumi preview --expect-no-changes", self.folder)
+
+    def down(self) -> None:
+        self.shell(self.commands[-2], self.folder)
+
+    def delete(self) -> None:
+        self.shell(self.commands[-1], self.folder)
+        listed = self.shell("pulumi stack ls --all --json", self.folder)
+        assert not [one for one in json.loads(listed) if f"/{self.name}/" in one["name"]]
+
+
+@pytest.fixture(scope="module")
+def args(platform: Platform) -> dict[str, Any]:
+    return {
+        "image": platform.images["mlflow"],
+        "proxy_image": platform.images["proxy"],
+        "resources": SMALL,
+        "rollout_timeout": "5m",
+    }
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the examples use of the checkout."""
+    (tmp_path / ".venv").symlink_to(engine.PROJECT / ".venv")
+    shutil.copytree(engine.PROJECT / "examples", tmp_path / "examples")
+    return tmp_path
+
+
+def ask(visitor: Visitor, url: str, user: str = "", password: str = "", body: str = "") -> tuple[int, str]:
+    status, text = json.loads(visitor.python(ASK, url, f"{user}:{password}" if user else "", body))
+    return status, text
+
+
+def kinds(platform: Platform, namespace: str) -> set[str]:
+    """What is in a namespace, but for what Kubernetes itself puts there and a visitor."""
+    listed = platform.kubectl(
+        *("get", "all,secrets,configmaps,persistentvolumeclaims,networkpolicies,serviceaccounts,ingresses"),
+        *("--namespace", namespace, "--output", "name"),
+    )
+    own = {"configmap/kube-root-ca.crt", "serviceaccount/default", "pod/visitor"}
+    return set(listed.split()) - own
+
+
+def gone(platform: Platform, namespace: str) -> bool:
+    return not platform.kubectl("get", "namespace", namespace, "--ignore-not-found")
+
+
+def test_the_reuse_section_alone_leads_to_a_secret_password(
+    platform: Platform, args: dict[str, Any], tmp_path: Path
+) -> None:
+    """By pip, from a commit of this checkout's own content, in a folder beside it."""
+    namespace = "vision"
+    repository = Repository(tmp_path / "checkout", {})
+    readme = repository.folder / "README.md"
+    program = (repository.folder / "examples" / "reuse-python" / "__main__.py").read_text()
+    assert f"```python\n{program}```\n" in readme.read_text()
+    example = Example(platform, "reuse-python", repository.folder, {"args": args})
+    platform.namespace(namespace)
+    (commands,) = blocks(readme, "Reuse")
+    said = example.shell(commands, repository.folder)
+    example.folder = tmp_path / "vision"
+
+    outputs = example.outputs()
+    assert said.splitlines()[-1] == outputs["password"]
+    assert len(outputs["password"]) == 40
+    assert outputs["username"] == "ann"
+    assert "password  [secret]" in re.sub(r" +", "  ", example.shell("pulumi stack output", example.folder))
+    assert outputs["password"] not in example.shell("pulumi stack export", example.folder)
+    (installed,) = example.folder.glob("venv/lib/*/site-packages/mlflow_stack/stack.py")
+    assert installed.is_file()
+    visitor = platform.visitor(namespace)
+    assert ask(visitor, outputs["url"] + SEARCH, "ann", outputs["password"])[0] == 200
+    assert ask(visitor, outputs["url"] + SEARCH, "ann", "wrong")[0] == 401
+    visitor.leave()
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, namespace) == {"persistentvolumeclaim/mlflow-data"}
+    example.delete()
+    assert kinds(platform, namespace) == set()
+    platform.kubectl("delete", "namespace", namespace)
+
+
+def test_two_teams_in_one_namespace_have_nothing_else_in_common(
+    platform: Platform, args: dict[str, Any], checkout: Path
+) -> None:
+    example = Example(platform, "two-teams", checkout, {"args": args})
+    example.up()
+    outputs = example.outputs()
+    visitor = platform.visitor("teams")
+    for team, status in (("red", 200), ("blue", 401)):
+        url, password = outputs["red"]["MLFLOW_TRACKING_URI"], outputs[team]["MLFLOW_TRACKING_PASSWORD"]
+        assert ask(visitor, url + SEARCH, team, password)[0] == status
+    url, password = outputs["blue"]["MLFLOW_TRACKING_URI"], outputs["blue"]["MLFLOW_TRACKING_PASSWORD"]
+    assert ask(visitor, url + SEARCH, "blue", password)[0] == 200
+    visitor.leave()
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, "teams") == {"persistentvolumeclaim/red-data", "persistentvolumeclaim/blue-data"}
+    example.delete()
+    assert gone(platform, "teams")
+
+
+def test_what_was_there_before_is_used_and_stays(platform: Platform, args: dict[str, Any], checkout: Path) -> None:
+    namespace, host = "team", f"adopt.{platform.instance.domain}"
+    certificate = authority.certificate(platform.instance)
+    platform.namespace(namespace)
+    platform.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "mlflow-pvc", "namespace": namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "mlflow-tls", "namespace": namespace},
+            "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": certificate.chain, "tls.key": certificate.key},
+        },
+    )
+    before = kinds(platform, namespace)
+    example = Example(platform, "adopt", checkout, {"args": args})
+    example.up(host=host)
+
+    env = example.outputs()["clientEnv"]
+    assert env["MLFLOW_TRACKING_URI"] == f"https://{host}"
+    told = subprocess.run(
+        ["curl", "--silent", "--show-error", "--cacert", str(authority.root(platform.instance)),
+         "--resolve", f"{host}:443:{platform.instance.node_address}", "--write-out", "%{http_code}",
+         "--user", f"{env['MLFLOW_TRACKING_USERNAME']}:{env['MLFLOW_TRACKING_PASSWORD']}",
+         "--output", os.devnull, f"https://{host}{SEARCH}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "200"
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, namespace) == before
+    example.delete()
+    assert kinds(platform, namespace) == before
+    platform.kubectl("delete", "namespace", namespace)
+
+
+@pytest.fixture
+def registry(platform: Platform) -> Iterator[str]:
+    """An MLflow that no stack made, with its own authentication, and a model in it."""
+    platform.namespace(ELSEWHERE)
+    visitor = platform.visitor(ELSEWHERE)
+    platform.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "tracking", "namespace": ELSEWHERE},
+            "spec": {"selector": {"role": "visitor"}, "ports": [{"port": 5000}]},
+        }
+    )
+    host = f"tracking.{ELSEWHERE}.svc"
+    visitor.python(
+        f"""
+import os, subprocess, sys, time, urllib.request
+os.makedirs("/tmp/mlflow")
+env = {{**os.environ, "HOME": "/tmp/mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test",
+       "MLFLOW_AUTH_ADMIN_PASSWORD": {ADMIN["MLFLOW_TRACKING_PASSWORD"]!r}, "MLFLOW_DISABLE_TELEMETRY": "true",
+       "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}}
+with open("/tmp/mlflow/log", "w") as log:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1",
+         "--backend-store-uri", "sqlite:////tmp/mlflow/mlflow.db", "--artifacts-destination", "/tmp/mlflow/artifacts",
+         "--serve-artifacts", "--app-name", "basic-auth", "--allowed-hosts", "{host},{host}:*,localhost,localhost:*"],
+        env=env, cwd="/tmp/mlflow", stdout=log, stderr=log, start_new_session=True,
+    )
+for _ in range(120):
+    try:
+        urllib.request.urlopen("http://localhost:5000/health", timeout=1)
+        break
+    except OSError:
+        if server.poll() is not None:
+            sys.exit(open("/tmp/mlflow/log").read()[-2000:])
+        time.sleep(0.5)
+else:
+    sys.exit(open("/tmp/mlflow/log").read()[-2000:])
+"""
+    )
+    visitor.python(
+        f"""
+import os
+os.environ.update({ADMIN!r}, MLFLOW_TRACKING_URI="http://localhost:5000", HOME="/tmp/mlflow")
+import mlflow
+from sklearn.linear_model import LinearRegression
+model = LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0])
+mlflow.sklearn.log_model(model, name="m", registered_model_name="diabetes")
+"""
+    )
+    yield f"http://{host}:5000"
+    visitor.leave()
+    platform.kubectl("delete", "namespace", ELSEWHERE)
+
+
+def test_a_model_of_somebody_else_s_mlflow_is_served(
+    platform: Platform, args: dict[str, Any], checkout: Path, registry: str
+) -> None:
+    namespace = "serving"
+    platform.namespace(namespace)
+    platform.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "registry", "namespace": namespace},
+            "stringData": ADMIN,
+        }
+    )
+    images = {key: args[key] for key in ("image", "proxy_image")}
+    example = Example(platform, "models-only", checkout, {"args": images})
+    example.up(trackingUri=registry)
+
+    outputs = example.outputs()
+    visitor = platform.visitor(namespace)
+    url, body = f"{outputs['url']}/invocations", json.dumps({"inputs": [[2.0], [3.0]]})
+    status, answer = ask(visitor, url, outputs["username"], outputs["password"], body)
+    assert status == 200
+    assert json.loads(answer)["predictions"] == pytest.approx([5.0, 7.0])
+    assert ask(visitor, url, *ADMIN.values(), body)[0] == 401
+    visitor.leave()
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, namespace) == {"secret/registry"}
+    example.delete()
+    assert kinds(platform, namespace) == {"secret/registry"}
+    platform.kubectl("delete", "namespace", namespace)
+
+
+def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
+    platform: Platform, client: dict[str, str], checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in client.items():
+        monkeypatch.setenv(name, value)
+    example = Example(platform, "stack-reference", checkout, {})
+    namespace = json.loads(platform.run("pulumi", "stack", "output", "--json").stdout)["namespace"]
+    before = kinds(platform, namespace)
+    example.up(image=platform.images["mlflow"])
+
+    assert example.outputs()["clientEnv"]["MLFLOW_TRACKING_PASSWORD"] == client["MLFLOW_TRACKING_PASSWORD"]
+    assert "[secret]" in example.shell("pulumi stack output clientEnv", example.folder)
+    runs = MlflowClient()
+    experiment = runs.get_experiment_by_name("stack-reference")
+    assert experiment is not None
+    (run,) = runs.search_runs([experiment.experiment_id], max_results=1)
+    assert run.info.status == "FINISHED"
+    assert 0.4 < run.data.metrics["r2"] < 0.6
+    assert [one.path for one in runs.list_artifacts(run.info.run_id)] == ["model.json"]
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, namespace) == before
+    example.delete()
+    assert kinds(platform, namespace) == before
