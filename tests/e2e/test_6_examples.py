@@ -17,9 +17,13 @@ from repository import Repository
 
 import engine
 from local import authority
+from local.builds import go_binary
+from local.progress import Progress
+from mlflow_stack import proxy, tracking
 
 SMALL = {"requests": {"cpu": "50m"}}
 ELSEWHERE = "elsewhere"
+LANGUAGE_YAML = Path(__file__).parent / "language_yaml"
 ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "not the old default"}
 """The first user of an MLflow with its own authentication."""
 
@@ -64,6 +68,8 @@ class Example:
             for name, value in platform.environment.items()
             if name not in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_PRESERVE_CONFIG")
         }
+        # The lock's versions are here; a plugin of another one is not asked for.
+        self.env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
 
     def shell(self, script: str, cwd: Path) -> str:
         done = subprocess.run(
@@ -76,7 +82,7 @@ class Example:
         """The README's first commands; ``instead`` are values of this node for configuration that they set."""
         script = self.commands[0]
         for key, value in instead.items():
-            script, count = re.subn(rf"^(pulumi config set {key}) \S+$", rf"\1 {value}", script, flags=re.M)
+            script, count = re.subn(rf"^(pulumi config set {key}) \S+", rf"\1 {value}", script, flags=re.M)
             assert count == 1, key
         self.shell(script, self.checkout)
 
@@ -159,6 +165,48 @@ def test_the_reuse_section_alone_leads_to_a_secret_password(
     assert ask(visitor, outputs["url"] + SEARCH, "ann", outputs["password"])[0] == 200
     assert ask(visitor, outputs["url"] + SEARCH, "ann", "wrong")[0] == 401
     visitor.leave()
+
+    example.unchanged()
+    example.down()
+    assert kinds(platform, namespace) == {"persistentvolumeclaim/mlflow-data"}
+    example.delete()
+    assert kinds(platform, namespace) == set()
+    platform.kubectl("delete", "namespace", namespace)
+
+
+@pytest.fixture
+def yaml_host(checkout: Path) -> Path:
+    """The folder of Pulumi's host for YAML programs; the components are in the checkout, as they are a plugin there."""
+    for name in subprocess.run(
+        ["git", "ls-files", "components", "requirements.lock"],
+        cwd=engine.PROJECT, capture_output=True, text=True, check=True,
+    ).stdout.split():  # fmt: skip
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(engine.PROJECT / name, checkout / name)
+    with Progress() as progress:
+        package = "github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml"
+        return go_binary(progress, "pulumi-language-yaml", LANGUAGE_YAML, package, estimate=120).parent
+
+
+def test_a_program_in_yaml_keeps_secrets_secret_and_numbers_whole(
+    platform: Platform, args: dict[str, Any], checkout: Path, yaml_host: Path
+) -> None:
+    namespace = "in-yaml"
+    platform.namespace(namespace)
+    images = {"image": args["image"], "proxyImage": args["proxy_image"]}
+    example = Example(platform, "reuse-yaml", checkout, images)
+    declared = yaml.safe_load((example.folder / "Pulumi.yaml").read_text())["config"]
+    assert declared["image"]["default"] == tracking.DEFAULT_IMAGE
+    assert declared["proxyImage"]["default"] == proxy.DEFAULT_IMAGE
+    example.env["PATH"] = f"{yaml_host}{os.pathsep}{example.env['PATH']}"
+    example.up(namespace=namespace)
+
+    assert len(example.outputs()["password"]) == 40
+    outputs = json.loads(example.shell("pulumi stack output --json", example.folder))
+    assert outputs == {"url": f"http://mlflow.{namespace}.svc", "username": "ann", "password": "[secret]"}
+    maps = [one.get("data", {}) for one in platform.objects("configmaps", namespace)]
+    (configuration,) = [one["nginx.conf"] for one in maps if "nginx.conf" in one]
+    assert re.search(r"^\s*limit_conn uploads 3;$", configuration, re.M)
 
     example.unchanged()
     example.down()

@@ -1,6 +1,7 @@
 """Every program that is rendered: the stack files and what else the component can be told, on both platforms."""
 
 import json
+import runpy
 from typing import Any
 
 import yaml
@@ -61,10 +62,22 @@ FILES = {
     **{path.stem: path for path in sorted(engine.PROJECT.glob("Pulumi.*.yaml"))},
     "csc-rahti": FOLDER / "Pulumi.rahti.yaml",
 }
+EXAMPLES = {
+    "adopt": {"namespace": "team", "claim": "old", "certificate": "mlflow-tls", "host": HOST},
+    "models-only": {
+        "namespace": "team",
+        "trackingUri": "http://tracking.example.com:5000",
+        "secret": "registry",
+        "model": "models:/iris/1",
+    },
+}
+"""Programs in examples/ and what is configured there."""
 BROUGHT = {
     ("PersistentVolumeClaim", "old"),
     ("PersistentVolumeClaim", "storage-pvc"),
     ("Secret", "allas"),
+    ("Secret", "registry"),
+    ("Secret", "serving-htpasswd"),
     ("Secret", "db"),
     ("Secret", "mlflow-database"),
     ("Secret", "mlflow-s3"),
@@ -95,7 +108,17 @@ def _rendered() -> dict[tuple[str, str], list[dict[str, Any]]]:
             config = {**yaml.safe_load(path.read_text())["config"], "mlflow-stack:platform": platform}
             texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in config.items()}
             rendered[name, platform] = objects(engine.run_main(texts))
+        for name, values in EXAMPLES.items():
+            config = {**values, "args": json.dumps({"platform": platform})}
+            rendered[name, platform] = [one for one in _example(name, config) if "labels" in one["metadata"]]
     return rendered
+
+
+def _example(name: str, config: dict[str, str]) -> list[dict[str, Any]]:
+    """The objects of an example, of which those without labels are the program's own."""
+    program = str(engine.PROJECT / "examples" / name / "__main__.py")
+    texts = {f"mlflow-stack:{key}": one for key, one in config.items()}
+    return objects(engine.deploy(lambda: runpy.run_path(program, run_name="__main__") and None, config=texts))
 
 
 RENDERED = _rendered()
