@@ -299,22 +299,25 @@ def test_removing_a_model_touches_nothing_of_another(served: Served, registry: R
 
 
 def test_a_moved_alias_is_a_line_of_the_stack_file_and_no_failed_prediction(served: Served, registry: Registry) -> None:
+    for before, after in ((registry.first, registry.second), (registry.second, registry.first)):
+        _move(served, registry, before, after)
+
+
+def _move(served: Served, registry: Registry, before: int, after: int) -> None:
     url = served.url("diabetes")
-    old, new = (registry.predictions(version)[:2] for version in (registry.first, registry.second))
+    old, new = (registry.predictions(version)[:2] for version in (before, after))
     assert old != new
-    registry.client.set_registered_model_alias("diabetes", "champion", str(registry.second))
-    moved = f"diabetes: {registry.first} → {registry.second} (models:/diabetes@champion)"
+    registry.client.set_registered_model_alias("diabetes", "champion", str(after))
+    moved = f"diabetes: {before} → {after} (models:/diabetes@champion)"
     checked = served.platform.local("pin", "--check", check=False)
     assert (checked.returncode, checked.stdout.strip()) == (1, moved)
-    before = served.file.read_text().splitlines()
+    file = served.file.read_text().splitlines()
     assert served.platform.local("pin").stdout.strip() == moved
-    diff = difflib.unified_diff(before, served.file.read_text().splitlines(), n=0, lineterm="")
+    diff = difflib.unified_diff(file, served.file.read_text().splitlines(), n=0, lineterm="")
     changed = [line.replace(" ", "") for line in diff if re.match(r"[+-](?![+-])", line)]
-    assert changed == [f"-version:{registry.first}", f"+version:{registry.second}"]
+    assert changed == [f"-version:{before}", f"+version:{after}"]
     preview = served.platform.run("pulumi", "preview", "--non-interactive").stdout
-    assert re.search(
-        rf'diabetes\s*: "models:/diabetes/{registry.first}" => "models:/diabetes/{registry.second}"', preview
-    )
+    assert re.search(rf'diabetes\s*: "models:/diabetes/{before}" => "models:/diabetes/{after}"', preview)
     with served.load(url, TWO) as answers:
         eventually("the old version answers", lambda: old in answers)
         served.up()
@@ -327,7 +330,7 @@ def test_a_moved_alias_is_a_line_of_the_stack_file_and_no_failed_prediction(serv
 
 def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(served: Served, registry: Registry) -> None:
     url = served.url("diabetes")
-    expected = registry.predictions(registry.second)[:2]
+    expected = registry.predictions(registry.first)[:2]
     broken = {"rolloutTimeout": "60s", "resources": SMALL}
     with served.load(url, TWO) as answers:
         served.configure(
@@ -343,7 +346,7 @@ def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(serve
     assert "pulumi up failed" in told
     assert len(answers) > 50
     assert [one for one in answers if one != expected] == []
-    served.configure(diabetes(registry, registry.second))
+    served.configure(diabetes(registry))
     served.up()
     assert served.post(url, TWO).json() == {"predictions": expected}
 
@@ -363,7 +366,7 @@ def test_without_the_registry_a_killed_server_serves_and_a_new_pod_waits_for_it(
     served: Served, registry: Registry
 ) -> None:
     url, platform = served.url("diabetes"), served.platform
-    expected = registry.predictions(registry.second)[:2]
+    expected = registry.predictions(registry.first)[:2]
 
     (tracking,) = platform.objects("statefulsets", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
     scale = ("scale", f"statefulset/{tracking['metadata']['name']}", "-n", NAMESPACE)
@@ -397,5 +400,5 @@ def test_a_killed_node_serves_again(served: Served, registry: Registry) -> None:
     psutil.Process(pid).kill()
     eventually("the node is gone", lambda: not served.platform.node.running(), 30)
     served.up()
-    expected = registry.predictions(registry.second)[:2]
+    expected = registry.predictions(registry.first)[:2]
     eventually("it serves again", lambda: served.serves(url, expected))
