@@ -12,13 +12,6 @@ from process.databases import old, servers  # noqa: F401 - fixtures of the layer
 LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e", "soak")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Beside each other: what shares the one node, in its order, and all else."""
-    for item in items:
-        if item.path.parent.name == "e2e":
-            item.add_marker(pytest.mark.xdist_group("node"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed: Counter[str] = Counter()
     for report in terminalreporter.stats.get("passed", []):
