@@ -1,4 +1,5 @@
-"""Model servers of the stack that `make up` makes: from a training to predictions, and what goes wrong between."""
+"""Model servers of the stack that `make up` makes: from a training to predictions, and what goes wrong between. Runs
+before other stacks share the node."""
 
 import base64
 import difflib
