@@ -20,11 +20,12 @@ COMPONENTS = engine.PROJECT / "components"
 MODULES = sorted((COMPONENTS / "mlflow_stack").glob("*.py"))
 GENERATE = runpy.run_path(str(engine.PROJECT / "docs" / "generate.py"))
 SCHEMA = GENERATE["schema"]()
+DOCUMENTS = GENERATE["documents"]()
 
 
-@pytest.mark.parametrize("path", GENERATE["documents"](), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_generated_documents_are_the_committed_ones(path: Path) -> None:
-    assert path.read_text() == GENERATE["documents"]()[path], "run python docs/generate.py and review the diff"
+    assert path.read_text() == DOCUMENTS[path], "run python docs/generate.py and review the diff"
 
 
 def test_every_input_and_output_is_described() -> None:
