@@ -101,8 +101,10 @@ def train(client: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def staging(platform: Platform) -> Staging:
-    return Staging(platform, platform.local("up", stack="staging").stdout)
+def staging(platform: Platform) -> Iterator[Staging]:
+    yield Staging(platform, platform.local("up", stack="staging").stdout)
+    # `down` of this stack ends the node, and the names of all stacks on it: each comes back with its own `up`.
+    platform.local("up")
 
 
 def test_up_ends_with_a_run_and_a_second_one_changes_nothing(staging: Staging) -> None:
