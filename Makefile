@@ -89,11 +89,11 @@ lint: setup ## format, lint, types
 test-fast: lint ## all tests that need no cluster
 	@$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
 
-# What runs on the node waits most of the time: the other tests run beside it, and are told after it.
+# What runs on the node waits most of the time: the other tests run beside it, and are told after it. An interrupt ends both.
 test: lint ## the tests, on a node of their own
-	@others=$$(mktemp); $(BIN)/python -m pytest tests --ignore tests/soak --ignore tests/e2e >$$others 2>&1 & beside=$$!; \
-		$(BIN)/python -m pytest tests/e2e; ended=$$?; \
-		wait $$beside || ended=1; cat $$others; rm $$others; exit $$ended
+	@others=$$(mktemp); trap 'rm -f '$$others EXIT; trap 'wait; exit 130' INT; \
+		env --default-signal=INT $(BIN)/python -m pytest tests --ignore tests/soak --ignore tests/e2e >$$others 2>&1 & \
+		beside=$$!; $(BIN)/python -m pytest tests/e2e; ended=$$?; wait $$beside || ended=1; cat $$others; exit $$ended
 
 soak: lint ## all tests, the full matrices among them, which take longer
 	@KILLS=25 $(BIN)/python -m pytest tests --durations=30
