@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import yaml
 
@@ -108,6 +109,15 @@ class Platform:
 
     def objects(self, kind: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
         return json.loads(self.kubectl("get", kind, "--namespace", namespace, "--output", "json", *arguments))["items"]
+
+    def first_process(self) -> psutil.Process:
+        """The node's PID 1, as the machine sees it; all else of the node is below it."""
+        pid = self.node.pid()
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def processes(self) -> list[psutil.Process]:
+        return self.first_process().children(recursive=True)
 
     def server(self, namespace: str) -> dict[str, Any]:
         """The one tracking pod."""

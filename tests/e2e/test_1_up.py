@@ -232,11 +232,9 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
 
 def server_process(platform: Platform) -> psutil.Process:
     """MLflow's process in the shared node, as the machine sees it."""
-    pid = platform.node.pid()
-    assert pid is not None
     (found,) = [
         process
-        for process in psutil.Process(pid).children(recursive=True)
+        for process in platform.processes()
         if "server" in process.cmdline()[-1:] and any("mlflow" in word for word in process.cmdline())
     ]
     return found
@@ -341,7 +339,7 @@ def test_the_namespace_is_restricted_and_secrets_are_in_secrets_alone(
     assert len(haystacks["state"]) > 1000
     for where, text in haystacks.items():
         assert password not in text, where
-    arguments = [" ".join(one.cmdline()) for one in psutil.Process(platform.node.pid()).children(recursive=True)]
+    arguments = [" ".join(one.cmdline()) for one in platform.processes()]
     assert not any(password in line for line in arguments)
 
 
@@ -359,9 +357,7 @@ def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth:
 
 
 def test_a_killed_node_comes_back_with_its_data(platform: Platform, url: str, auth: tuple[str, str]) -> None:
-    pid = platform.node.pid()
-    assert pid is not None
-    psutil.Process(pid).kill()
+    platform.first_process().kill()
     eventually("the node is gone", lambda: not platform.node.running(), 30)
     platform.local("up")
     answer = requests.get(url + SEARCH, auth=auth, timeout=30)

@@ -353,12 +353,8 @@ def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(serve
 
 
 def model_process(platform: Platform) -> psutil.Process:
-    pid = platform.node.pid()
-    assert pid is not None
     (found,) = [
-        process
-        for process in psutil.Process(pid).children(recursive=True)
-        if any("model_server.py" in word for word in process.cmdline())
+        process for process in platform.processes() if any("model_server.py" in word for word in process.cmdline())
     ]
     return found
 
@@ -396,9 +392,8 @@ def _restarts(served: Served) -> int:
 
 
 def test_a_killed_node_serves_again(served: Served, registry: Registry) -> None:
-    url, pid = served.url("diabetes"), served.platform.node.pid()
-    assert pid is not None
-    psutil.Process(pid).kill()
+    url = served.url("diabetes")
+    served.platform.first_process().kill()
     eventually("the node is gone", lambda: not served.platform.node.running(), 30)
     served.up()
     expected = registry.predictions(registry.first)[:2]

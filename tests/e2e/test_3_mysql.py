@@ -153,9 +153,7 @@ def assert_kept(team: Team, writers: Writers) -> None:
 
 def _migration(platform: Platform) -> psutil.Process | None:
     """The process that makes the tables, once it talks to the database."""
-    pid = platform.node.pid()
-    assert pid is not None
-    for process in psutil.Process(pid).children(recursive=True):
+    for process in platform.processes():
         with suppress(psutil.NoSuchProcess, FileNotFoundError):
             migrates = process.cmdline()[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
             # In the pod's network, which psutil does not look into: a connection to port 3306.

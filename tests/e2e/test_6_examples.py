@@ -89,14 +89,13 @@ class Example:
     def outputs(self) -> dict[str, Any]:
         return json.loads(self.shell("pulumi stack output --json --show-secrets", self.folder))
 
-    def unchanged(self) -> None:
+    def ends(self, namespace: str, kept: set[str], left: set[str]) -> None:
+        """As it was declared; down by the README's last but one commands, which keep data, then deleted by its last."""
         self.shell("pulumi preview --expect-no-changes", self.folder)
-
-    def down(self) -> None:
         self.shell(self.commands[-2], self.folder)
-
-    def delete(self) -> None:
+        assert kinds(self.platform, namespace) == kept
         self.shell(self.commands[-1], self.folder)
+        assert kinds(self.platform, namespace) == left
         listed = self.shell("pulumi stack ls --all --json", self.folder)
         assert not [one for one in json.loads(listed) if f"/{self.name}/" in one["name"]]
 
@@ -166,11 +165,7 @@ def test_the_reuse_section_alone_leads_to_a_secret_password(
     assert ask(visitor, outputs["url"] + SEARCH, "ann", "wrong")[0] == 401
     visitor.leave()
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, namespace) == {"persistentvolumeclaim/mlflow-data"}
-    example.delete()
-    assert kinds(platform, namespace) == set()
+    example.ends(namespace, kept={"persistentvolumeclaim/mlflow-data"}, left=set())
     platform.kubectl("delete", "namespace", namespace)
 
 
@@ -208,11 +203,7 @@ def test_a_program_in_yaml_keeps_secrets_secret_and_numbers_whole(
     (configuration,) = [one["nginx.conf"] for one in maps if "nginx.conf" in one]
     assert re.search(r"^\s*limit_conn uploads 3;$", configuration, re.M)
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, namespace) == {"persistentvolumeclaim/mlflow-data"}
-    example.delete()
-    assert kinds(platform, namespace) == set()
+    example.ends(namespace, kept={"persistentvolumeclaim/mlflow-data"}, left=set())
     platform.kubectl("delete", "namespace", namespace)
 
 
@@ -230,10 +221,7 @@ def test_two_teams_in_one_namespace_have_nothing_else_in_common(
     assert ask(visitor, url + SEARCH, "blue", password)[0] == 200
     visitor.leave()
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, "teams") == {"persistentvolumeclaim/red-data", "persistentvolumeclaim/blue-data"}
-    example.delete()
+    example.ends("teams", kept={"persistentvolumeclaim/red-data", "persistentvolumeclaim/blue-data"}, left=set())
     assert gone(platform, "teams")
 
 
@@ -271,11 +259,7 @@ def test_what_was_there_before_is_used_and_stays(platform: Platform, args: dict[
     )  # fmt: skip
     assert told.stdout == "200"
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, namespace) == before
-    example.delete()
-    assert kinds(platform, namespace) == before
+    example.ends(namespace, kept=before, left=before)
     platform.kubectl("delete", "namespace", namespace)
 
 
@@ -360,11 +344,7 @@ def test_a_model_of_somebody_else_s_mlflow_is_served(
     assert ask(visitor, url, *ADMIN.values(), body)[0] == 401
     visitor.leave()
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, namespace) == {"secret/registry"}
-    example.delete()
-    assert kinds(platform, namespace) == {"secret/registry"}
+    example.ends(namespace, kept={"secret/registry"}, left={"secret/registry"})
     platform.kubectl("delete", "namespace", namespace)
 
 
@@ -388,8 +368,4 @@ def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
     assert 0.4 < run.data.metrics["r2"] < 0.6
     assert [one.path for one in runs.list_artifacts(run.info.run_id)] == ["model.json"]
 
-    example.unchanged()
-    example.down()
-    assert kinds(platform, namespace) == before
-    example.delete()
-    assert kinds(platform, namespace) == before
+    example.ends(namespace, kept=before, left=before)
