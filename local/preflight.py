@@ -2,12 +2,13 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from local.errors import LocalError
 from local.stackfile import Tree
+from mlflow_stack import mysql, pvc, validate
 
 _PROJECT = "mlflow-stack"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -138,6 +139,51 @@ def artifact_claim(cluster: Cluster, config: Tree) -> str | None:
     return _claim(cluster, config, "artifactStore")
 
 
+def claims_to_grow(cluster: Cluster, config: Tree) -> str | None:
+    """A claim of the stack that is to grow has a StorageClass that allows it."""
+    problems = [problem for one in _claims(config) if (problem := _growth(cluster, config, *one))]
+    return "\n  ".join(problems) or None
+
+
+def _claims(config: Tree) -> Iterator[tuple[str, str, Any]]:
+    """The claims that the stack makes: the key of the size, the end of the claim's name, the size."""
+    store, artifacts = _section(config, "backendStore"), _section(config, "artifactStore")
+    made = [("backendStore.pvc", "data", pvc.DEFAULT_SIZE)]
+    if "mysql" in store:
+        made = [("backendStore.mysql.dumps", "dumps", mysql.DEFAULT_DUMPS_SIZE)]
+        if "deploy" in _section(store, "mysql"):
+            made.append(("backendStore.mysql.deploy", "database", mysql.DEFAULT_SIZE))
+    if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
+        made.append(("artifactStore.pvc", "artifacts", pvc.DEFAULT_SIZE))
+    for key, end, default in made:
+        stated = _section(config, *key.split("."))
+        if "existingClaim" not in stated:
+            yield f"{key}.size", end, stated.get("size", default)
+
+
+def _growth(cluster: Cluster, config: Tree, key: str, end: str, size: Any) -> str | None:
+    if not isinstance(size, str) or validate.size(size):
+        return None  # the program refuses it with better words
+    instance, where = config.get("name", "mlflow"), _namespace(config)
+    found = cluster.get("persistentvolumeclaim", f"{instance}-{end}", f"--namespace={where}")
+    if found is None or _labels(found).get(_INSTANCE) != instance:
+        return None
+    asked = str(_section(found, "spec", "resources", "requests").get("storage", size))
+    if validate.bytes_of(size) <= validate.bytes_of(asked):
+        return None
+    name = str(_section(found, "spec").get("storageClassName", ""))
+    if name and (cluster.get("storageclass", name) or {}).get("allowVolumeExpansion"):
+        return None
+    wanted = f"set it back to {asked}"
+    if name:
+        patch = f"kubectl patch storageclass {name} --patch 'allowVolumeExpansion: true'"
+        wanted += f", or allow it where the class's driver can: `{patch}`"
+    return (
+        f"{key}: {size} is more than the {asked} of the claim {instance}-{end}, whose class "
+        f"{name or '(none)'} does not allow expansion; {wanted}"
+    )
+
+
 def s3_keys(cluster: Cluster, config: Tree) -> str | None:
     """The Secret with the keys of the bucket is there and holds them."""
     name, where = _section(config, "artifactStore", "s3").get("existingSecret"), config.get("existingNamespace")
@@ -257,6 +303,7 @@ _CHECKS: tuple[Check, ...] = (
     claim,
     artifact_storage_class,
     artifact_claim,
+    claims_to_grow,
     s3_keys,
     route_api,
     ingress_class,

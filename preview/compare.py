@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 KUBERNETES: Final = "kubernetes:"
 RANDOM: Final = "random:"
+COMPONENT: Final = "app.kubernetes.io/component"
 
 # Fields whose change makes another object, as of pulumi-kubernetes 4.27.0 (provider/pkg/provider/diff.go).
 _ALL = ("metadata.name", "metadata.namespace")
@@ -64,7 +65,7 @@ class Resource:
     @property
     def component(self) -> str:
         """What part of the stack the object is."""
-        return self.labels.get("app.kubernetes.io/component", "")
+        return self.labels.get(COMPONENT, "")
 
     @property
     def pod(self) -> Mapping[str, Any]:

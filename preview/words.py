@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from mlflow_stack.validate import bytes_of
-from preview.compare import Change, Comparison, Field, Resource, renamed
+from preview.compare import COMPONENT, Change, Comparison, Field, Resource, renamed
 
 LIMIT: Final = 60_000
 """Characters of a comment: GitHub takes 65,536."""
@@ -18,6 +18,7 @@ _SERVERS: Final = {"tracking": "the tracking server", "database": "the database"
 _WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
 _MODEL: Final = "mlflow-stack/model"
 _MODEL_URI: Final = "MODEL_URI"
+_INSTANCE: Final = "app.kubernetes.io/instance"
 _STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
 _UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
@@ -176,11 +177,18 @@ class Words:
             yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
 
     def _database(self) -> Iterator[str]:
-        before, after = (_database_kind(side) for side in (self._comparison.old, self._comparison.new))
+        old, new = (_tracking(side) for side in (self._comparison.old, self._comparison.new))
+        before, after = (_database_kind(one) for one in (old, new))
         if before and after and before != after:
             yield (
                 f"**The tracking server starts on another database ({before} → {after}): the runs and models recorded "
                 "so far stay in the old one.**"
+            )
+        if old and new and _wants_a_pause(old, new):
+            yield (
+                f"**Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
+                f"`{_pause(old)}`. Whether the schemas of the two differ was not measured; where they do, the schema "
+                "Job refuses while a server is connected. The deploy starts the server again."
             )
 
     def _workload(self, change: Change) -> Iterator[str]:
@@ -194,6 +202,8 @@ class Words:
             yield f"{_capital(server)}: {before} → {after} pods."
         if any(field.path.startswith("spec.template") for field in change.fields):
             how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
+            if _wants_a_pause(change.old, change.new):
+                how = f"{how} where it is not paused"
             yield f"Restarts {server}, {how}."
         # Fetched by one container, served by another.
         uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
@@ -258,17 +268,33 @@ def _server(one: Resource) -> str:
     return _SERVERS.get(one.component, _named(one))
 
 
-def _database_kind(resources: Sequence[Resource]) -> str:
+def _tracking(resources: Sequence[Resource]) -> Resource | None:
+    return next((one for one in resources if one.kind in _WORKLOADS and one.component == "tracking"), None)
+
+
+def _mlflow(server: Resource | None) -> Mapping[str, Any]:
+    containers: list[Mapping[str, Any]] = server.pod.get("containers", []) if server else []
+    none: Mapping[str, Any] = {}
+    return next((one for one in containers if one["name"] == "mlflow"), none)
+
+
+def _database_kind(server: Resource | None) -> str:
     """What the tracking server keeps its records in, such as sqlite or mysql."""
-    found = (
-        variable.get("value", "")
-        for one in resources
-        if one.kind in _WORKLOADS and one.component == "tracking"
-        for container in one.pod.get("containers", [])
-        for variable in container.get("env", [])
-        if variable["name"] == _STORE_URI
-    )
+    env: list[Mapping[str, str]] = _mlflow(server).get("env", [])
+    found = (variable.get("value", "") for variable in env if variable["name"] == _STORE_URI)
     return re.split("[+:]", next(found, ""))[0]
+
+
+def _wants_a_pause(old: Resource, new: Resource) -> bool:
+    """Whether the change may bring another schema to a database that takes none while a server is connected."""
+    kinds = {_database_kind(one) for one in (old, new)}
+    return kinds == {"mysql"} and _mlflow(old)["image"] != _mlflow(new)["image"]
+
+
+def _pause(server: Resource) -> str:
+    labels = ",".join(f"{name}={server.labels[name]}" for name in (_INSTANCE, COMPONENT))
+    namespace = server.inputs["metadata"]["namespace"]
+    return f"kubectl scale {server.kind.lower()} --namespace={namespace} --selector={labels} --replicas=0"
 
 
 def _capital(text: str) -> str:

@@ -11,6 +11,7 @@ GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
 IMAGE = "registry.example/mlflow:v3.17.2"
 STORE, RENAMED = "mlflow-stack:index:PvcStore", "mlflow-stack:index:SqliteStore"
 NEWER = "registry.example/mlflow:v3.18.0"
+NEWEST = "registry.example/mlflow:v3.19.0"
 DATABASE = "registry.example/mariadb:10.11"
 PROXY = "registry.example/nginx:1.29.4"
 START: dict[str, Any] = {
@@ -52,6 +53,7 @@ CHANGES: dict[str, Edit] = {
         backendStore={"mysql": {"deploy": {"size": "1Gi", "image": DATABASE}, "dumps": {"size": "1Gi"}}},
         release=["mlflow-data"],
     ),
+    "mysql-image": _set(image=NEWEST),
 }
 """In this order, each on top of those before it."""
 

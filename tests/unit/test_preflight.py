@@ -127,6 +127,72 @@ def test_what_is_wrong_is_named_with_its_key(objects: dict[str, Any], stated: di
     assert problems(Answers(**objects), stated)[1] == line
 
 
+def claimed(size: str, storage_class: str | None = "slow", instance: str = "mlflow") -> dict[str, Any]:
+    spec: dict[str, Any] = {"resources": {"requests": {"storage": size}}}
+    if storage_class is not None:
+        spec["storageClassName"] = storage_class
+    return {"metadata": {"labels": {"app.kubernetes.io/instance": instance}}, "spec": spec}
+
+
+DEPLOYED = {"deploy": {"size": "3Gi"}, "dumps": {"size": "4Gi"}}
+PATCH = "allow it where the class's driver can: `kubectl patch storageclass slow --patch 'allowVolumeExpansion: true'`"
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "key", "size"),
+    [
+        ("data", config(backendStore=claim(size="2Gi")), "backendStore.pvc", "2Gi"),
+        ("data", config(), "backendStore.pvc", "20Gi"),
+        ("artifacts", config(artifactStore=claim(size="2Gi")), "artifactStore.pvc", "2Gi"),
+        ("artifacts", config(backendStore={"mysql": {"host": "db"}}), "artifactStore.pvc", "20Gi"),
+        ("database", config(backendStore={"mysql": DEPLOYED}), "backendStore.mysql.deploy", "3Gi"),
+        ("dumps", config(backendStore={"mysql": DEPLOYED}), "backendStore.mysql.dumps", "4Gi"),
+    ],
+)
+def test_a_claim_that_cannot_grow_is_refused(name: str, stated: dict[str, Any], key: str, size: str) -> None:
+    there = {f"persistentvolumeclaim mlflow-{name} --namespace=mlflow": claimed("1Gi"), "storageclass slow": {}}
+    line = (
+        f"{key}.size: {size} is more than the 1Gi of the claim mlflow-{name}, whose class slow does not allow "
+        f"expansion; set it back to 1Gi, or {PATCH}"
+    )
+    assert problems(Answers(**there), stated)[1:-1] == [line]
+
+
+def test_all_claims_that_cannot_grow_are_told_at_once() -> None:
+    there = {f"persistentvolumeclaim ml-{name} --namespace=team": claimed("1Gi", None, "ml") for name in
+             ("artifacts", "database", "dumps")}  # fmt: skip
+    told = problems(Answers(**there), config(name="ml", namespace="team", backendStore={"mysql": DEPLOYED}))[1:-1]
+    assert [line.split(":")[0] for line in told] == [
+        "backendStore.mysql.dumps.size",
+        "backendStore.mysql.deploy.size",
+        "artifactStore.pvc.size",
+    ]
+    assert told[0].endswith("whose class (none) does not allow expansion; set it back to 1Gi")
+
+
+@pytest.mark.parametrize(
+    ("stated", "found", "allows"),
+    [
+        (config(backendStore=claim(size="2Gi")), claimed("1Gi"), True),
+        (config(backendStore=claim(size="1024Mi")), claimed("1Gi"), False),
+        (config(backendStore=claim(size="1Gi")), claimed("2Gi"), False),
+        (config(backendStore=claim(size="2Gi")), claimed("1Gi", instance="other"), False),
+        (config(backendStore={"mysql": {"host": "db"}}), claimed("1Gi"), False),
+        (config(existingNamespace="mlflow", backendStore=claim(existingClaim="own")), claimed("1Gi"), False),
+        (config(backendStore=claim(size="2 Gi")), claimed("1Gi"), False),
+    ],
+    ids=["allowed", "same", "smaller", "another stack's", "left behind", "adopted", "not a size"],
+)
+def test_no_other_claim_is_refused(stated: dict[str, Any], found: dict[str, Any], allows: bool) -> None:
+    there = {
+        "namespace mlflow": {},
+        "persistentvolumeclaim mlflow-data --namespace=mlflow": found,
+        "persistentvolumeclaim own --namespace=mlflow": {},
+        "storageclass slow": {"allowVolumeExpansion": allows},
+    }
+    assert preflight.check(Answers(**there), stated) == []
+
+
 def test_a_cluster_that_does_not_answer_is_all_that_is_told() -> None:
     told = problems(Answers(**{"--raw /version": "dial tcp: refused"}), config(existingNamespace="team"))
     assert told[0] == "the cluster does not answer: dial tcp: refused"

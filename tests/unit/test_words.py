@@ -91,10 +91,11 @@ def test_a_long_comment_is_cut_and_keeps_its_summary() -> None:
     assert "_Cut here: the whole text has " in comment
 
 
-def server(component: str, *variables: tuple[str, str], **labels: str) -> Resource:
+def server(component: str, *variables: tuple[str, str], image: str = "mlflow:1", **labels: str) -> Resource:
     env = [{"name": name, "value": value} for name, value in variables]
-    template = {"spec": {"containers": [{"name": "main", "env": env}]}}
-    metadata = {"labels": {"app.kubernetes.io/component": component, **labels}}
+    template = {"spec": {"containers": [{"name": "mlflow", "image": image, "env": env}]}}
+    of = {"app.kubernetes.io/instance": "ml", "app.kubernetes.io/component": component}
+    metadata = {"namespace": "team", "labels": {**of, **labels}}
     return one("Deployment", inputs={"metadata": metadata, "spec": {"template": template}})
 
 
@@ -113,6 +114,39 @@ def test_another_database_is_told() -> None:
     new = server("tracking", ("MLFLOW_BACKEND_STORE_URI", "mysql+pymysql://canary@host/mlflow"))
     comment = told([old], [new]).comment("dev", "x")
     assert "- **The tracking server starts on another database (sqlite → mysql): the runs and models" in comment
+
+
+def stored(where: str, image: str) -> Resource:
+    return server("tracking", ("MLFLOW_BACKEND_STORE_URI", where), image=image)
+
+
+MYSQL, SQLITE = "mysql+pymysql://host/mlflow", "sqlite:////mlflow/mlflow.db"
+
+
+def test_another_mlflow_on_mysql_wants_a_pause() -> None:
+    comment = told([stored(MYSQL, "mlflow:1")], [stored(MYSQL, "mlflow:2")]).comment("dev", "x")
+    assert (
+        "- **Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
+        "`kubectl scale deployment --namespace=team --selector=app.kubernetes.io/instance=ml,"
+        "app.kubernetes.io/component=tracking --replicas=0`. Whether the schemas of the two differ was not measured; "
+        "where they do, the schema Job refuses while a server is connected. The deploy starts the server again.\n"
+        "- Restarts the tracking server, pod by pod, without an outage where it is not paused.\n"
+    ) in comment
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((SQLITE, "mlflow:1"), (SQLITE, "mlflow:2")),
+        ((SQLITE, "mlflow:1"), (MYSQL, "mlflow:2")),
+        ((MYSQL, "mlflow:1"), (f"{MYSQL}?connect_timeout=9", "mlflow:1")),
+    ],
+    ids=["on a claim", "from a claim", "the same image"],
+)
+def test_no_pause_is_wanted_otherwise(old: tuple[str, str], new: tuple[str, str]) -> None:
+    comment = told([stored(*old)], [stored(*new)]).comment("dev", "x")
+    assert "Restarts the tracking server, pod by pod, without an outage.\n" in comment
+    assert "Pause" not in comment
 
 
 def test_pods_are_counted_as_the_scheduler_does() -> None:
