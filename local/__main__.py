@@ -112,7 +112,7 @@ def up(asked: Asked) -> None:
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         if set(here.changes(tools)) <= {"same"}:
             click.echo("nothing changed", err=True)
-        here.introduce()
+        here.introduce(cluster)
         run = "none: the stack states no public address (`expose`)"
         if here.public:
             run = deployment.client(here.client_environment(tools), progress)

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import yaml
 
-from local import authority, builds, engine, hosts, images, release, services
+from local import authority, builds, engine, hosts, images, preflight, release, services
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
@@ -122,11 +122,12 @@ class Deployment:
             "REQUESTS_CA_BUNDLE": str(authority.bundle(self.instance)),
         }
 
-    def introduce(self) -> None:
-        """Lets this machine find the stack's public address, where that is a name of the instance's own."""
-        host = str(self._expose.get("host", ""))
-        if self.local and host.endswith(f".{self.instance.domain}"):
-            hosts.add(self.instance, host)
+    def introduce(self, cluster: Cluster) -> None:
+        """Lets this machine find the stack's public address, and those that came back with the node, where they are
+        names of the instance's own."""
+        if self.local:
+            known = {str(self._expose.get("host", "")), *preflight.hosts(cluster)}
+            hosts.add(self.instance, *(host for host in known if host.endswith(f".{self.instance.domain}")))
 
     def close(self, progress: Progress) -> None:
         """Stops the node, where it is our own; its addresses are no longer found."""

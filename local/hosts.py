@@ -12,14 +12,16 @@ FILE: Final = Path("/etc/hosts")
 _LOCK: Final = Path("/run/mlflow-stack-hosts.lock")
 
 
-def add(instance: Instance, host: str) -> None:
-    """Leads `host` to the instance's node, beside the names that its line has already."""
+def add(instance: Instance, *fresh: str) -> None:
+    """Leads these names to the instance's node, beside those that its line has already."""
+    if not fresh:
+        return
     with _locked():
         text = FILE.read_text()
         known = [
             name for line in text.splitlines() if _is_of(instance, line) for name in line.partition("#")[0].split()
         ]
-        names = sorted({host, *known[1:]})
+        names = sorted({*fresh, *known[1:]})
         _replace(text, instance, f"{instance.node_address} {' '.join(names)} {_mark(instance)}")
 
 

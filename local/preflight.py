@@ -276,6 +276,18 @@ def host(cluster: Cluster, config: Tree) -> str | None:
     return None
 
 
+def hosts(cluster: Cluster) -> set[str]:
+    """The names that Ingresses and HTTPRoutes are for, in a cluster that knows both kinds.
+
+    Raises `LocalError` when it does not say.
+    """
+    try:
+        kinds = [cluster.get(_CLAIMS[kind], "--all-namespaces") or {} for kind in ("ingress", "gateway")]
+    except UnreadableError as error:
+        raise LocalError(f"the cluster does not say its names: {_last(str(error))}. Next: `make up` again.") from error
+    return {name for kind in kinds for one in kind.get("items", []) for name, _ in _claimed(one)}
+
+
 def _claimed(found: Tree) -> set[tuple[str, str]]:
     """The hosts with paths that an Ingress, Route or HTTPRoute is for."""
     spec = _section(found, "spec")

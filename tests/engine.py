@@ -41,7 +41,8 @@ class Deployment:
 
     registrations: list[Registration] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
-    component_outputs: dict[str, Any] = field(default_factory=dict)
+    generated: dict[str, str] = field(default_factory=dict)
+    """The passwords that the random provider made, by resource name."""
 
     def one(self, kind: str, name: str | None = None) -> Registration:
         found = self.all(kind, name)
@@ -61,6 +62,7 @@ class _Mocks(mocks.Mocks):
 
     def __init__(self, preview: bool) -> None:
         self.preview = preview
+        self.generated: dict[str, str] = {}
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         outputs = dict(args.inputs)
@@ -71,6 +73,8 @@ class _Mocks(mocks.Mocks):
         if "length" in args.inputs and not self.preview:
             text = "".join(chr(ord("A") + ord(letter) % 26) for letter in args.name)
             outputs["result"] = (text * 40)[: int(args.inputs["length"])]
+            if args.typ.endswith(":RandomPassword"):
+                self.generated[args.name] = outputs["result"]
         return None if self.preview else f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
@@ -79,8 +83,9 @@ class _Mocks(mocks.Mocks):
 
 class _Monitor(mocks.MockMonitor):
     def __init__(self, preview: bool) -> None:
-        super().__init__(_Mocks(preview))
-        self.deployment = Deployment()
+        answers = _Mocks(preview)
+        super().__init__(answers)
+        self.deployment = Deployment(generated=answers.generated)
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802
         secret: set[str] = set()

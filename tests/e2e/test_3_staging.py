@@ -101,10 +101,8 @@ def train(client: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def staging(platform: Platform) -> Iterator[Staging]:
-    yield Staging(platform, platform.local("up", stack="staging").stdout)
-    # `down` of this stack ends the node, and the names of all stacks on it: each comes back with its own `up`.
-    platform.local("up")
+def staging(platform: Platform) -> Staging:
+    return Staging(platform, platform.local("up", stack="staging").stdout)
 
 
 def test_up_ends_with_a_run_and_a_second_one_changes_nothing(staging: Staging) -> None:
@@ -204,6 +202,9 @@ def test_down_and_up_keep_runs_objects_and_passwords(staging: Staging) -> None:
     # `up` logged one more.
     assert set(before) < set(after)
     assert "whole.bin" in staging.listed("stops")
+    # `down` of one stack ended the node, and took away the names of all: they are back with it.
+    dev = f"https://dev.{staging.platform.instance.domain}/readyz"
+    eventually("the other stack serves again", lambda: status(dev, verify=staging.ask["verify"]) == 200)
 
 
 @pytest.fixture(scope="module")

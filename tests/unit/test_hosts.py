@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from unit.test_preflight import Answers
 
-from local import hosts
+from local import hosts, preflight
+from local.deployment import Deployment
 from local.errors import LocalError
 from local.paths import Instance
 
@@ -42,6 +44,34 @@ def test_stacks_of_an_instance_share_a_line_and_instances_do_not(file: Path, tmp
     assert file.read_text().rstrip("\n") == OTHERS
     assert file.stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts", "lock"]
+
+
+def test_up_finds_every_name_that_the_node_serves(file: Path, tmp_path: Path) -> None:
+    """`down` of one stack ends the node and takes the line away; `up` of any brings the node back with all."""
+
+    def rule(host: str) -> dict[str, object]:
+        return {"host": host, "http": {"paths": [{"path": "/"}]}}
+
+    ingress = {"kind": "Ingress", "spec": {"rules": [rule("dev.mlflow.test"), rule("mlflow.example.com"), {}]}}
+    route = {"kind": "HTTPRoute", "spec": {"hostnames": ["team.mlflow.test"], "rules": [{"matches": [{}]}]}}
+    node = Answers(
+        **{
+            "ingresses.networking.k8s.io --all-namespaces": {"items": [ingress]},
+            "httproutes.gateway.networking.k8s.io --all-namespaces": {"items": [route]},
+        }
+    )
+    instance = Instance("default", 0)
+    Deployment(instance, "staging", "").introduce(node)
+    assert lines(file) == [
+        f"10.213.0.2 dev.mlflow.test team.mlflow.test # mlflow-stack: {tmp_path}/data/instances/default"
+    ]
+    hosts.remove(instance)
+    Deployment(instance, "staging", "").introduce(Answers())
+    assert lines(file) == []
+    with pytest.raises(LocalError, match=r"the cluster does not say its names: no route to host\. Next: "):
+        preflight.hosts(Answers(**{"ingresses.networking.k8s.io --all-namespaces": "no route to host"}))
+    Deployment(instance, "staging", "kind-kind").introduce(node)
+    assert lines(file) == []
 
 
 def test_what_is_there_already_is_not_written_again(file: Path) -> None:

@@ -1,0 +1,91 @@
+"""A canary in every secret key of a stack file, and every password that is generated: in the data of Secrets alone."""
+
+import json
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import engine
+from mlflow_stack import MlflowStackArgs
+from mlflow_stack.validate import SECRETS, camel, hints, plain_type
+
+COMMON = {
+    "users": ["ann"],
+    "expose": {"kind": "ingress", "host": "mlflow.example.com", "tls": {}},
+    "models": [{"name": "iris", "uri": "models:/iris/1"}],
+}
+DATABASE = {"host": "db.example.com", "password": "canary-of-the-database"}
+BUCKET = {"bucket": "team", "accessKeyId": "canary-of-the-bucket", "secretAccessKey": "canary-key-of-the-bucket"}
+GIVEN = {
+    "passwords": {"ann": "canary-of-ann"},
+    "backendStore": {"mysql": DATABASE},
+    "artifactStore": {"s3": BUCKET},
+}
+WHERE_GIVEN = {
+    "canary-of-ann": {"mlflow-client"},
+    "canary-of-the-database": {"mlflow-database"},
+    "canary-of-the-bucket": {"mlflow-s3"},
+    "canary-key-of-the-bucket": {"mlflow-s3"},
+}
+DIRECT = {**GIVEN, "artifactStore": {"s3": {**BUCKET, "proxied": False}}}
+DEPLOYED = {"backendStore": {"mysql": {"deploy": {}}}}
+WHERE_GENERATED = {
+    "mlflow-password-ann": {"mlflow-client"},
+    "mlflow-password-models": {"mlflow-models"},
+    "mlflow-database-mlflow": {"mlflow-database", "mlflow-database-server"},
+    "mlflow-database-root": {"mlflow-database-server"},
+}
+
+
+def deployed(config: dict[str, Any]) -> engine.Deployment:
+    texts = {f"mlflow-stack:{key}": json.dumps(one) for key, one in {**COMMON, **config}.items()}
+    return engine.run_main(texts, list(texts))
+
+
+def places(deployment: engine.Deployment, secret: str) -> set[str]:
+    """The Secrets that hold it. It fails where anything else does, or where a Secret's data are not secret."""
+    for one in deployment.registrations:
+        public = {key: value for key, value in one.inputs.items() if key not in one.secret_inputs}
+        assert secret not in json.dumps([one.name, one.type, public]), one.name
+    told = {name: one["value"] for name, one in deployment.outputs.items() if not one["secret"]}
+    assert secret not in json.dumps(told)
+    holders = [one for one in deployment.registrations if secret in json.dumps(one.inputs)]
+    assert {(one.type, *one.secret_inputs) for one in holders} <= {("kubernetes:core/v1:Secret", "stringData")}
+    return {one.name for one in holders}
+
+
+def secret_keys(kind: type, at: str = "") -> Iterator[str]:
+    """The paths of all secret fields."""
+    for name, hint in hints(kind).items():
+        plain = plain_type(hint)
+        if name in SECRETS:
+            yield f"{at}{camel(name)}"
+        elif isinstance(plain, type) and typing.is_typeddict(plain):
+            yield from secret_keys(plain, f"{at}{camel(name)}.")
+
+
+def test_every_secret_key_has_a_canary() -> None:
+    set_here = {"passwords"} | {
+        f"{store}.{kind}.{key}"
+        for store in ("backendStore", "artifactStore")
+        for kind, fields in GIVEN[store].items()
+        for key, value in fields.items()
+        if value in WHERE_GIVEN
+    }
+    assert set(secret_keys(MlflowStackArgs)) == set_here
+
+
+@pytest.mark.parametrize("config", [GIVEN, DIRECT], ids=["proxied", "direct"])
+def test_what_is_given_is_in_its_secret_alone(config: dict[str, Any]) -> None:
+    deployment = deployed(config)
+    assert {canary: places(deployment, canary) for canary in WHERE_GIVEN} == WHERE_GIVEN
+    assert all(one.secret_inputs == {"stringData"} for one in deployment.all("Secret"))
+
+
+def test_what_is_generated_is_in_its_secrets_alone() -> None:
+    deployment = deployed(DEPLOYED)
+    assert set(deployment.generated) == set(WHERE_GENERATED)
+    found = {name: places(deployment, password) for name, password in deployment.generated.items()}
+    assert found == WHERE_GENERATED
