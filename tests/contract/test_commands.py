@@ -1,0 +1,69 @@
+"""Each command that a document shows runs in a test, or a comment right before its block says why it does not."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engine
+
+DOCUMENTS = [
+    engine.PROJECT / "README.md",
+    engine.PROJECT / "components" / "README.md",
+    *sorted((engine.PROJECT / "docs").glob("*.md")),
+    *sorted((engine.PROJECT / "examples").rglob("README.md")),
+]
+SUPPORT = [engine.PROJECT / "tests" / "e2e" / name for name in ("fixtures.py", "platform_under_test.py")]
+"""What end-to-end tests run through."""
+RUN = re.compile(r"<!-- run by (\S+::\w+(?:, \S+::\w+)*) -->")
+NOT_RUN = re.compile(r"<!-- not run: \S.+ -->")
+VERBS = re.compile(r"^[^#]*?\b(make|pulumi|kubectl)(?: -\S+)*((?: [a-z][a-z-]*\b(?![/=.]))+)", re.M)
+GROUPS = ("config", "stack", "state")
+"""Commands of pulumi that have commands of their own."""
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """Each block of commands: where it is, the line before it, and what is in it."""
+    for document in DOCUMENTS:
+        lines = document.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if line.strip() == "```sh":
+                end = next(one for one in range(number, len(lines)) if lines[one].strip() == "```")
+                where = f"{document.relative_to(engine.PROJECT)}:{number + 1}"
+                yield where, lines[number - 1].strip(), "\n".join(lines[number + 1 : end])
+
+
+BLOCKS = list(blocks())
+
+
+def verbs(commands: str) -> set[str]:
+    """What make, pulumi and kubectl are told to do."""
+    found: set[str] = set()
+    for program, words in VERBS.findall(commands):
+        said = words.split()
+        found |= {*said} if program == "make" else {*said[: 2 if said[0] in GROUPS else 1]}
+    return found
+
+
+def test_documents_have_commands() -> None:
+    assert len(BLOCKS) > 50
+
+
+@pytest.mark.parametrize(("where", "marker", "commands"), BLOCKS, ids=[where for where, _, _ in BLOCKS])
+def test_a_block_of_commands_runs_or_says_why_not(where: str, marker: str, commands: str) -> None:
+    if NOT_RUN.fullmatch(marker):
+        return
+    named = RUN.fullmatch(marker)
+    assert named, f"{marker!r} is neither `<!-- run by FILE::TEST -->` nor `<!-- not run: REASON -->`"
+    sources = ""
+    for one in named[1].split(", "):
+        file, _, test = one.partition("::")
+        text = (engine.PROJECT / file).read_text()
+        assert test in {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}, one
+        sources += text + "".join(path.read_text() for path in SUPPORT if "/e2e/" in file)
+    # A test that reads the document runs all of it; any other spells what it runs.
+    document = Path(where.partition(":")[0])
+    reads = "README.md" in sources and f'"{document.parent.name}"' in sources
+    assert reads or {verb for verb in verbs(commands) if f'"{verb}"' not in sources} == set()
