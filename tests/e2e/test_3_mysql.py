@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from e2e.platform_under_test import DEV_PORT, Platform, Stack, eventually, status
+from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, eventually, status
 from e2e.test_2_stacks import args, consumer
 
 from local import images
@@ -195,6 +195,20 @@ def test_three_servers_start_on_an_empty_database_without_a_race(team: Team) -> 
     (budget,) = team.objects("poddisruptionbudgets", "tracking")
     assert budget["status"]["disruptionsAllowed"] == 1
     team.stack.unchanged()
+
+
+def test_other_pods_reach_neither_the_database_nor_mlflow(team: Team, stranger: Visitor) -> None:
+    (database,) = team.objects("pods", "database")
+    server = team.servers()[0]
+    stores = [f"{database['status']['podIP']}:3306", f"{NAME}-database.{NAMESPACE}.svc:3306"]
+    ports = [f"{server['status']['podIP']}:{port}" for port in (5000, 8081, 8080)]
+    colleague = team.platform.visitor(NAMESPACE)
+    wanted = ["closed", "closed", "closed", "open", "open"]
+    eventually("a colleague is let in", lambda: colleague.connects(*stores, *ports) == wanted, 30)
+    # A node port's public side is for everyone.
+    assert stranger.connects(*stores, *ports) == ["closed", "closed", "closed", "closed", "open"]
+    assert Visitor(team.platform, NAMESPACE, server["metadata"]["name"], "mlflow").connects(*stores) == ["open", "open"]
+    colleague.leave()
 
 
 def test_what_was_acknowledged_outlives_a_killed_database(team: Team) -> None:
