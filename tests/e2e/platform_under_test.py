@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,8 +132,9 @@ class Platform:
         labels = {"pod-security.kubernetes.io/enforce": "restricted", **labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
-    def visitor(self, namespace: str, claim: str | None = None) -> "Visitor":
-        """Another pod of the namespace, with Python in it, that may mount a claim at /mlflow."""
+    def visitor(self, namespace: str, claim: str | None = None, secrets: Sequence[str] = ()) -> "Visitor":
+        """Another pod of the namespace, with Python in it and these Secrets as its environment, that may mount a claim
+        at /mlflow."""
         volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []
         self.apply(
             {
@@ -154,6 +155,9 @@ class Platform:
                             "name": "python",
                             "image": self.images["mlflow"],
                             "command": ["sleep", "infinity"],
+                            "env": [{"name": "HOME", "value": "/tmp"}],
+                            "envFrom": [{"secretRef": {"name": name}} for name in secrets],
+                            "workingDir": "/tmp",
                             "securityContext": {
                                 "allowPrivilegeEscalation": False,
                                 "capabilities": {"drop": ["ALL"]},
