@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from e2e.isolation import ways_out
-from e2e.platform_under_test import INSTANCE, Platform
+from e2e.platform_under_test import INSTANCE, Platform, Visitor
 
 import engine
 from local.cluster import Node
@@ -70,3 +70,11 @@ def client(platform: Platform) -> dict[str, str]:
     # What the tests themselves ask with `requests`.
     os.environ["REQUESTS_CA_BUNDLE"] = given["REQUESTS_CA_BUNDLE"]
     return {name: value for name, value in given.items() if name.startswith("MLFLOW_")}
+
+
+@pytest.fixture(scope="session")
+def stranger(platform: Platform) -> Iterator[Visitor]:
+    """A pod of somebody else, in a namespace of its own, that no policy selects."""
+    platform.namespace("elsewhere")
+    yield platform.visitor("elsewhere")
+    platform.kubectl("delete", "namespace", "elsewhere")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,8 +132,9 @@ class Platform:
         labels = {"pod-security.kubernetes.io/enforce": "restricted", **labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
-    def visitor(self, namespace: str, claim: str | None = None) -> "Visitor":
-        """Another pod of the namespace, with Python in it, that may mount a claim at /mlflow."""
+    def visitor(self, namespace: str, claim: str | None = None, secrets: Sequence[str] = ()) -> "Visitor":
+        """Another pod of the namespace, with Python in it and these Secrets as its environment, that may mount a claim
+        at /mlflow."""
         volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []
         self.apply(
             {
@@ -154,6 +155,9 @@ class Platform:
                             "name": "python",
                             "image": self.images["mlflow"],
                             "command": ["sleep", "infinity"],
+                            "env": [{"name": "HOME", "value": "/tmp"}],
+                            "envFrom": [{"secretRef": {"name": name}} for name in secrets],
+                            "workingDir": "/tmp",
                             "securityContext": {
                                 "allowPrivilegeEscalation": False,
                                 "capabilities": {"drop": ["ALL"]},
@@ -169,17 +173,72 @@ class Platform:
         return Visitor(self, namespace)
 
 
+_CONNECT = """
+import socket, sys
+for target in sys.argv[1:]:
+    host, port = target.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+        print("open")
+    except OSError:
+        print("closed")
+"""
+_LISTEN = """
+import subprocess, sys
+# With this command's own output, the command would not end.
+subprocess.Popen(
+    [sys.executable, "-m", "http.server", sys.argv[1], "--directory", sys.argv[2]],
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+)
+"""
+_LOOK = """
+import json, os, sys
+canaries = [line.strip().encode() for line in sys.stdin]
+found, read = [], 0
+places = ["/model", "/opt/mlflow-stack", "/tmp", "/run", "/etc"]
+paths = [os.path.join(folder, name) for place in places for folder, _, names in os.walk(place) for name in names]
+paths = [path for path in paths if os.path.isfile(path)]
+for path in [*paths, "/proc/1/environ", "/proc/1/cmdline"]:
+    try:
+        content = open(path, "rb").read()
+    except PermissionError:
+        continue
+    read += 1
+    found += [path for canary in canaries if canary in content]
+print(json.dumps([read, found]))
+"""
+
+
 @dataclass
 class Visitor:
     """A pod in which tests run Python."""
 
     platform: Platform
     namespace: str
+    pod: str = "visitor"
+    container: str = "python"
 
-    def python(self, program: str, *arguments: str) -> str:
-        return self.platform.kubectl(
-            "exec", "visitor", "--namespace", self.namespace, "--", "python", "-c", program, *arguments
-        ).strip()
+    def python(self, program: str, *arguments: str, stdin: str = "") -> str:
+        where = ("--stdin", self.pod, f"--namespace={self.namespace}", f"--container={self.container}")
+        return self.platform.kubectl("exec", *where, "--", "python", "-c", program, *arguments, stdin=stdin).strip()
+
+    def connects(self, *targets: str) -> list[str]:
+        """Of each address with a port: open or closed."""
+        return self.python(_CONNECT, *targets).split()
+
+    def address(self) -> str:
+        name = ("pod", self.pod, f"--namespace={self.namespace}")
+        return self.platform.kubectl("get", *name, "--output=jsonpath={.status.podIP}")
+
+    def listen(self, port: int, folder: str = "/tmp") -> str:
+        """Serves a folder; where."""
+        self.python(_LISTEN, str(port), folder)
+        return f"{self.address()}:{port}"
+
+    def holds(self, *canaries: str) -> tuple[int, list[str]]:
+        """How many files and entries of its first process the container could read, and in which of them one is."""
+        read, found = json.loads(self.python(_LOOK, stdin="\n".join(canaries)))
+        return read, found
 
     def copy(self, source: Path, target: str) -> None:
         """Copies the content of a folder into the pod."""

@@ -1,5 +1,6 @@
 """A deployed MariaDB under three tracking servers: killed, gone, refused and re-keyed while clients write."""
 
+import base64
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from e2e.platform_under_test import DEV_PORT, Platform, Stack, eventually, status
+from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, eventually, status
 from e2e.test_2_stacks import args, consumer
 
 from local import images
@@ -81,6 +82,18 @@ class Team:
         (pod,) = self.objects("pods", "database")
         where = ("--namespace", NAMESPACE, pod["metadata"]["name"], "--container", "mariadb")
         return self.platform.kubectl("exec", *where, "--", "sh", "-c", program, statement).strip()
+
+    def login(self, password: str) -> str:
+        """What the server says to MLflow's user with this password, as to any client in the network."""
+        program = (
+            "umask 077; cat >/tmp/login.cnf; "
+            "mariadb --defaults-file=/tmp/login.cnf --skip-column-names --batch --execute='select 1' 2>&1; "
+            "rm /tmp/login.cnf"
+        )
+        options = f"[client]\nuser=mlflow\npassword={password}\nprotocol=tcp\nhost=127.0.0.1\n"
+        (pod,) = self.objects("pods", "database")
+        where = ("--stdin", pod["metadata"]["name"], "--namespace", NAMESPACE, "--container", "mariadb")
+        return self.platform.kubectl("exec", *where, "--", "sh", "-c", program, stdin=options).strip()
 
     def inside(self, path: str) -> int:
         """The status of a path, asked in a server's pod."""
@@ -197,6 +210,20 @@ def test_three_servers_start_on_an_empty_database_without_a_race(team: Team) -> 
     team.stack.unchanged()
 
 
+def test_other_pods_reach_neither_the_database_nor_mlflow(team: Team, stranger: Visitor) -> None:
+    (database,) = team.objects("pods", "database")
+    server = team.servers()[0]
+    stores = [f"{database['status']['podIP']}:3306", f"{NAME}-database.{NAMESPACE}.svc:3306"]
+    ports = [f"{server['status']['podIP']}:{port}" for port in (5000, 8081, 8080)]
+    colleague = team.platform.visitor(NAMESPACE)
+    wanted = ["closed", "closed", "closed", "open", "open"]
+    eventually("a colleague is let in", lambda: colleague.connects(*stores, *ports) == wanted, 30)
+    # A node port's public side is for everyone.
+    assert stranger.connects(*stores, *ports) == ["closed", "closed", "closed", "closed", "open"]
+    assert Visitor(team.platform, NAMESPACE, server["metadata"]["name"], "mlflow").connects(*stores) == ["open", "open"]
+    colleague.leave()
+
+
 def test_what_was_acknowledged_outlives_a_killed_database(team: Team) -> None:
     with writing(team) as writers:
         for _ in range(KILLS):
@@ -254,9 +281,10 @@ def test_a_new_database_password_counts_and_the_old_one_no_longer(team: Team) ->
             if set(one.get("data", {})) == {"password"} and one["metadata"]["name"].startswith(f"{NAME}-database-")
         ]
         (secret,) = secrets
-        return secret["data"]["password"]
+        return base64.b64decode(secret["data"]["password"]).decode()
 
     before = own()
+    assert team.login(before) == "1"
     assert team.sql("select authentication_string <> '' from mysql.user where user = 'mlflow'") == "1"
     digest = team.sql("select authentication_string from mysql.user where user = 'mlflow'")
     stacks = json.loads(json.dumps(team.stack.config["stacks"]))
@@ -268,6 +296,9 @@ def test_a_new_database_password_counts_and_the_old_one_no_longer(team: Team) ->
         eventually("writers go on", lambda: len(writers.acknowledged) > count + 50)
     assert_kept(team, writers)
     assert own() != before
+    assert team.login(own()) == "1"
+    refused = "ERROR 1045 (28000): Access denied for user 'mlflow'@'127.0.0.1' (using password: YES)"
+    assert team.login(before) == refused
     assert team.sql("select authentication_string from mysql.user where user = 'mlflow'") != digest
     seconds = max(writers.failures, default=0) - min(writers.failures, default=0)
     print(f"database password rotated: {len(writers.failures)} of {len(writers.acknowledged)} requests had to be made "

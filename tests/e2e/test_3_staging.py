@@ -1,6 +1,7 @@
 """`make up STACK=staging`: artifacts in a bucket of a real S3 server that clients do not reach; and a bucket with keys
 of the stack's own."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,11 +10,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 import pytest
 import requests
 import yaml
 from e2e.fixtures import exported
-from e2e.platform_under_test import Platform, Stack, eventually, status
+from e2e.platform_under_test import Platform, Stack, Visitor, eventually, status
+from mlflow import MlflowClient
+from sklearn.datasets import load_diabetes
 
 import engine
 
@@ -21,6 +25,7 @@ NAMESPACE = "mlflow-staging"
 SERVICES = "local-services"
 BUCKET = "mlflow-staging"
 LARGE = 300 * 2**20
+MODEL_KEY = "model/secret+="
 # The client's machine: it asks no name server, whatever the tests' machine has.
 UNNAMED = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /etc/resolv.conf && exec "$@"', "sh")
 
@@ -294,8 +299,139 @@ for name, location in (("a", "mlflow-artifacts:/teams/a"), ("b", "s3://elsewhere
 print(found)
 """
 
+
 _PUT = """
 import urllib.request
 url = "http://127.0.0.1:5000/api/2.0/mlflow-artifacts/artifacts/after.txt"
 print(urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="PUT")).status)
+"""
+
+
+@pytest.fixture(scope="module")
+def direct(staging: Staging, keyed: Stack) -> Visitor:
+    """The same stack, whose clients talk to the bucket themselves, with a model out of staging's; a client of it."""
+    platform = staging.platform
+    for access, secret in {"AKIACLIENT": "client/secret+=", "AKIAMODEL": MODEL_KEY}.items():
+        user(staging, "create-user", access, "--secret", secret, "--role", "admin")
+    keys = {
+        "client-keys": {"AWS_ACCESS_KEY_ID": "AKIACLIENT", "AWS_SECRET_ACCESS_KEY": "client/secret+="},
+        "model-keys": {
+            "credentials": f"[default]\naws_access_key_id = AKIAMODEL\naws_secret_access_key = {MODEL_KEY}\n"
+        },
+    }
+    for name, data in keys.items():
+        named = {"name": name, "namespace": "keyed"}
+        platform.apply({"apiVersion": "v1", "kind": "Secret", "metadata": named, "stringData": data})
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in staging.client.items():
+            patch.setenv(name, value)
+        version = MlflowClient().get_model_version_by_alias("diabetes", "champion")
+        place = MlflowClient().get_logged_model(version.source.removeprefix("models:/")).artifact_location
+    model = {
+        "name": "diabetes",
+        "uri": place.replace("mlflow-artifacts:", f"s3://{BUCKET}"),
+        "s3ExistingSecret": "model-keys",
+        "s3EndpointUrl": f"http://s3.{SERVICES}.svc:9000",
+        "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
+    }
+    store = {"s3": {**keyed.config["artifactStore"]["s3"], "proxied": False}}
+    keyed.configure(artifactStore=store, models=[model])
+    keyed.up()
+    return platform.visitor("keyed", secrets=["mlflow-client", "client-keys"])
+
+
+def test_clients_with_keys_of_their_own_talk_to_the_bucket_and_the_server_serves_no_artifact(
+    staging: Staging, keyed: Stack, direct: Visitor
+) -> None:
+    known = set(keyed.output("clientEnv"))
+    assert {name for name in known if not name.startswith("MLFLOW_TRACKING_")} == {
+        "MLFLOW_S3_ENDPOINT_URL",
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
+        "AWS_DEFAULT_REGION",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    }
+    (secret,) = staging.platform.objects("secrets", "keyed", "--field-selector=metadata.name=mlflow-client")
+    assert set(secret["data"]) == known
+    told = json.loads(direct.python(_DIRECT))
+    assert told["location"].startswith("s3://keyed/mlflow/")
+    assert told["fetched"] == "logged past the server"
+    key = f"{told['location'].removeprefix('s3://keyed/')}/direct.txt"
+    stored = staging.python(
+        "import boto3, os; c = boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL']); "
+        f"print(c.get_object(Bucket='keyed', Key='{key}')['Body'].read().decode())"
+    )
+    assert stored == told["fetched"]
+    for answer in told["through the server"]:
+        assert re.match(r"503 .*Artifact serving is disabled", answer), answer
+    assert "Unable to locate credentials" in direct.python(_KEYLESS, told["location"])
+
+
+_DIRECT = """
+import base64, json, os, pathlib, urllib.error, urllib.request
+import mlflow
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+pathlib.Path("direct.txt").write_text("logged past the server")
+mlflow.set_experiment("direct")
+with mlflow.start_run() as run:
+    mlflow.log_artifact("direct.txt")
+uri = run.info.artifact_uri
+fetched = mlflow.artifacts.download_artifacts(f"{uri}/direct.txt", dst_path="/tmp/fetched")
+pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
+headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow-artifacts/artifacts/direct.txt"
+
+def answer(method):
+    data = b"x" if method == "PUT" else None
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method=method))
+        return "taken"
+    except urllib.error.HTTPError as error:
+        return f"{error.code} {error.read().decode()}"
+
+through = [answer(method) for method in ("PUT", "GET")]
+print(json.dumps({"location": uri, "fetched": pathlib.Path(fetched).read_text(), "through the server": through}))
+"""
+
+_KEYLESS = """
+import os, sys
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+import mlflow
+try:
+    print(mlflow.artifacts.download_artifacts(sys.argv[1] + "/direct.txt"))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_a_model_in_a_bucket_is_served_as_it_predicts_locally(
+    staging: Staging, keyed: Stack, direct: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in staging.client.items():
+        monkeypatch.setenv(name, value)
+    data = load_diabetes(as_frame=True).data
+    split = {"columns": list(data.columns), "data": data.to_numpy().tolist()}
+    wanted = mlflow.pyfunc.load_model("models:/diabetes@champion").predict(data).tolist()
+    assert len(wanted) == 442
+    (url,) = keyed.output("modelUrls").values()
+    assert json.loads(direct.python(_PREDICT, url, stdin=json.dumps({"dataframe_split": split}))) == wanted
+
+    (pod,) = staging.platform.objects("pods", "keyed", "--selector=mlflow-stack/model=diabetes")
+    server = Visitor(staging.platform, "keyed", pod["metadata"]["name"], "model")
+    read, found = server.holds("AKIAMODEL", MODEL_KEY)
+    assert read > 20
+    assert found == []
+    log = staging.platform.kubectl("logs", pod["metadata"]["name"], "-n", "keyed", "--all-containers", "--tail=-1")
+    assert f"Fetched s3://{BUCKET}/" in log
+    assert MODEL_KEY not in log
+
+
+_PREDICT = """
+import base64, json, os, sys, urllib.request
+pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
+headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode(), "Content-Type": "application/json"}
+body = sys.stdin.buffer.read()
+answer = urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "/invocations", data=body, headers=headers))
+print(json.dumps(json.load(answer)["predictions"]))
 """

@@ -146,24 +146,6 @@ def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp
     assert found.json()["experiment"]["lifecycle_stage"] == "active"
 
 
-CONNECT = """
-import socket, sys
-for target in sys.argv[1:]:
-    host, port = target.rsplit(":", 1)
-    try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-        print("open")
-    except OSError:
-        print("closed")
-"""
-LISTEN = """
-import subprocess, sys
-# With this command's own output, the command would not end.
-subprocess.Popen(
-    [sys.executable, "-m", "http.server", "--directory", "/tmp", sys.argv[1]],
-    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-)
-"""
 ASK = """
 import http.client, json, socket, ssl, sys
 address, host, path, authority, headers = sys.argv[1:]
@@ -177,18 +159,10 @@ print(connection.getresponse().status)
 
 
 @pytest.fixture(scope="module")
-def stranger(platform: Platform) -> Iterator[Visitor]:
-    """A pod of somebody else, in a namespace of its own, that no policy selects."""
-    platform.namespace("elsewhere")
-    yield platform.visitor("elsewhere")
-    platform.kubectl("delete", "namespace", "elsewhere")
-
-
-@pytest.fixture(scope="module")
 def colleague(platform: Platform, stack: Stack) -> Iterator[Visitor]:
     """A pod in the namespace of the servers."""
     visitor = platform.visitor(NAMESPACE)
-    visitor.python(LISTEN, "9999")
+    visitor.listen(9999)
     yield visitor
     visitor.leave()
 
@@ -223,10 +197,6 @@ def pod_of(platform: Platform, name: str) -> dict:
         "pods", NAMESPACE, "--selector", f"app.kubernetes.io/instance={name},app.kubernetes.io/component=tracking"
     )
     return pod
-
-
-def connects(visitor: Visitor, *targets: str) -> list[str]:
-    return visitor.python(CONNECT, *targets).split()
 
 
 def answer(platform: Platform, visitor: Visitor, host: str, path: str, **headers: str) -> int:
@@ -275,23 +245,21 @@ def test_other_pods_reach_the_proxy_alone_and_only_as_allowed(
     pod = pod_of(platform, "path")["status"]["podIP"]
     ports = [f"{pod}:{port}" for port in (8080, 8081, 5000)]
     wanted = ["closed", "open", "closed"]
-    eventually("a colleague is let in", lambda: connects(colleague, *ports) == wanted, 30)
-    listener = platform.objects("pods", NAMESPACE, "--selector", "role=visitor")[0]["status"]["podIP"]
-    assert connects(stranger, *ports, f"{listener}:9999") == ["closed", "closed", "closed", "open"]
+    eventually("a colleague is let in", lambda: colleague.connects(*ports) == wanted, 30)
+    listener = f"{colleague.address()}:9999"
+    assert stranger.connects(*ports, listener) == ["closed", "closed", "closed", "open"]
 
 
 def test_the_server_opens_no_connection_that_it_need_not(
     platform: Platform, stack: Stack, stranger: Visitor, colleague: Visitor, metadata_service: str
 ) -> None:
-    listener = platform.objects("pods", NAMESPACE, "--selector", "role=visitor")[0]["status"]["podIP"]
-    targets = [metadata_service, f"{listener}:9999"]
-    assert connects(stranger, *targets) == ["open", "open"]
-    pod = pod_of(platform, "path")["metadata"]["name"]
-    inside = ("exec", pod, "--namespace", NAMESPACE, "--container", "mlflow", "--", "python", "-c")
-    assert platform.kubectl(*inside, CONNECT, *targets).split() == ["closed", "closed"]
+    targets = [metadata_service, f"{colleague.address()}:9999"]
+    assert stranger.connects(*targets) == ["open", "open"]
+    server = Visitor(platform, NAMESPACE, pod_of(platform, "path")["metadata"]["name"], "mlflow")
+    assert server.connects(*targets) == ["closed", "closed"]
     lookup = f"import socket; print(socket.gethostbyname('path.{NAMESPACE}.svc.cluster.local'))"
     service = platform.kubectl("get", "service", "path", "-n", NAMESPACE, "--output=jsonpath={.spec.clusterIP}")
-    assert platform.kubectl(*inside, lookup).strip() == service
+    assert server.python(lookup) == service
 
 
 def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, stranger: Visitor) -> None:
