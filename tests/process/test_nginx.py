@@ -7,13 +7,14 @@ import base64
 import http.client
 import http.server
 import json
+import select
 import shutil
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,26 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
             return
         time.sleep(0.1)
     raise AssertionError("the places were not given back")
+
+
+def test_two_hundred_slow_clients_do_not_stop_a_fast_one(nginx: Nginx) -> None:
+    """Half of them never end their headers, half never their body; ten to an address.
+
+    Not shown: MLflow's own patience.
+    """
+    head = f"POST /api/2.0/mlflow/runs/log-metric HTTP/1.1\r\nHost: {HOST}\r\n"
+    body = f"{head}Authorization: {AUTH['Authorization']}\r\nContent-Length: 900\r\n\r\nx"
+    held: list[socket.socket] = []
+    with ExitStack() as opened:
+        for number in range(200):
+            source = (f"127.0.1.{number // 10 + 1}", 0)
+            slow = socket.create_connection(("127.0.0.1", nginx.public), timeout=15, source_address=source)
+            held.append(slow)
+            opened.enter_context(slow).sendall((head if number % 2 else body).encode())
+        statuses = [nginx.status("/api/2.0/mlflow/runs/search", **AUTH) for _ in range(20)]
+        # An end or an answer would make a socket readable: all two hundred are still held.
+        assert not select.select(held, [], [], 0)[0]
+    assert statuses == [200] * 20
 
 
 def test_signed_addresses_are_offered_only_where_that_is_meant(nginx: Nginx, behind: Nginx) -> None:
