@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e.platform_under_test import Platform, Visitor
+from e2e.platform_under_test import Platform, Stack, Visitor
 from mlflow import MlflowClient
 from repository import Repository
 
 import engine
-from local import authority
+from local import authority, services
 from local.builds import go_binary
+from local.cluster.crds import ROUTE, definitions
 from local.progress import Progress
 from mlflow_stack import proxy, tracking
+from preview import capture, render
 
 SMALL = {"requests": {"cpu": "50m"}}
 ELSEWHERE = "elsewhere"
@@ -369,3 +371,111 @@ def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
     assert [one.path for one in runs.list_artifacts(run.info.run_id)] == ["model.json"]
 
     example.ends(namespace, kept=before, left=before)
+
+
+RAHTI = engine.PROJECT / "examples" / "csc-rahti" / "Pulumi.rahti.yaml"
+INSTEAD: dict[str, dict[str, Any]] = {
+    "endpoint": {"artifactStore": {"s3": {"endpointUrl": f"http://s3.{services.NAMESPACE}.svc:9000"}}},
+    "exposure kind": {"expose": {"kind": "ingress", "className": "traefik", "tls": {}}},
+    "claim": {"backendStore": {"pvc": {"existingClaim": "of-one-node"}}},
+}
+"""What of `examples/csc-rahti` is not here: no public host is asked, nobody serves Routes, volumes are of one node."""
+PARTS_OF_THE_PLATFORM = {"platform": "kubernetes"}
+"""On OpenShift `restricted-v2` fills UID and fsGroup into the pods; here nobody does, so the stack states them."""
+
+# A file store with one run, as the template's server left it.
+FILE_STORE = """
+import pathlib
+run, experiment = "0" * 31 + "1", pathlib.Path("/mlflow/mlruns/0")
+for folder in ("artifacts", "metrics", "params", "tags"):
+    (experiment / run / folder).mkdir(parents=True)
+place = "/mnt/storage-pvc/mlruns/0"
+stage = "lifecycle_stage: active\\nexperiment_id: '0'\\n"
+(experiment / "meta.yaml").write_text(f"artifact_location: {place}\\nname: Default\\n{stage}")
+(experiment / run / "meta.yaml").write_text(
+    f"artifact_uri: {place}/{run}/artifacts\\nrun_id: '{run}'\\nrun_uuid: '{run}'\\nrun_name: old\\n{stage}"
+    "user_id: ann\\n"
+    "start_time: 1600000000000\\nend_time: 1600000001000\\nstatus: 3\\nsource_type: 4\\nsource_name: ''\\n"
+    "source_version: ''\\nentry_point_name: ''\\ntags: []\\n"
+)
+(experiment / run / "params" / "alpha").write_text("0.5")
+"""
+RUNS = "/api/2.0/mlflow/runs/search"
+
+
+def merged(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return tree | {
+        key: merged(tree[key], value) if isinstance(value, dict) and key in tree else value
+        for key, value in other.items()
+    }
+
+
+def test_what_rahti_would_be_sent_is_accepted_by_a_server(platform: Platform, tmp_path: Path) -> None:
+    """As it is, by a server that knows Routes."""
+    render.write(render.manifests(capture.capture(engine.PROJECT, "rahti", RAHTI)), tmp_path)
+    routes = definitions(Progress(), ROUTE)
+    platform.kubectl("apply", "--server-side", "--filename", "-", stdin=routes)
+    platform.kubectl("wait", "--for=condition=Established", "crd/routes.route.openshift.io", "--timeout=60s")
+    platform.namespace("team")
+    told = platform.kubectl("apply", "--dry-run=server", "--recursive", "--filename", str(tmp_path))
+    assert told.count("server dry run") == len(list(tmp_path.rglob("*.yaml")))
+    assert {"route.route.openshift.io/", "statefulset.apps/", "deployment.apps/"} <= set(re.findall(r"\S+?/", told))
+    platform.kubectl("delete", "namespace", "team")
+    platform.kubectl("delete", "crd", "routes.route.openshift.io")
+
+
+def test_the_template_s_deployment_comes_up_with_its_runs(platform: Platform, args: dict[str, Any]) -> None:
+    config = {
+        key.removeprefix("mlflow-stack:"): value for key, value in yaml.safe_load(RAHTI.read_text())["config"].items()
+    }
+    namespace = config["existingNamespace"]
+    for other in (*INSTEAD.values(), PARTS_OF_THE_PLATFORM):
+        config = merged(config, other)
+    claim = config["backendStore"]["pvc"]["existingClaim"]
+    platform.namespace(namespace)
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    platform.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim, "namespace": namespace},
+            "spec": spec,
+        }
+    )
+    old = platform.visitor(namespace, claim)
+    old.python(FILE_STORE)
+    old.leave()
+    platform.node.load(Progress(), services.S3.program(Progress()))
+    kubectl = ["kubectl", f"--kubeconfig={platform.instance.kubeconfig}"]
+    full = {f"mlflow-stack:{key}": value for key, value in config.items()}
+    services.start(Progress(), kubectl, platform.instance, full, [services.S3])
+    before = kinds(platform, namespace)
+    stack = Stack(platform, "rahti", {**config, "image": args["image"], "proxyImage": args["proxy_image"]})
+    stack.up()
+
+    host = config["expose"]["host"]
+    password = stack.output("password")
+    visitor = platform.visitor(namespace)
+    status, body = ask(visitor, f"http://mlflow.{namespace}.svc{RUNS}", "team", password, '{"experiment_ids": ["0"]}')
+    assert status == 200
+    (run,) = json.loads(body)["runs"]
+    assert run["data"]["params"] == [{"key": "alpha", "value": "0.5"}]
+    assert ask(visitor, f"http://mlflow.{namespace}.svc{SEARCH}", "team", "wrong")[0] == 401
+    visitor.leave()
+    # Who is in none of its networks is refused, the password in hand. The name of the certificate is another one here.
+    own = platform.instance.domain
+    told = subprocess.run(
+        ["curl", "--silent", "--show-error", "--cacert", str(authority.root(platform.instance)),
+         "--resolve", f"rahti.{own}:443:{platform.instance.node_address}", "--header", f"Host: {host}",
+         "--user", f"team:{password}", "--output", os.devnull, "--write-out", "%{http_code}",
+         f"https://rahti.{own}{SEARCH}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "403"
+    (models,) = platform.objects("deployments", namespace)
+    assert models["spec"]["replicas"] == 0
+
+    stack.unchanged()
+    stack.destroy()
+    assert kinds(platform, namespace) == before
+    platform.kubectl("delete", "namespace", namespace)
