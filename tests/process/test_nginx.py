@@ -31,6 +31,8 @@ from mlflow_stack import Addresses, htpasswd, proxy, validate
 PASSWORD = "correct horse battery"
 AUTH = {"Authorization": "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()}
 HOST = "mlflow.example.com"
+LARGE = 20_000_000
+"""Bytes that no buffer between two sockets takes."""
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
@@ -47,6 +49,8 @@ class Upstream(http.server.BaseHTTPRequestHandler):
             self.slow.wait(20)
         code = 503 if self.path.startswith("/api/2.0/mlflow/experiments/search") and not self.database else 200
         body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
+        if "large" in self.path:
+            body = bytes(LARGE)
         self.send_response(code)
         if self.path.endswith("/server-info"):
             body = b'{"multipart_downloads_enabled":true,"multipart_uploads_enabled":true,"store_type":"SqlStore"}'
@@ -284,6 +288,26 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
             return
         time.sleep(0.1)
     raise AssertionError("the places were not given back")
+
+
+def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Path) -> None:
+    """nginx warns of each one that it begins. Its clients are slower than the server here, both ways."""
+    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LARGE, 2)
+    path = "/api/2.0/mlflow-artifacts/artifacts/large"
+    with running(root, tmp_path, conf) as nginx:
+        client = http.client.HTTPConnection("127.0.0.1", nginx.public, timeout=15)
+        client.putrequest("PUT", path, skip_host=True)
+        for name, value in {"Host": HOST, "Content-Length": str(LARGE), **AUTH}.items():
+            client.putheader(name, value)
+        client.endheaders(bytes(LARGE // 2))
+        time.sleep(0.5)
+        client.send(bytes(LARGE // 2))
+        answer = client.getresponse()
+        time.sleep(0.5)
+        assert (answer.status, len(answer.read())) == (200, LARGE)
+        client.close()
+        assert "temporary file" not in nginx.log.read_text()
+        assert [one for one in (tmp_path / "tmp").rglob("*") if one.is_file() and one.name != "nginx.pid"] == []
 
 
 def test_two_hundred_slow_clients_do_not_stop_a_fast_one(nginx: Nginx) -> None:
