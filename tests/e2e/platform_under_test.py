@@ -116,8 +116,13 @@ class Platform:
         assert pid is not None
         return psutil.Process(pid)
 
-    def processes(self) -> list[psutil.Process]:
-        return self.first_process().children(recursive=True)
+    def processes(self) -> dict[psutil.Process, list[str]]:
+        """The arguments of the node's processes, without those that ended meanwhile."""
+        found: dict[psutil.Process, list[str]] = {}
+        for process in self.first_process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found[process] = process.cmdline()
+        return found
 
     def server(self, namespace: str) -> dict[str, Any]:
         """The one tracking pod."""

@@ -349,7 +349,7 @@ def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(serve
 
 def model_process(platform: Platform) -> psutil.Process:
     (found,) = [
-        process for process in platform.processes() if any("model_server.py" in word for word in process.cmdline())
+        process for process, words in platform.processes().items() if any("model_server.py" in word for word in words)
     ]
     return found
 

@@ -166,9 +166,9 @@ def assert_kept(team: Team, writers: Writers) -> None:
 
 def _migration(platform: Platform) -> psutil.Process | None:
     """The process that makes the tables, once it talks to the database."""
-    for process in platform.processes():
-        with suppress(psutil.NoSuchProcess, FileNotFoundError):
-            migrates = process.cmdline()[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
+    for process, words in platform.processes().items():
+        with suppress(FileNotFoundError):
+            migrates = words[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
             # In the pod's network, which psutil does not look into: a connection to port 3306.
             if migrates and ":0CEA 01 " in Path(f"/proc/{process.pid}/net/tcp").read_text():
                 return process
