@@ -1,6 +1,8 @@
 """What the whole suite has: a count for each layer, and no skips."""
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ from process.claims import claims  # noqa: F401 - a fixture of the layers proces
 from process.databases import old, servers  # noqa: F401 - fixtures of the layers process and soak
 
 LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e", "soak")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _swept() -> Iterator[None]:
+    """Pulumi leaves tasks behind, of which asyncio tells when they are collected; CPython 3.11's parser fails where
+    that happens in its midst (gh-106905). So each module's go with it."""
+    yield
+    gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
