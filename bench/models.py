@@ -9,7 +9,7 @@ from bench import memory
 from bench.platform import NAMESPACE, Platform
 from bench.result import Line
 from bench.throughput import run_in_pod
-from local.progress import Progress, Step
+from local.progress import Progress
 
 MEMORY_GOAL = 0.6
 LATENCY_GOAL = 1.15
@@ -64,7 +64,11 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
             time.sleep(5)
             pairs = [(memory.anonymous(ours) / _MIB, memory.anonymous(other) / _MIB) for _ in range(3)]
             step.detail("malformed requests")
-            kept = [_after_malformed(platform, ours, number, step) for number in (MALFORMED, 20 if short else 200)]
+            kept = []
+            for number in (MALFORMED, 20 if short else 200):
+                run_in_pod(platform, pod, "model", program, {"ways": order["ways"], "malformed": number}, step, 1)
+                time.sleep(5)
+                kept.append(memory.anonymous(ours) / _MIB)
         finally:
             platform.configure({"mlflow-stack:models": []})
             platform.local("up")
@@ -77,15 +81,6 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
         Line("memory after malformed requests", "MiB", [(kept[1], kept[0])], "at most", KEPT_GOAL, "after a first few"),
         Line("predictions: 99th percentile", "ms", latencies, "at most", LATENCY_GOAL, "the model's own port"),
     ]
-
-
-def _after_malformed(platform: Platform, pod: dict[str, Any], count: int, step: Step) -> float:
-    """The memory of an idle server after so many malformed requests."""
-    program = Path(__file__).with_name("predictions.py").read_text()
-    order = {"ways": _ways(platform), "malformed": count}
-    run_in_pod(platform, pod["metadata"]["name"], "model", program, order, step, 1)
-    time.sleep(5)
-    return memory.anonymous(pod) / _MIB
 
 
 def _serve(platform: Platform, version: str) -> dict[str, Any]:

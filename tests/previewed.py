@@ -6,6 +6,7 @@ from typing import Any
 from repository import Edit, Repository
 
 import engine
+from local import services
 
 GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
 IMAGE = "registry.example/mlflow:v3.17.2"
@@ -58,14 +59,20 @@ CHANGES: dict[str, Edit] = {
 """In this order, each on top of those before it."""
 
 LARGE: dict[str, Any] = {
-    "existingNamespace": "team",
+    "existingNamespace": "large",
     "image": IMAGE,
     "proxyImage": PROXY,
-    "backendStore": {"mysql": {"host": "mysql.example.com", "existingSecret": "mlflow-database"}},
-    "artifactStore": {"s3": {"bucket": "team", "existingSecret": "mlflow-s3"}},
+    "backendStore": {"mysql": {"deploy": {"size": "1Gi", "image": DATABASE}, "dumps": {"size": "1Gi"}}},
+    "artifactStore": {
+        "s3": {
+            "bucket": "large",
+            "endpointUrl": f"http://s3.{services.NAMESPACE}.svc:9000",
+            "existingSecret": "mlflow-s3",
+        }
+    },
     "models": [{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 3}],
 }
-"""Another team's stack, on services that are there."""
+"""Another team's stack, with a model and nothing on a claim that servers share."""
 
 LARGE_CHANGES: dict[str, Edit] = {
     "replicas": _set(replicas=3),

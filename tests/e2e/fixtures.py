@@ -75,6 +75,6 @@ def client(platform: Platform) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stranger(platform: Platform) -> Iterator[Visitor]:
     """A pod of somebody else, in a namespace of its own, that no policy selects."""
-    platform.namespace("elsewhere")
-    yield platform.visitor("elsewhere")
-    platform.kubectl("delete", "namespace", "elsewhere")
+    platform.namespace("stranger")
+    yield platform.visitor("stranger")
+    platform.kubectl("delete", "namespace", "stranger")
