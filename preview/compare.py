@@ -189,8 +189,9 @@ def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         for key in sorted({*one, *other}):
             where = f"{path}.{key}" if path else key
             yield from _leaves(one.get(key), other.get(key), where)
-    elif isinstance(old, list) and isinstance(new, list):
-        one, other = _keyed(cast("list[Any]", old)), _keyed(cast("list[Any]", new))
+    elif old != new and isinstance(old, list | None) and isinstance(new, list | None):
+        # An empty list is none: a provider neither sends nor keeps one.
+        one, other = _keyed(cast("list[Any]", old or [])), _keyed(cast("list[Any]", new or []))
         for key in {**one, **other}:
             yield from _leaves(one.get(key), other.get(key), f"{path}[{key}]")
     elif old != new:

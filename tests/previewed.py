@@ -58,6 +58,7 @@ CHANGES: dict[str, Edit] = {
 }
 """In this order, each on top of those before it."""
 
+SMALL = {"requests": {"cpu": "20m"}}
 LARGE: dict[str, Any] = {
     "existingNamespace": "large",
     "image": IMAGE,
@@ -70,13 +71,14 @@ LARGE: dict[str, Any] = {
             "existingSecret": "mlflow-s3",
         }
     },
-    "models": [{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 3}],
+    "models": [{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 3, "resources": SMALL}],
+    "resources": SMALL,
 }
 """Another team's stack, with a model and nothing on a claim that servers share."""
 
 LARGE_CHANGES: dict[str, Edit] = {
     "replicas": _set(replicas=3),
-    "model": _set(models=[{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 4}]),
+    "model": _set(models=[{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 4, "resources": SMALL}]),
 }
 """What that team changes."""
 

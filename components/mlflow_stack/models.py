@@ -33,7 +33,7 @@ REQUESTS = {"cpu": "100m", "memory": "384Mi"}
 LIMITS = {"memory": "1Gi"}
 """A small scikit-learn model is served with 260 MB resident; what a model needs beyond that is its user's to say."""
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": "100m", "memory": "256Mi"},
+    {"cpu": workload.STEP_CPU, "memory": "256Mi"},
     {"memory": "1Gi"},
 )
 SCRATCH_SIZE = "256Mi"

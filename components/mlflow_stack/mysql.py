@@ -239,6 +239,7 @@ class MysqlStore(pulumi.ComponentResource):
             command: Sequence[str],
             env: Mapping[str, str],
             more: Sequence[VolumeMountArgsDict],
+            cpu: str = SCHEMA_RESOURCES[0]["cpu"],
         ) -> ContainerArgsDict:
             requests, limits = SCHEMA_RESOURCES
             return {
@@ -247,7 +248,7 @@ class MysqlStore(pulumi.ComponentResource):
                 "command": list(command),
                 "args": [],
                 "env": workload.env(env),
-                "resources": workload.resources(None, requests, limits),
+                "resources": workload.resources(None, {**requests, "cpu": cpu}, limits),
                 "security_context": workload.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",
                 "volume_mounts": [*mounts, *authority, scratch_mount, *more],
@@ -275,7 +276,14 @@ class MysqlStore(pulumi.ComponentResource):
 
         options = _folder("mysql-options", OPTIONS)
         writable: VolumeMountArgsDict = {"name": options["name"], "mount_path": options["mount_path"]}
-        ready = step("database", placement["image"], (*program, "ready"), {**env, "OPTIONS": OPTIONS}, [writable])
+        ready = step(
+            "database",
+            placement["image"],
+            (*program, "ready"),
+            {**env, "OPTIONS": OPTIONS},
+            [writable],
+            workload.STEP_CPU,
+        )
         address = f"{database.host}:{database.port}/{quote(database.name)}"
         uri = f"mysql+pymysql://{address}?{urlencode({'read_default_file': OPTIONS, **TIMEOUTS}, safe='/')}"
         self.parts = PodParts(

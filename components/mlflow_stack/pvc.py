@@ -26,7 +26,7 @@ DEFAULT_ACCESS_MODE = "ReadWriteOnce"
 ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany")
 
 SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": "250m", "memory": "512Mi"},
+    {"cpu": workload.STEP_CPU, "memory": "512Mi"},
     {"memory": "1Gi"},
 )
 

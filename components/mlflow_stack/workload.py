@@ -160,6 +160,11 @@ def env(variables: Mapping[str, pulumi.Input[str]]) -> list[EnvVarArgsDict]:
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 
+STEP_CPU = "20m"
+"""What a container asks for that ends before the server starts. A pod reserves the largest request of such for all its
+life, so it is small: what the server's ``resources`` ask for decides. Nothing limits what a step takes."""
+
+
 def resources(
     given: ResourcesArgs | None, requests: Mapping[str, str], limits: Mapping[str, str]
 ) -> ResourceRequirementsArgsDict:

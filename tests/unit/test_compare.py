@@ -91,6 +91,14 @@ def test_items_with_names_are_found_by_them_and_others_by_position() -> None:
     ]
 
 
+@pytest.mark.parametrize("nothing", [{}, {"args": []}])
+def test_an_empty_list_is_none(nothing: dict) -> None:
+    old, new = one("Pod", inputs=nothing), one("Pod", inputs={"args": ["a"]})
+    assert differences(old, new) == [Field("args[0]", None, "a")]
+    assert differences(old, one("Pod", inputs={})) == []
+    assert differences(one("Pod", inputs={"a": False}), one("Pod", inputs={})) == [Field("a", False, None)]
+
+
 def test_a_secret_that_differs_is_one_field_without_values() -> None:
     old, new = (
         one("Secret", secret=["stringData"], inputs={"stringData": {"a": f"s-{value}", "b": value}}) for value in "12"
