@@ -20,7 +20,7 @@ UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache
 export UV_CACHE_DIR
 
 .PHONY: help setup up down clean distclean status logs watch env client-env preflight lock pin render preview drift \
-	test test-fast soak lint bench
+	test test-fast soak lint bench docs
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/\$$\$$/$$/g' | sort | expand -t 14
@@ -100,3 +100,7 @@ soak: lint ## all tests, the full matrices among them, which take longer
 
 bench: setup ## what it costs, as ratios: bench/results
 	@$(BIN)/python -m bench
+
+docs: setup ## the documents as a site: OUT=<folder>
+	@$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir '$(OUT)/.doctrees' docs \
+		'$(or $(OUT),$(error name a folder: make docs OUT=<folder>))'
