@@ -302,6 +302,7 @@ class ModelServer(pulumi.ComponentResource):
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE),
                 "serving": model["name"],
+                "linger": True,
                 "access": accepted.get("access", Access()),
                 "labels": labels,
             },

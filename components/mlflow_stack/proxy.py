@@ -42,7 +42,7 @@ AUTH = "/etc/mlflow-stack-auth"
 DRAIN_SECONDS = 50
 """How long requests under way may take when the pod ends."""
 LINGER_SECONDS = 5
-"""How long a model's pod that ends still takes requests: a controller hears of it late, Traefik within two seconds."""
+"""How long a pod that ends still takes requests: who sends them hears of it late, Traefik within two seconds."""
 QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
 
 CONNECTIONS_PER_CLIENT = 100
@@ -90,6 +90,9 @@ class AuthProxyArgs(TypedDict):
     serving: NotRequired[str]
     """Name of a model: the guarded server is that model's, which answers under ``/serving/<name>/`` of the addresses.
     Default: none, it is MLflow's tracking server."""
+    linger: NotRequired[bool]
+    """Whether a pod that ends still takes requests for 5 s, until none is sent to it: where another pod comes before it
+    goes. Default: false."""
     access: NotRequired[Access]
     """Who comes. Default: the pods of the same namespace, to the internal port."""
     labels: NotRequired[Mapping[str, str]]
@@ -121,8 +124,7 @@ class AuthProxy(pulumi.ComponentResource):
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
         serving = accepted.get("serving")
-        # The one tracking pod on a claim has no other to take its requests meanwhile.
-        linger = f"sleep {LINGER_SECONDS}; " if serving else ""
+        linger = f"sleep {LINGER_SECONDS}; " if accepted.get("linger") else ""
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
         config = k8s.core.v1.ConfigMap(

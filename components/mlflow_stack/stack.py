@@ -256,6 +256,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "max_artifact_size": max_artifact_size,
                 "max_concurrent_uploads": max_concurrent_uploads,
                 "presigned": artifacts.presigned,
+                "linger": not (store.parts.exclusive or artifacts.parts.exclusive),
                 "access": access,
                 "labels": labels,
             },

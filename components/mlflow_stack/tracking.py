@@ -107,6 +107,7 @@ class TrackingServer(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(parent=self),
         )
+        exclusive = any(part.exclusive for part in parts)
         container: k8s.core.v1.ContainerArgsDict = {
             "name": "mlflow",
             "image": validate.checked(accepted.get("image", DEFAULT_IMAGE), validate.image, "image"),
@@ -142,8 +143,10 @@ class TrackingServer(pulumi.ComponentResource):
             "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
             "liveness_probe": _probe(proxy.HEALTHY, period=10, failures=6),
             "readiness_probe": _probe(proxy.READY, period=5, failures=2),
-            # The proxy drains first.
-            "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", "2"]}}},
+            # The proxy drains first, and takes requests a while longer where there is another pod.
+            "lifecycle": {
+                "pre_stop": {"exec_": {"command": ["sleep", "2" if exclusive else str(proxy.LINGER_SECONDS + 1)]}}
+            },
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
         spec = workload.pod_spec(platform, [container], parts, account)
@@ -161,7 +164,7 @@ class TrackingServer(pulumi.ComponentResource):
             custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
         )
         metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
-        if any(part.exclusive for part in parts):
+        if exclusive:
             _single(name, metadata, self.selector, template, service, after)
         else:
             _replicated(name, metadata, self.selector, template, replicas, after)

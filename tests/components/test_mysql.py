@@ -197,3 +197,16 @@ def test_a_part_for_one_pod_alone_makes_a_stateful_set_and_refuses_more() -> Non
     assert servers(1, exclusive=True).one("StatefulSet").inputs["spec"]["replicas"] == 1
     with pytest.raises(InvalidArgs, match="replicas: 2 is not accepted; wanted 1, as one of the parts"):
         servers(2, exclusive=True)
+
+
+@pytest.mark.parametrize(("exclusive", "server", "nginx"), [(False, "6", "sleep 5; nginx "), (True, "2", "nginx ")])
+def test_a_pod_that_another_one_replaces_still_takes_requests_for_a_while(
+    exclusive: bool, server: str, nginx: str
+) -> None:
+    store = {"pvc": {}} if exclusive else {"mysql": {"host": "db.example.com", "password": "x"}}
+    bucket = {"s3": {"bucket": "runs", "access_key_id": "i", "secret_access_key": "s"}}
+    wanted: MlflowStackArgs = {"backend_store": store, "artifact_store": bucket}
+    deployment = engine.deploy(lambda: MlflowStack("mlflow", wanted) and None)
+    mlflow, proxy = pod(deployment, "StatefulSet" if exclusive else "Deployment", "mlflow")["containers"]
+    assert mlflow["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", server]
+    assert proxy["lifecycle"]["preStop"]["exec"]["command"][-1].startswith(nginx)
