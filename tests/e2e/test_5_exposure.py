@@ -128,6 +128,8 @@ def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp
         with page.expect_response(lambda one: one.url.endswith("/experiments/create")) as made:
             page.get_by_role("dialog").get_by_role("button", name="Create").click()
         assert (made.value.request.method, made.value.status) == ("POST", 200)
+        # It opens the experiment, and then a page of it: whoever goes elsewhere before that is taken back there.
+        page.wait_for_url(re.compile(r"#/experiments/\d+/\w+"))
         expect(page.get_by_role("dialog")).to_have_count(0)
         screenshot(page, "experiment", tmp_path)
         page.goto(f"{address.url}/#{run}/artifacts/predictions.png")
