@@ -205,11 +205,13 @@ class Deployment:
 
     def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
         """Runs a program whose output is the user's to see. Raises `LocalError` when it fails."""
-        variables = self.inherited | self.environment(tools)
         # An interrupt is the program's to handle; the engine then still finishes what it began and unlocks the state.
         before = signal.signal(signal.SIGINT, _left_to_the_program)
         try:
-            done = subprocess.run(argv, cwd=PROJECT, env=variables, check=False)
+            # The Kubernetes provider leaves the kubeconfig, with its keys, as a temporary file at each start.
+            with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
+                variables = self.inherited | self.environment(tools) | {"TMPDIR": scratch}
+                done = subprocess.run(argv, cwd=PROJECT, env=variables, check=False)
         finally:
             signal.signal(signal.SIGINT, before)
         if done.returncode:

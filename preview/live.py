@@ -66,7 +66,8 @@ class Live:
         here = self.deployment
         with tempfile.TemporaryDirectory(dir=here.instance.root) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text("name: mlflow-stack\nruntime: python\n")
-            variables = here.environment(self.tools) | {"PULUMI_BACKEND_URL": f"file://{scratch}"}
+            # The provider leaves the kubeconfig as a temporary file.
+            variables = here.environment(self.tools) | {"PULUMI_BACKEND_URL": f"file://{scratch}", "TMPDIR": scratch}
             # In the checkout it would write a salt into the tracked stack file.
             self._asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
             if state:

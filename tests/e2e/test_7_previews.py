@@ -39,10 +39,12 @@ class Team:
     def __post_init__(self) -> None:
         kubeconfig = yaml.safe_load(self.platform.instance.kubeconfig.read_text())
         kubeconfig["contexts"][0]["name"] = kubeconfig["current-context"] = STACK
-        (self.scratch / "backend").mkdir()
+        for folder in ("backend", "tmp"):
+            (self.scratch / folder).mkdir()
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")},
             "MLFLOW_STACK_DATA": str(self.scratch / "data"),
+            "TMPDIR": str(self.scratch / "tmp"),
             "KUBECONFIG_TEXT": yaml.safe_dump(kubeconfig),
             "BACKEND": f"file://{self.scratch / 'backend'}",
             "PULUMI_CONFIG_PASSPHRASE": "correct horse",
@@ -141,6 +143,12 @@ def test_a_stack_as_deployed_has_no_changes_and_no_drift(team: Team) -> None:
     assert team.preview().stdout == "### Stack `team`: nothing changes\n\nCompared with what runs.\n"
     drift = team.pipeline("drift", STACK)
     assert (drift.returncode, drift.stdout) == (0, ""), drift.stderr
+
+
+def test_a_pipeline_leaves_no_kubeconfig_behind(team: Team) -> None:
+    """Neither its own nor those that the Kubernetes provider writes at each start."""
+    kept = [path for path in (team.scratch / "tmp").rglob("*") if path.is_file() and b"clusters:" in path.read_bytes()]
+    assert kept == []
 
 
 def test_an_object_that_was_edited_by_hand_is_named_with_its_field(team: Team) -> None:
