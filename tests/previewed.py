@@ -78,7 +78,7 @@ LARGE: dict[str, Any] = {
 
 LARGE_CHANGES: dict[str, Edit] = {
     "replicas": _set(replicas=3),
-    "model": _set(models=[{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 4, "resources": SMALL}]),
+    "model": _set(models=[{**LARGE["models"][0], "version": 4}]),
 }
 """What that team changes."""
 
