@@ -1,6 +1,7 @@
 """The documents as a site."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import engine
@@ -15,3 +16,9 @@ def test_the_documents_become_a_site_without_warnings(tmp_path: Path) -> None:
     index = (tmp_path / "index.html").read_text()
     assert all(f'href="{page}.html"' in index for page in pages - {"index"})
     assert (tmp_path / "_images" / "resources.svg").exists()
+
+
+def test_the_picture_shows_what_the_engine_receives() -> None:
+    command = [sys.executable, "docs/tree.py"]
+    drawn = subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout
+    assert drawn == (engine.PROJECT / "docs" / "resources.svg").read_text(), "run it again and look at the picture"
