@@ -1,16 +1,30 @@
 """`make lock` against the registry that others run: built from its Go module, on loopback."""
 
+import base64
+import datetime
 import hashlib
 import json
 import os
+import socket
+import ssl
 import subprocess
+import threading
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from process.claims import free_port
 
 from local.builds import go_binary
@@ -24,36 +38,126 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address."""
+def program() -> Path:
     with Progress() as progress:
-        program = go_binary(
+        return go_binary(
             progress, "registry", MODULE, "github.com/distribution/distribution/v3/cmd/registry", estimate=120
         )
-    folder = tmp_path_factory.mktemp("registry")
+
+
+@contextmanager
+def serving(program: Path, folder: Path, name: str, **config: Any) -> Iterator[str]:
+    """A registry over `folder`, by its address."""
     address = f"127.0.0.1:{free_port()}"
-    config = {
+    config |= {
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
         "http": {"addr": address},
     }
-    (folder / "config.yml").write_text(json.dumps(config))
-    with (folder / "log").open("w") as log:
+    file = folder / f"{name}.yml"
+    file.write_text(json.dumps(config))
+    with file.with_suffix(".log").open("w") as log:
         environment = os.environ | {"OTEL_TRACES_EXPORTER": "none"}
-        process = subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen([program, "serve", file], stdout=log, stderr=log, env=environment)
         try:
             for _ in range(300):
                 try:
-                    urllib.request.urlopen(f"http://{address}/v2/").close()
+                    socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
                     break
                 except OSError:
-                    assert process.poll() is None, (folder / "log").read_text()
+                    assert process.poll() is None, file.with_suffix(".log").read_text()
                     time.sleep(0.1)
             yield address
         finally:
             process.terminate()
             process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def registry(program: Path, folder: Path) -> Iterator[str]:
+    """The address of one that gives to whoever asks."""
+    with serving(program, folder, "open") as address:
+        yield address
+
+
+@dataclass
+class Tokens(ThreadingHTTPServer):
+    """Gives tokens as public registries do: for what is asked, to whoever asks."""
+
+    key: ec.EllipticCurvePrivateKey
+    chain: str
+    """The certificate of the key, DER in base64."""
+    empty: bool = False
+    """Whether its tokens are good for nothing."""
+    asked: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+
+    def __post_init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+
+    def token(self, service: str, scope: str) -> str:
+        kind, name, actions = scope.split(":")
+        now = int(time.time())
+        claims = {
+            "iss": "tokens",
+            "aud": service,
+            "exp": now + 60,
+            "nbf": now - 60,
+            "access": [] if self.empty else [{"type": kind, "name": name, "actions": actions.split(",")}],
+        }
+        return jwt.encode(claims, self.key, "ES256", {"x5c": [self.chain]})
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Tokens
+
+    def do_GET(self) -> None:
+        asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        self.server.asked.append(asked)
+        body = json.dumps({"token": self.server.token(**asked)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Iterator[Tokens]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tokens")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    with Tokens(key, base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def guarded(program: Path, folder: Path, registry: str, tokens: Tokens) -> Iterator[str]:
+    """The address of one over the same images that wants a token, as Docker Hub, ghcr.io and quay.io do."""
+    authority = folder / "tokens.pem"
+    authority.write_text(ssl.DER_cert_to_PEM_cert(base64.b64decode(tokens.chain)))
+    realm = f"http://127.0.0.1:{tokens.server_port}/token"
+    asking = {"realm": realm, "service": "images", "issuer": "tokens", "rootcertbundle": str(authority)}
+    with serving(program, folder, "guarded", auth={"token": asking}) as address:
+        yield address
 
 
 def push(registry: str, name: str, tag: str, content: str) -> str:
@@ -126,6 +230,21 @@ def test_a_registry_that_does_not_know_the_image_leaves_the_file_as_it_is(regist
     with pytest.raises(LocalError, match=rf"^{registry} does not give {registry}/unknown:v1: HTTP Error 404"):
         lock(file, {})
     assert file.read_text() == text
+
+
+def test_a_registry_that_wants_a_token_is_given_one(registry: str, guarded: str, tokens: Tokens) -> None:
+    digest = push(registry, "team/asked", "v1", "x")
+    assert pinned(f"{guarded}/team/asked:v1") == f"{guarded}/team/asked:v1@{digest}"
+    assert tokens.asked == [{"service": "images", "scope": "repository:team/asked:pull"}]
+
+
+def test_an_image_that_a_token_is_not_good_for_is_named(
+    registry: str, guarded: str, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(registry, "team/others", "v1", "x")
+    monkeypatch.setattr(tokens, "empty", True)
+    with pytest.raises(LocalError, match=rf"^{guarded} does not give {guarded}/team/others:v1: HTTP Error 401"):
+        pinned(f"{guarded}/team/others:v1")
 
 
 def test_an_image_without_a_tag_cannot_be_asked_for() -> None:
