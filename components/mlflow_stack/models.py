@@ -337,7 +337,7 @@ class ModelServer(pulumi.ComponentResource):
             opts=child,
         )
         account = workload.service_account(name, namespace, labels, child)
-        spec = workload.pod_spec(platform, [_server(self.uri, accepted)], parts, account)
+        spec = workload.pod_spec(platform, [_server(self.uri, accepted, parts)], parts, account)
         rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
             "selector": {"match_labels": selector},
             # The old version serves until the new one is ready.
@@ -393,7 +393,7 @@ def _image(args: ModelServerArgs) -> pulumi.Output[str]:
     return validate.checked(image, validate.image, "image")
 
 
-def _server(uri: str, args: ModelServerArgs) -> ContainerArgsDict:
+def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
     """The container that runs the model's code. It has no credential, and writes nowhere but in its ``/tmp``."""
     model = args["model"]
     load = validate.seconds_of(model.get("load_timeout", DEFAULT_LOAD_TIMEOUT))
@@ -425,8 +425,7 @@ def _server(uri: str, args: ModelServerArgs) -> ContainerArgsDict:
         # A prediction in Python may hold the interpreter for a while: busy is not dead.
         "liveness_probe": {**_probe(proxy.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
         "readiness_probe": {**_probe(proxy.READY, 5), "failure_threshold": 2},
-        # The proxy takes requests a while longer, and drains first.
-        "lifecycle": {"pre_stop": {"exec_": {"command": ["sleep", str(proxy.LINGER_SECONDS + 1)]}}},
+        "lifecycle": workload.drained(parts),
         "volume_mounts": [
             {"name": "model", "mount_path": VOLUME, "read_only": True},
             {"name": "programs", "mount_path": SCRIPTS, "read_only": True},

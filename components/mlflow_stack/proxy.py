@@ -124,7 +124,7 @@ class AuthProxy(pulumi.ComponentResource):
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
         serving = accepted.get("serving")
-        linger = f"sleep {LINGER_SECONDS}; " if accepted.get("linger") else ""
+        linger = LINGER_SECONDS if accepted.get("linger") else 0
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
         config = k8s.core.v1.ConfigMap(
@@ -177,7 +177,9 @@ class AuthProxy(pulumi.ComponentResource):
                         "timeout_seconds": 5,
                     },
                     # SIGTERM would cut requests off at once; quit lets them end, and it comes when this command ends.
-                    "lifecycle": {"pre_stop": {"exec_": {"command": ["sh", "-c", linger + QUIT]}}},
+                    "lifecycle": {
+                        "pre_stop": {"exec_": {"command": ["sh", "-c", f"sleep {linger}; {QUIT}" if linger else QUIT]}}
+                    },
                     "volume_mounts": [
                         {"name": "proxy", "mount_path": CONFIG, "read_only": True},
                         # A whole folder, not a subPath: only so a changed Secret reaches the container.
@@ -198,6 +200,7 @@ class AuthProxy(pulumi.ComponentResource):
                 scratch,
             ],
             ingress=access.ingress,
+            linger_seconds=linger,
         )
         self.register_outputs({})
 

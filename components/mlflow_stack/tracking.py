@@ -143,10 +143,7 @@ class TrackingServer(pulumi.ComponentResource):
             "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
             "liveness_probe": _probe(proxy.HEALTHY, period=10, failures=6),
             "readiness_probe": _probe(proxy.READY, period=5, failures=2),
-            # The proxy drains first, and takes requests a while longer where there is another pod.
-            "lifecycle": {
-                "pre_stop": {"exec_": {"command": ["sleep", "2" if exclusive else str(proxy.LINGER_SECONDS + 1)]}}
-            },
+            "lifecycle": workload.drained(parts),
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
         spec = workload.pod_spec(platform, [container], parts, account)

@@ -1,6 +1,6 @@
 """What every pod has in common: labels, hardening, and the parts that stores and proxies hand to a server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources as files
 from typing import NotRequired, Protocol, TypedDict
@@ -10,6 +10,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     EnvVarArgsDict,
+    LifecycleArgsDict,
     PodSecurityContextArgsDict,
     PodSpecArgsDict,
     ResourceRequirementsArgsDict,
@@ -93,8 +94,16 @@ class PodParts:
     """Connections that the pod answers."""
     exclusive: bool = False
     """Whether one pod alone may hold what is mounted: SQLite, or a claim that is not ReadWriteMany."""
+    linger_seconds: int = 0
+    """How long a pod that ends still takes requests."""
     scratch_bytes: int = 0
     """What passes through the server's ``/tmp`` at most, beyond the server's own."""
+
+
+def drained(parts: Iterable[PodParts]) -> LifecycleArgsDict:
+    """Of a guarded server: it is told to end 2 s after its proxy has taken the last request."""
+    linger = max((part.linger_seconds for part in parts), default=0)
+    return {"pre_stop": {"exec_": {"command": ["sleep", str(linger + 2)]}}}
 
 
 def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:

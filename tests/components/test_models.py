@@ -147,7 +147,7 @@ def test_a_new_version_is_ready_before_the_old_one_ends() -> None:
     assert readiness["periodSeconds"] * readiness["failureThreshold"] == 10
     assert model["terminationMessagePolicy"] == "FallbackToLogsOnError"
     proxy = server.inputs["spec"]["template"]["spec"]["containers"][1]
-    assert model["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "6"]
+    assert model["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
     assert proxy["lifecycle"]["preStop"]["exec"]["command"][-1].startswith("sleep 5; nginx ")
 
 

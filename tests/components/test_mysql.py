@@ -199,7 +199,7 @@ def test_a_part_for_one_pod_alone_makes_a_stateful_set_and_refuses_more() -> Non
         servers(2, exclusive=True)
 
 
-@pytest.mark.parametrize(("exclusive", "server", "nginx"), [(False, "6", "sleep 5; nginx "), (True, "2", "nginx ")])
+@pytest.mark.parametrize(("exclusive", "server", "nginx"), [(False, "7", "sleep 5; nginx "), (True, "2", "nginx ")])
 def test_a_pod_that_another_one_replaces_still_takes_requests_for_a_while(
     exclusive: bool, server: str, nginx: str
 ) -> None:
