@@ -14,7 +14,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -208,14 +209,29 @@ class Deployment:
         # An interrupt is the program's to handle; the engine then still finishes what it began and unlocks the state.
         before = signal.signal(signal.SIGINT, _left_to_the_program)
         try:
-            # The Kubernetes provider leaves the kubeconfig, with its keys, as a temporary file at each start.
-            with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
-                variables = self.inherited | self.environment(tools) | {"TMPDIR": scratch}
+            with self._alone(self.environment(tools)) as variables:
                 done = subprocess.run(argv, cwd=PROJECT, env=variables, check=False)
         finally:
             signal.signal(signal.SIGINT, before)
         if done.returncode:
             raise LocalError(f"{' '.join(argv[:2])} failed, see above. Next: {next_step}.")
+
+    def tried(
+        self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the engine with what `environment` gives, or a change of it, to its end, however it ends."""
+        argv = ["pulumi", *arguments, "--non-interactive"]
+        with self._alone(variables) as env:
+            return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+    def asked(self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT) -> str:
+        """What the engine prints, run as by `tried`. Raises `LocalError` when it fails."""
+        done = self.tried(variables, *arguments, cwd=cwd)
+        if done.returncode:
+            what = f"`pulumi {' '.join(arguments[:2])}`"
+            said = (done.stderr + done.stdout).splitlines()
+            raise LocalError(builds.failure(what, said, "`make status`, then the same command again"))
+        return done.stdout
 
     def unlock(self, tools: Tools) -> None:
         """Takes away the lock of an update that was killed on this machine; one of a running update stays."""
@@ -302,15 +318,13 @@ class Deployment:
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def _ask(self, tools: Tools, *arguments: str, cwd: Path = PROJECT) -> str:
-        variables = self.inherited | self.environment(tools)
-        argv = ["pulumi", *arguments, "--non-interactive"]
-        done = subprocess.run(argv, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
-        if done.returncode:
-            what = f"`pulumi {' '.join(arguments)}`"
-            raise LocalError(
-                builds.failure(what, done.stderr.splitlines(), "`make status`, then the same command again")
-            )
-        return done.stdout
+        return self.asked(self.environment(tools), *arguments, cwd=cwd)
+
+    @contextmanager
+    def _alone(self, variables: Mapping[str, str]) -> Generator[dict[str, str]]:
+        """The environment of an engine whose temporary files go with it: the provider leaves the kubeconfig as one."""
+        with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
+            yield {**self.inherited, **variables, "TMPDIR": scratch}
 
     @cached_property
     def inherited(self) -> dict[str, str]:

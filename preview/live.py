@@ -11,13 +11,13 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
 from local import builds, release
 from local.deployment import Deployment, Tools
 from local.errors import LocalError
-from local.paths import PROJECT
 from local.release import State
 from preview.compare import KUBERNETES, Change, Comparison, Field, Resource, compare, differences
 
@@ -42,23 +42,24 @@ class Live:
         """
         state = release.let_go(self._state(), released)
         with self._copy(_unprotected(state)) as variables:
-            done = self._run(variables, "preview", "--json", "--show-sames")
+            done = self.deployment.tried(variables, "preview", "--json", "--show-sames")
         return comparison(state, _steps(done))
 
     def drift(self) -> Comparison:
         """From what the state says to what the cluster has."""
         state = self._state()
         with self._copy(state) as variables:
-            before = _resources(json.loads(self._asked(variables, "stack", "export", "--show-secrets")))
-            self._asked(variables, "refresh", "--yes", "--skip-preview")
-            after = _resources(json.loads(self._asked(variables, "stack", "export", "--show-secrets")))
+            exported = partial(self.deployment.asked, variables, "stack", "export", "--show-secrets")
+            before = _resources(json.loads(exported()))
+            self.deployment.asked(variables, "refresh", "--yes", "--skip-preview")
+            after = _resources(json.loads(exported()))
         return compare(before, after)
 
     def _state(self) -> State:
         here = self.deployment
         if not here.exists(self.tools):
             return {}
-        return json.loads(self._asked(here.environment(self.tools), "stack", "export"))
+        return json.loads(here.asked(here.environment(self.tools), "stack", "export"))
 
     @contextmanager
     def _copy(self, state: State) -> Generator[dict[str, str]]:
@@ -66,30 +67,14 @@ class Live:
         here = self.deployment
         with tempfile.TemporaryDirectory(dir=here.instance.root) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text("name: mlflow-stack\nruntime: python\n")
-            # The provider leaves the kubeconfig as a temporary file.
-            variables = here.environment(self.tools) | {"PULUMI_BACKEND_URL": f"file://{scratch}", "TMPDIR": scratch}
+            variables = here.environment(self.tools) | {"PULUMI_BACKEND_URL": f"file://{scratch}"}
             # In the checkout it would write a salt into the tracked stack file.
-            self._asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
+            here.asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
             if state:
                 file = Path(scratch) / "state.json"
                 file.write_text(json.dumps(state))
-                self._asked(variables, "stack", "import", "--file", str(file))
+                here.asked(variables, "stack", "import", "--file", str(file))
             yield variables
-
-    def _asked(self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT) -> str:
-        done = self._run(variables, *arguments, cwd=cwd)
-        if done.returncode:
-            what = f"`pulumi {' '.join(arguments[:2])}`"
-            said = (done.stderr + done.stdout).splitlines()
-            raise LocalError(builds.failure(what, said, "`make status`, then the same command again"))
-        return done.stdout
-
-    def _run(
-        self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT
-    ) -> subprocess.CompletedProcess[str]:
-        argv = ["pulumi", *arguments, "--non-interactive"]
-        env = {**self.deployment.inherited, **variables}
-        return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def comparison(state: State, steps: list[State]) -> Comparison:
@@ -124,7 +109,7 @@ def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
     return sorted([*found, *secret], key=lambda one: one.path)
 
 
-def _steps(done: "subprocess.CompletedProcess[str]") -> list[State]:
+def _steps(done: subprocess.CompletedProcess[str]) -> list[State]:
     """The steps of a preview. Raises `LocalError` with the engine's messages when there are errors among them."""
     try:
         said: State = json.loads(done.stdout)
