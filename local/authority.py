@@ -22,7 +22,7 @@ class Certificate:
     """A certificate and its key, both PEM."""
 
     chain: str
-    """The certificate, without the authority's own, which clients have."""
+    """The certificate alone: clients have the authority's own."""
     key: str
     """The private key."""
 
@@ -49,6 +49,11 @@ def certificate(instance: Instance) -> Certificate:
         if not (folder / "tls.crt").exists():
             _make(instance)
     return Certificate((folder / "tls.crt").read_text(), (folder / "tls.key").read_text())
+
+
+def issuer(instance: Instance) -> Certificate:
+    """The authority's own certificate and key, for a server that vouches in its name; made if need be."""
+    return Certificate(root(instance).read_text(), (_folder(instance) / "ca.key").read_text())
 
 
 def _folder(instance: Instance) -> Path:

@@ -3,6 +3,7 @@ them, and for tests."""
 
 import secrets
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any, Final
 
 import yaml
 
+from local import authority
 from local.builds import failure, go_binary
+from local.cluster.crds import CERT_MANAGER as CERT_MANAGER_MODULE
+from local.cluster.crds import definitions
 from local.cluster.programs import ensure, program_image
 from local.errors import LocalError
 from local.images import Image
@@ -20,6 +24,8 @@ from local.progress import Progress
 
 NAMESPACE: Final = "local-services"
 VERSITYGW: Final = "1.8.0"
+# The last release whose module holds the controller; the definitions are newer, and have all that it knows.
+_CERT_MANAGER: Final = "1.11.5"
 _FOLDER: Final = Path(__file__).parent
 _PROJECT: Final = "mlflow-stack"
 _SECONDS: Final = 120
@@ -35,6 +41,8 @@ class Service:
     """Its image."""
     texts: Callable[[Instance, Mapping[str, Any]], dict[str, str]]
     """What its manifest needs, by the instance and the stack's configuration."""
+    definitions: Sequence[str] = ()
+    """The modules of `local.cluster.crds` that define what its manifest has beside Kubernetes' own. Default: none."""
 
 
 def s3_server(progress: Progress) -> Path:
@@ -59,12 +67,31 @@ def _s3(instance: Instance, config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _cert_manager(progress: Progress) -> Image:
+    package = "github.com/cert-manager/cert-manager/cmd/controller"
+    program = go_binary(progress, "controller", _FOLDER / "modules" / "cert-manager", package, estimate=270)
+    return program_image("cert-manager", _CERT_MANAGER, program)
+
+
+def _authority(instance: Instance, config: Mapping[str, Any]) -> dict[str, str]:
+    """What the issuer signs with."""
+    own = authority.issuer(instance)
+    return {"certificate": _base64(own.chain), "key": _base64(own.key)}
+
+
+def _base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
 S3: Final = Service(
     name="s3",
     program=lambda progress: program_image("versitygw", VERSITYGW, s3_server(progress)),
     texts=_s3,
 )
-_KNOWN: Final = {service.name: service for service in (S3,)}
+CERT_MANAGER: Final = Service(
+    name="cert-manager", program=_cert_manager, texts=_authority, definitions=[CERT_MANAGER_MODULE]
+)
+_KNOWN: Final = {service.name: service for service in (S3, CERT_MANAGER)}
 
 
 def named(names: Sequence[str]) -> list[Service]:
@@ -93,9 +120,14 @@ def start(
             image=service.program(progress).reference,
             shell=ensure(progress).shell.reference,
         )
+        defined = "---\n".join(definitions(progress, module) for module in service.definitions)
         with progress.step(f"local service {service.name}", 5):
-            flags = ["--server-side", "--force-conflicts", "--field-manager=mlflow-stack", "--filename=-"]
-            _run(service.name, [*kubectl, "apply", *flags], text)
+            apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=mlflow-stack"]
+            if defined:
+                _run(service.name, [*apply, "--filename=-"], defined)
+                established = ["wait", "--for=condition=Established", f"--timeout={_SECONDS}s", "--filename=-"]
+                _run(service.name, [*kubectl, *established], defined)
+            _run(service.name, [*apply, "--filename=-"], text)
             wait = ["rollout", "status", f"deployment/{service.name}", f"--namespace={NAMESPACE}"]
             _run(service.name, [*kubectl, *wait, f"--timeout={_SECONDS}s"])
 

@@ -52,6 +52,12 @@ def test_the_versions_agree() -> None:
     assert project["version"] == mlflow_stack.__version__ == SCHEMA["version"]
 
 
+def test_the_distribution_is_not_taken_for_that_of_a_provider() -> None:
+    """Pulumi's Python host asks for a plugin for each one whose name begins like this, and generated SDKs do."""
+    name = tomllib.loads((COMPONENTS / "pyproject.toml").read_text())["project"]["name"]
+    assert not re.match(r"pulumi[-_]", name)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_no_module_defers_annotations_which_the_analyzer_cannot_read(path: Path) -> None:
     assert "from __future__ import annotations" not in path.read_text()

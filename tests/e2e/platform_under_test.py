@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -20,8 +21,10 @@ import requests
 import yaml
 
 import engine
+from local import services
 from local.cluster import Node
 from local.paths import Instance
+from local.progress import Progress
 
 INSTANCE = os.environ.get("MLFLOW_STACK_TEST_INSTANCE", "test")
 """The instance that tests make and delete; another name lets two checkouts test at once."""
@@ -131,6 +134,17 @@ class Platform:
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         self.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(documents))
+
+    def serve(self, service: services.Service, **config: Any) -> None:
+        """Starts one of the local services for a stack of this configuration."""
+        with Progress() as progress:
+            self.node.load(progress, service.program(progress))
+            full = {f"mlflow-stack:{key}": value for key, value in config.items()}
+            kubectl = shutil.which("kubectl", path=self.environment["PATH"])
+            assert kubectl
+            services.start(
+                progress, [kubectl, f"--kubeconfig={self.instance.kubeconfig}"], self.instance, full, [service]
+            )
 
     def namespace(self, name: str, **labels: str) -> None:
         """A namespace that is there before the stack, with PodSecurity enforced."""

@@ -368,7 +368,7 @@ def test_clients_with_keys_of_their_own_talk_to_the_bucket_and_the_server_serves
 
 
 _DIRECT = """
-import base64, json, os, pathlib, urllib.error, urllib.request
+import json, os, pathlib, requests
 import mlflow
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 pathlib.Path("direct.txt").write_text("logged past the server")
@@ -377,17 +377,12 @@ with mlflow.start_run() as run:
     mlflow.log_artifact("direct.txt")
 uri = run.info.artifact_uri
 fetched = mlflow.artifacts.download_artifacts(f"{uri}/direct.txt", dst_path="/tmp/fetched")
-pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
-headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+user = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow-artifacts/artifacts/direct.txt"
 
 def answer(method):
-    data = b"x" if method == "PUT" else None
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers, method=method))
-        return "taken"
-    except urllib.error.HTTPError as error:
-        return f"{error.code} {error.read().decode()}"
+    answered = requests.request(method, url, data=b"x" if method == "PUT" else None, auth=user)
+    return f"{answered.status_code} {answered.text}"
 
 through = [answer(method) for method in ("PUT", "GET")]
 print(json.dumps({"location": uri, "fetched": pathlib.Path(fetched).read_text(), "through the server": through}))
@@ -428,10 +423,9 @@ def test_a_model_in_a_bucket_is_served_as_it_predicts_locally(
 
 
 _PREDICT = """
-import base64, json, os, sys, urllib.request
-pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
-headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode(), "Content-Type": "application/json"}
-body = sys.stdin.buffer.read()
-answer = urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "/invocations", data=body, headers=headers))
-print(json.dumps(json.load(answer)["predictions"]))
+import json, os, sys, requests
+user = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+kind = {"Content-Type": "application/json"}
+answer = requests.post(sys.argv[1] + "/invocations", data=sys.stdin.buffer.read(), headers=kind, auth=user)
+print(json.dumps(answer.json()["predictions"]))
 """

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import requests
+from cryptography import x509
 from e2e.browser import Browser
 from e2e.platform_under_test import Platform, Stack, Visitor, eventually, quickstart, status
 from playwright.sync_api import Error, Page, expect
 
 import engine
-from local import authority, hosts
+from local import authority, hosts, services
 from local.cluster import crds
 from local.progress import Progress
 from mlflow_stack import MlflowStack
@@ -43,20 +44,25 @@ class Address:
 
 @pytest.fixture(scope="module")
 def stack(platform: Platform) -> Iterator[Stack]:
-    """Two more servers: one under a path for this machine alone, one through the node's Gateway."""
+    """Two more servers: one under a path for this machine alone, one through the node's Gateway.
+
+    The first one has a certificate of its own, issued by cert-manager; the second one that of the Gateway.
+    """
+    platform.serve(services.CERT_MANAGER)
     platform.namespace(NAMESPACE)
     domain = platform.instance.domain
-    common = {"tls": {}, "trusted_proxies": [platform.instance.pod_cidr]}
+    common = {"trusted_proxies": [platform.instance.pod_cidr]}
     exposed = {
         "path": {
             "kind": "ingress",
             "class_name": "traefik",
             "host": f"path.{domain}",
             "path": "/mlflow",
+            "tls": {"issuer": "local"},
             "allow_from": [f"{platform.instance.machine_address}/32"],
             **common,
         },
-        "gateway": {"kind": "gateway", "gateway": "traefik/traefik", "host": f"gateway.{domain}", **common},
+        "gateway": {"kind": "gateway", "gateway": "traefik/traefik", "host": f"gateway.{domain}", "tls": {}, **common},
     }
     stacks = {
         name: {
@@ -218,6 +224,25 @@ def test_http_is_redirected_before_a_password_is_sent(address: Address) -> None:
     assert plain.status_code in (301, 308)
     assert plain.headers["Location"] == address.url + "/"
     assert "WWW-Authenticate" not in plain.headers
+
+
+def test_a_certificate_is_issued_for_the_name_and_served(platform: Platform, stack: Stack) -> None:
+    host = f"path.{platform.instance.domain}"
+
+    def issued() -> bytes | None:
+        found = {secret["metadata"]["name"]: secret for secret in platform.objects("secrets", NAMESPACE)}
+        kept = found.get("path-tls", {}).get("data", {}).get("tls.crt")
+        return base64.b64decode(kept) if kept else None
+
+    def asked(name: str) -> bytes:
+        return ssl.get_server_certificate((name, 443)).encode()
+
+    leaf = x509.load_pem_x509_certificate(eventually("a certificate is issued", issued))
+    assert leaf.issuer == x509.load_pem_x509_certificate(authority.root(platform.instance).read_bytes()).subject
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [host]
+    eventually("it is served", lambda: x509.load_pem_x509_certificate(asked(host)) == leaf)
+    assert status(f"https://{host}/mlflow{SEARCH}") == 401
 
 
 def test_a_foreign_origin_cannot_write(address: Address) -> None:

@@ -192,10 +192,7 @@ def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
 @pytest.fixture(scope="module")
 def large(platform: Platform, tagged: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """A stack with a bucket, whose registry has four versions of a model that says which one it is."""
-    config = {f"mlflow-stack:{key}": value for key, value in LARGE.items()}
-    platform.node.load(Progress(), services.S3.program(Progress()))
-    kubectl = ("kubectl", f"--kubeconfig={platform.instance.kubeconfig}")
-    services.start(Progress(), kubectl, platform.instance, config, [services.S3])
+    platform.serve(services.S3, **LARGE)
     namespace = LARGE["existingNamespace"]
     team = deployed(platform, namespace, {**LARGE, "models": []}, tmp_path_factory.mktemp("large"))
     visitor = platform.visitor(namespace, secrets=["mlflow-client"])
@@ -233,14 +230,13 @@ def test_more_servers_come_without_an_outage_as_told(large: Team) -> None:
 
 
 _ASK = """
-import base64, json, os, pathlib, time, urllib.request
-pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
-headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+import json, os, pathlib, time, requests
+user = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/experiments/search?max_results=1"
 answered, others = 0, []
 while not pathlib.Path("/tmp/enough").exists():
     try:
-        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30).read()
+        requests.get(url, auth=user, timeout=30).raise_for_status()
         answered += 1
     except Exception as error:
         others.append(repr(error))
@@ -257,12 +253,10 @@ def test_a_model_s_other_version_is_served_as_told(large: Team) -> None:
 
 
 _PREDICT = """
-import base64, json, os, urllib.request
-pair = os.environ["MLFLOW_TRACKING_USERNAME"] + ":" + os.environ["MLFLOW_TRACKING_PASSWORD"]
-headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode(), "Content-Type": "application/json"}
-body = json.dumps({"inputs": [[5.0], [6.0]]}).encode()
+import json, os, requests
+user = (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
 url = "http://mlflow-diabetes/serving/diabetes/invocations"
-print(json.dumps(json.load(urllib.request.urlopen(urllib.request.Request(url, body, headers)))["predictions"]))
+print(json.dumps(requests.post(url, json={"inputs": [[5.0], [6.0]]}, auth=user).json()["predictions"]))
 """
 
 

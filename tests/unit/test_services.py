@@ -1,12 +1,17 @@
 """What a local service is made from; that it answers is shown in tests/e2e."""
 
+import base64
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from local import services
+from local import authority, services
 from local.errors import LocalError
 from local.paths import Instance
 
@@ -22,8 +27,16 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
     return Instance.open("one")
 
 
+def objects(service: services.Service, texts: Mapping[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is sent, by kind and name."""
+    manifest = (Path(services.__file__).parent / f"manifests/{service.name}.yaml").read_text()
+    given = {"namespace": "local-services", "image": "server:1", "shell": "shell:1"}
+    text = string.Template(manifest).substitute(texts, **given)
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
+
+
 def test_an_unknown_service_is_named() -> None:
-    with pytest.raises(LocalError, match="there is no local service 'redis'"):
+    with pytest.raises(LocalError, match=r"there is no local service 'redis'\. Next: take of cert-manager, s3\."):
         services.named(["s3", "redis"])
 
 
@@ -36,12 +49,20 @@ def test_keys_are_made_once_and_for_the_owner_alone(instance: Instance) -> None:
 
 def test_the_stack_finds_its_bucket_and_its_secret(instance: Instance) -> None:
     texts = services.S3.texts(instance, CONFIG)
-    manifest = (Path(services.__file__).parent / "manifests/s3.yaml").read_text()
-    text = string.Template(manifest).substitute(texts, namespace="local-services", image="s3:1", shell="shell:1")
-    objects = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
-    secret = objects["Secret", "keys"]
+    made = objects(services.S3, texts)
+    secret = made["Secret", "keys"]
     assert secret["metadata"]["namespace"] == "team"
     assert f"aws_secret_access_key = {texts['secret']}\n" in secret["stringData"]["credentials"]
-    pod = objects["Deployment", "s3"]["spec"]["template"]["spec"]
+    pod = made["Deployment", "s3"]["spec"]["template"]["spec"]
     assert "/data/buckets/files" in pod["initContainers"][0]["command"]
-    assert texts["secret"] not in str(objects["Deployment", "s3"])
+    assert texts["secret"] not in str(made["Deployment", "s3"])
+
+
+def test_the_issuer_signs_with_the_authority_of_the_instance(instance: Instance) -> None:
+    made = objects(services.CERT_MANAGER, services.CERT_MANAGER.texts(instance, {}))
+    issuer = made["ClusterIssuer", "local"]["spec"]["ca"]["secretName"]
+    data = {key: base64.b64decode(value).decode() for key, value in made["Secret", issuer]["data"].items()}
+    assert data["tls.crt"] == authority.root(instance).read_text()
+    both = load_pem_private_key(data["tls.key"].encode(), None).public_key()
+    assert both == x509.load_pem_x509_certificate(data["tls.crt"].encode()).public_key()
+    assert "PRIVATE" not in str(made["Deployment", "cert-manager"])
