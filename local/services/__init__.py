@@ -14,8 +14,7 @@ import yaml
 
 from local import authority
 from local.builds import failure, go_binary
-from local.cluster.crds import CERT_MANAGER as CERT_MANAGER_MODULE
-from local.cluster.crds import definitions
+from local.cluster import crds
 from local.cluster.programs import ensure, program_image
 from local.errors import LocalError
 from local.images import Image
@@ -69,7 +68,7 @@ def _s3(instance: Instance, config: Mapping[str, Any]) -> dict[str, str]:
 
 def _cert_manager(progress: Progress) -> Image:
     package = "github.com/cert-manager/cert-manager/cmd/controller"
-    program = go_binary(progress, "controller", _FOLDER / "modules" / "cert-manager", package, estimate=270)
+    program = go_binary(progress, "cert-manager", _FOLDER / "modules" / "cert-manager", package, estimate=270)
     return program_image("cert-manager", _CERT_MANAGER, program)
 
 
@@ -89,7 +88,7 @@ S3: Final = Service(
     texts=_s3,
 )
 CERT_MANAGER: Final = Service(
-    name="cert-manager", program=_cert_manager, texts=_authority, definitions=[CERT_MANAGER_MODULE]
+    name="cert-manager", program=_cert_manager, texts=_authority, definitions=[crds.CERT_MANAGER]
 )
 _KNOWN: Final = {service.name: service for service in (S3, CERT_MANAGER)}
 
@@ -120,7 +119,7 @@ def start(
             image=service.program(progress).reference,
             shell=ensure(progress).shell.reference,
         )
-        defined = "---\n".join(definitions(progress, module) for module in service.definitions)
+        defined = "---\n".join(crds.definitions(progress, module) for module in service.definitions)
         with progress.step(f"local service {service.name}", 5):
             apply = [*kubectl, "apply", "--server-side", "--force-conflicts", "--field-manager=mlflow-stack"]
             if defined:
