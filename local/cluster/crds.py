@@ -9,7 +9,7 @@ from local.paths import cache_dir
 from local.progress import Progress
 
 CERT_MANAGER: Final = "github.com/cert-manager/cert-manager"
-"""Certificate, Issuer and the like; nothing here acts on them."""
+"""Certificate, Issuer and the like; a local service acts on them."""
 GATEWAY_API: Final = "sigs.k8s.io/gateway-api"
 """Gateway, HTTPRoute and the like, of the standard channel."""
 ROUTE: Final = "github.com/openshift/api"

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -72,6 +73,14 @@ def sent(url: str, auth: tuple[str, str], trust: str, *, mebibytes: int, chunked
             if chunked:
                 connection.sendall(b"0\r\n\r\n")
         return int(connection.recv(64).split()[1])
+
+
+def blocks(document: Path, heading: str = "") -> list[str]:
+    """The commands of a document, or of one section of it."""
+    text = document.read_text()
+    if heading:
+        text = re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.M)[0]
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
 
 
 @dataclass

@@ -6,11 +6,17 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 import requests
-from e2e.platform_under_test import Platform, eventually, quickstart, sent, status
+from e2e.platform_under_test import Platform, blocks, eventually, quickstart, sent, status
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+import engine
+from local.paths import cache_dir, data_dir
 
 NAMESPACE = "mlflow-dev"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
@@ -57,6 +63,18 @@ def test_a_key_set_by_hand_is_kept_by_the_next_up(platform: Platform) -> None:
     platform.local("up")
     assert platform.run("pulumi", "config", "get", "maxArtifactSize").stdout.strip() == "350Mi"
     platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+
+
+def test_what_runs_is_told(platform: Platform, url: str) -> None:
+    pod = "pod/" + platform.server(NAMESPACE)["metadata"]["name"]
+    told = platform.local("status").stdout
+    assert url in told
+    assert re.search(rf"{pod} +2/2 +Running", told), told
+    lines = platform.local("logs").stdout
+    for container in ("schema", "mlflow", "proxy"):
+        assert f"[{pod}/{container}] " in lines
+    assert re.search(r"^[IWE]\d{4} ", platform.local("logs", "kubelet").stdout, re.M)
+    assert platform.local("preflight").stderr.endswith("the cluster has what the stack names\n")
 
 
 def test_the_password_is_asked_for(url: str, auth: tuple[str, str]) -> None:
@@ -202,6 +220,7 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
     try:
         platform.run("pulumi", "config", "set", "--path", "users[0]", "mlflow", "--non-interactive")
         platform.run("pulumi", "config", "set", "--path", "users[1]", "alice", "--non-interactive")
+        platform.run("pulumi", "config", "set", "--path", "users[2]", "bob", "--non-interactive")
         platform.run(
             "pulumi",
             "config",
@@ -217,17 +236,32 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
         platform.local("up")
         eventually("alice comes in", lambda: status(url + SEARCH, alice) == 200)
         platform.run("pulumi", "preview", "--expect-no-changes", "--non-interactive")
+        before_it = passwords(platform)
+        assert {user: before_it[user] for user in (auth[0], alice[0])} == dict([auth, alice])
+        bob = ("bob", before_it["bob"])
+        assert status(url + SEARCH, bob) == 200
         platform.run("pulumi", "config", "rm", "--path", "users[1]", "--non-interactive")
         platform.run("pulumi", "config", "rm", "passwords", "--non-interactive")
+        platform.run("pulumi", "config", "set", "--path", "rotation.bob", "1", "--non-interactive")
         platform.local("up")
         eventually("alice is out", lambda: status(url + SEARCH, alice) == 401)
+        assert status(url + SEARCH, bob) == 401
+        assert status(url + SEARCH, ("bob", passwords(platform)["bob"])) == 200
     finally:
         stop.set()
         background.join()
+    # The next `up` takes him out.
+    platform.run("pulumi", "config", "rm", "--path", "users[1]", "--non-interactive")
+    platform.run("pulumi", "config", "rm", "rotation", "--non-interactive")
     assert failed == []
     after = platform.server(NAMESPACE)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+
+
+def passwords(platform: Platform) -> dict[str, str]:
+    """As the documents ask for them."""
+    return json.loads(platform.run("pulumi", "stack", "output", "--show-secrets", "passwords").stdout)
 
 
 def server_process(platform: Platform) -> psutil.Process:
@@ -344,6 +378,8 @@ def test_the_namespace_is_restricted_and_secrets_are_in_secrets_alone(
 
 
 def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth: tuple[str, str]) -> None:
+    """A claim grows meanwhile: the node's storage class takes it, and enforces no size."""
+
     def names() -> set[str]:
         answer = requests.get(url + SEARCH, auth=auth, timeout=30)
         return {one["name"] for one in answer.json()["experiments"]}
@@ -352,8 +388,45 @@ def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth:
     assert {"quickstart", "from-a-job", "killed"} <= before
     platform.local("down")
     assert not platform.node.running()
+    platform.run("pulumi", "config", "set", "--path", "backendStore.pvc.size", "50Gi", "--non-interactive")
     platform.local("up")
     assert names() == before
+    (claim,) = platform.objects("persistentvolumeclaims", NAMESPACE)
+    assert claim["spec"]["resources"]["requests"]["storage"] == "50Gi"
+
+
+def test_a_backup_brings_back_what_was_lost(
+    platform: Platform, client: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands of the documents, word for word, with another home for the copies."""
+    for name, value in client.items():
+        monkeypatch.setenv(name, value)
+    api = MlflowClient()
+
+    def names() -> set[str]:
+        return {one.name for one in api.search_experiments()}
+
+    def documented(heading: str) -> str:
+        (commands,) = blocks(engine.PROJECT / "docs" / "operations.md", heading)
+        home = {"HOME": str(tmp_path), "MLFLOW_STACK_CACHE": str(cache_dir())}
+        home |= {"MLFLOW_STACK_DATA": str(data_dir()), "INSTANCE": platform.instance.name}
+        return platform.run("bash", "-euo", "pipefail", "-c", commands, **home).stdout
+
+    quickstart = api.get_experiment_by_name("quickstart")
+    assert quickstart
+    run = api.search_runs([quickstart.experiment_id], order_by=["attributes.start_time"])[0]
+    figure = Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes()
+    before = names()
+    assert documented("Backup") == "ok\n"
+
+    api.create_experiment("after the backup")
+    get_artifact_repository(run.info.artifact_uri).delete_artifacts("predictions.png")
+    assert "predictions.png" not in {one.path for one in api.list_artifacts(run.info.run_id)}
+
+    documented("Restoring")
+    (tmp_path / "artifacts.tar").unlink()
+    assert names() == before
+    assert Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes() == figure
 
 
 def test_a_killed_node_comes_back_with_its_data(platform: Platform, url: str, auth: tuple[str, str]) -> None:

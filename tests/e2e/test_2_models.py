@@ -221,6 +221,15 @@ BODIES = {
 TWO = json.dumps({"dataframe_records": DATA.head(2).to_dict(orient="records")})
 
 
+def test_a_model_is_named_and_pinned_by_commands(served: Served, registry: Registry) -> None:
+    for key, value in (("name", "diabetes"), ("uri", "models:/diabetes@champion")):
+        served.platform.run("pulumi", "config", "set", "--path", f"models[0].{key}", value, "--non-interactive")
+    served.platform.local("pin")
+    content = yaml.safe_load(served.file.read_text())["config"]
+    wanted = {"name": "diabetes", "uri": "models:/diabetes@champion", "version": registry.first}
+    assert content["mlflow-stack:models"] == [wanted]
+
+
 def test_two_models_of_different_flavors_answer_as_they_do_locally(
     served: Served, registry: Registry, index: str, client: dict[str, str]
 ) -> None:

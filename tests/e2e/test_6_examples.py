@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e.platform_under_test import Platform, Stack, Visitor
+from e2e.platform_under_test import Platform, Stack, Visitor, blocks
 from mlflow import MlflowClient
 from repository import Repository
 
@@ -39,14 +39,6 @@ answer = requests.request("POST" if body else "GET", url, data=body or None, hea
 print(json.dumps([answer.status_code, answer.text if answer.ok else ""]))
 """
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-
-
-def blocks(readme: Path, heading: str = "") -> list[str]:
-    """The commands of a README, or of one section of it."""
-    text = readme.read_text()
-    if heading:
-        text = re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.M)[0]
-    return re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
 
 
 class Example:

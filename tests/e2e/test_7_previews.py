@@ -187,6 +187,8 @@ def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
     if name == "mysql":
         # Acknowledged: the claim has left the stack, and is there as it was.
         assert team.claims()["mlflow-data"] == claims["mlflow-data"]
+        team.platform.kubectl("delete", "persistentvolumeclaim", "mlflow-data", "--namespace", team.namespace)
+        eventually("it is gone", lambda: "mlflow-data" not in team.claims())
 
 
 @pytest.fixture(scope="module")
