@@ -121,6 +121,7 @@ class S3Artifacts(pulumi.ComponentResource):
         accepted = validate.accepted("S3Artifacts", name, S3ArtifactsArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:S3Artifacts", name, {}, opts)
         labels = workload.labels(name, "artifact-store", placement["labels"])
+        namespace, child = placement["namespace"], pulumi.ResourceOptions(parent=self)
         proxied = accepted.get("proxied", True)
         endpoint = accepted.get("endpoint_url")
         self.presigned = accepted.get("presigned", not (endpoint and _inside(endpoint)))
@@ -141,12 +142,21 @@ class S3Artifacts(pulumi.ComponentResource):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         if "ca" in accepted:
-            volumes.append(_files(self, name, "s3-ca", {"ca.crt": accepted["ca"]}, placement, labels))
+            volumes.append(
+                workload.text_volume(
+                    f"{name}-s3-ca", "s3-ca", {"ca.crt": accepted["ca"]}, namespace=namespace, labels=labels, opts=child
+                )
+            )
             mounts.append({"name": "s3-ca", "mount_path": CA, "read_only": True})
             access["AWS_CA_BUNDLE"] = f"{CA}/ca.crt"
         reach = PodParts(
             env=workload.env(access),
-            volumes=[*volumes, _files(self, name, "s3-scripts", _scripts(), placement, labels)],
+            volumes=[
+                *volumes,
+                workload.text_volume(
+                    f"{name}-s3-scripts", "s3-scripts", programs(), namespace=namespace, labels=labels, opts=child
+                ),
+            ],
             mounts=[*mounts, {"name": "s3-scripts", "mount_path": SCRIPTS, "read_only": True}],
             egress=[Egress(_port(endpoint))],
             wait_for=wait_for,
@@ -229,40 +239,11 @@ def _keys(
     return workload.name_of(secret), [secret]
 
 
-def _scripts() -> dict[str, str]:
-    """Programs, and the two files by which Python finds the plugin among them."""
+def programs() -> dict[str, str]:
+    """Return the bucket's check and MLflow's plugin, by path."""
     return {
-        "s3_check.py": workload.script("s3_check.py"),
-        "s3_spool.py": workload.script("s3_spool.py"),
-        "mlflow_stack_s3-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: mlflow-stack-s3\nVersion: 1\n",
-        "mlflow_stack_s3-1.dist-info/entry_points.txt": "[mlflow.artifact_repository]\ns3 = s3_spool:Repository\n",
-    }
-
-
-def _files(
-    parent: S3Artifacts,
-    name: str,
-    purpose: str,
-    files: Mapping[str, str],
-    placement: S3PlacementArgs,
-    labels: Mapping[str, str],
-) -> VolumeArgsDict:
-    """A volume of texts by their paths."""
-    keys = {path: path.replace("/", "_") for path in files}
-    texts = k8s.core.v1.ConfigMap(
-        f"{name}-{purpose}",
-        metadata={"namespace": placement["namespace"], "labels": labels},
-        immutable=True,
-        data={keys[path]: text for path, text in files.items()},
-        opts=pulumi.ResourceOptions(parent=parent),
-    )
-    return {
-        "name": purpose,
-        "config_map": {
-            "name": workload.name_of(texts),
-            "default_mode": 0o444,
-            "items": [{"key": key, "path": path} for path, key in keys.items()],
-        },
+        **workload.scripts("s3_check.py", "s3_spool.py"),
+        **workload.plugin("mlflow-stack-s3", "mlflow.artifact_repository", "s3 = s3_spool:Repository"),
     }
 
 

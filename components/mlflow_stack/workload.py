@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources as files
+from importlib import resources as package
 from typing import NotRequired, Protocol, TypedDict
 
 import pulumi
@@ -242,7 +242,52 @@ def pod_spec(
 
 def script(name: str) -> str:
     """The text of a program that containers run."""
-    return files.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")
+    return package.files("mlflow_stack").joinpath("scripts", name).read_text(encoding="utf-8")
+
+
+def scripts(*names: str) -> dict[str, str]:
+    """Return the texts of programs that containers run, by name."""
+    return {name: script(name) for name in names}
+
+
+def plugin(distribution: str, group: str, entry_point: str) -> dict[str, str]:
+    """Return the two files, by path, by which Python finds an entry point in a folder of its path."""
+    folder = f"{distribution.replace('-', '_')}-1.dist-info"
+    return {
+        f"{folder}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n",
+        f"{folder}/entry_points.txt": f"[{group}]\n{entry_point}\n",
+    }
+
+
+def text_volume(
+    name: str,
+    volume: str,
+    texts: Mapping[str, str],
+    *,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> VolumeArgsDict:
+    """Return a volume of texts by their paths, in an immutable ConfigMap.
+
+    :param volume: Name of the volume in the pod.
+    """
+    keys = {path: path.replace("/", "_") for path in texts}
+    made = k8s.core.v1.ConfigMap(
+        name,
+        metadata={"namespace": namespace, "labels": labels},
+        immutable=True,
+        data={keys[path]: text for path, text in texts.items()},
+        opts=opts,
+    )
+    return {
+        "name": volume,
+        "config_map": {
+            "name": name_of(made),
+            "default_mode": 0o444,
+            "items": [{"key": key, "path": path} for path, key in keys.items()],
+        },
+    }
 
 
 class Named(Protocol):

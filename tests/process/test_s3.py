@@ -113,7 +113,7 @@ class MLflow:
 @pytest.fixture(scope="module")
 def mlflow(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflow]:
     home = tmp_path_factory.mktemp("mlflow")
-    for path, text in s3._scripts().items():
+    for path, text in s3.programs().items():
         file = home / "plugin" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
