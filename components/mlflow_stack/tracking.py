@@ -21,6 +21,16 @@ REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 LIMITS = {"memory": "1Gi"}
 """One worker, no jobs: 487 MB resident idle, 526 MB under load, and 60 to 90 MB for transfers."""
 
+SERVER_BYTES = 640 * 2**20
+"""Memory of the server beside the bodies of API requests: the figures above."""
+BODY_COST = 96
+"""Memory that MLflow takes for each byte of an API body, at worst: 73 for JSON of many small items, 81 for OTLP of empty
+spans, 90 for a long search filter (measured with 1 and 8 MiB)."""
+SMALLEST_BODY_LIMIT = 2**20
+"""MLflow's client sends batches of up to 1,000,000 bytes."""
+LARGEST_BODY_LIMIT = 32 * 2**20
+"""More memory serves more requests at once. A larger body would occupy the interpreter for minutes."""
+
 SCRATCH_BYTES = 512 * 2**20
 """MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it, beside what the artifact store says."""
 
@@ -68,6 +78,16 @@ def server_rules(fields: validate.Fields) -> None:
     fields.check("platform", validate.one_of(*workload.PLATFORMS))
     fields.check("rollout_timeout", validate.duration)
     fields.check_each("labels", validate.label_value)
+
+
+def max_body_bytes(resources: workload.ResourcesArgs | None) -> int:
+    """Return the size limit of an API request's body, which follows from the server's memory limit.
+
+    The bodies that the server works on at once may have this size together.
+    """
+    limits = {**LIMITS, **(resources or {}).get("limits", {})}
+    spare = validate.bytes_of(limits["memory"]) - SERVER_BYTES
+    return min(max(spare // BODY_COST, SMALLEST_BODY_LIMIT), LARGEST_BODY_LIMIT)
 
 
 class TrackingServer(pulumi.ComponentResource):
