@@ -87,8 +87,7 @@ class Users(pulumi.ComponentResource):
             salt = random.RandomString(f"{name}-salt-{user}", length=htpasswd.SALT_LENGTH, special=False, opts=child)
             generated.append(salt)
             if user in passwords:
-                key = f"passwords.{user}"
-                password = validate.checked(passwords[user], validate.password, key, secret=True)
+                password: pulumi.Output[str] = pulumi.Output.secret(passwords[user])
             else:
                 made = random.RandomPassword(
                     f"{name}-password-{user}",

@@ -40,9 +40,9 @@ OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
 class ControllerArgs(TypedDict):
     """Where the requests of a controller, router or gateway come from."""
 
-    namespace_selector: NotRequired[Mapping[str, str]]
+    namespace_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Labels of its namespace. Default: any namespace."""
-    pod_selector: NotRequired[Mapping[str, str]]
+    pod_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Labels of its pods. Default: any pod."""
     cidrs: NotRequired[Sequence[str]]
     """Its addresses as CIDRs, for one in the nodes' network or outside the cluster. Default: none."""
@@ -51,11 +51,11 @@ class ControllerArgs(TypedDict):
 class TlsArgs(TypedDict):
     """The certificate of an https address. With neither field, the controller's or gateway's own."""
 
-    issuer: NotRequired[str]
+    issuer: NotRequired[pulumi.Input[str]]
     """The cert-manager issuer to ask for one. Default: none."""
     issuer_kind: NotRequired[str]
     """ClusterIssuer, or Issuer for one in the stack's namespace. Default: ClusterIssuer."""
-    secret: NotRequired[str]
+    secret: NotRequired[pulumi.Input[str]]
     """The Secret that is there already with ``tls.crt`` and ``tls.key``; needs ``existing_namespace``.
     Default: none."""
 
@@ -65,16 +65,16 @@ class ExposeArgs(TypedDict):
 
     kind: str
     """none; ingress; route, which is OpenShift's; gateway, an HTTPRoute; or nodeport, a port of every node."""
-    host: NotRequired[str]
+    host: NotRequired[pulumi.Input[str]]
     """The name that people open, without scheme, port or path; any other is answered with 421. With nodeport it may
     be an IPv4 address. Required unless kind is none."""
     path: NotRequired[str]
     """The path that everything is under, such as /mlflow. Default: none, the root."""
     tls: NotRequired[TlsArgs]
     """The certificate, with ingress and gateway; a route always has the router's. Default: none, plain http."""
-    class_name: NotRequired[str]
+    class_name: NotRequired[pulumi.Input[str]]
     """The IngressClass. Default: the cluster's default class."""
-    gateway: NotRequired[str]
+    gateway: NotRequired[pulumi.Input[str]]
     """The Gateway that the HTTPRoute attaches to, as namespace/name. Required with gateway."""
     node_port: NotRequired[int]
     """The port with nodeport, 30000 to 32767; never assigned by the cluster. Required with nodeport."""
@@ -87,7 +87,7 @@ class ExposeArgs(TypedDict):
     trusted_proxies: NotRequired[Sequence[str]]
     """The addresses of the controllers in front as CIDRs: X-Forwarded-For is believed from them alone. Required with
     ``allow_from``, but for nodeport. Default: none."""
-    annotations: NotRequired[Mapping[str, str]]
+    annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
     """More annotations of the Ingress, Route or HTTPRoute, over the stack's own. Default: {}."""
 
 
@@ -127,8 +127,8 @@ def _rules(fields: validate.Fields) -> None:
             fields.refuse(name, f"a value, as kind is {kind}")
     for name in sorted(set(fields) - {"kind"} - _FIELDS[kind]):
         fields.refuse(name, f"it left out, as kind is {kind}")
-    if kind != "nodeport" and _is_address(fields.get("host", "")):
-        fields.refuse("host", f"a name and no address, as kind is {kind}")
+    if kind != "nodeport":
+        fields.check("host", lambda host: f"a name and no address, as kind is {kind}" if _is_address(host) else None)
     if "allow_from" in fields and "trusted_proxies" in _FIELDS[kind] and "trusted_proxies" not in fields:
         fields.refuse("trusted_proxies", "a value with allowFrom: without it all clients have the controller's address")
     if kind == "gateway" and set(fields.get("tls", {})):
@@ -153,16 +153,17 @@ def _controller_rules(fields: validate.Fields) -> None:
         fields.refuse("namespace_selector", "a value, or one of podSelector and cidrs")
 
 
-def addresses(service: str, namespace: str, expose: ExposeArgs) -> Addresses:
+def addresses(service: str, namespace: pulumi.Input[str], expose: ExposeArgs) -> pulumi.Output[Addresses]:
     """The names of a server that is reached so; for a model's server ``service`` is its own."""
     secure = expose["kind"] == "route" or "tls" in expose
-    return Addresses(
-        service,
-        namespace,
-        host=expose.get("host"),
-        port=expose.get("node_port"),
-        scheme="https" if secure else "http",
-        path=expose.get("path", ""),
+    return pulumi.Output.all(namespace, expose.get("host")).apply(
+        lambda names: Addresses(
+            service,
+            *names,
+            port=expose.get("node_port"),
+            scheme="https" if secure else "http",
+            path=expose.get("path", ""),
+        )
     )
 
 
@@ -185,7 +186,7 @@ def _controller(expose: ExposeArgs) -> list[NetworkPolicyPeerArgsDict]:
     if expose["kind"] == "route":
         return [OPENSHIFT_ROUTER]
     if expose["kind"] == "gateway":
-        _, _, gateway = expose.get("gateway", "").partition("/")
+        _, gateway = _gateway(expose)
         by_label = [
             {"gateway.networking.k8s.io/gateway-name": gateway},
             {"gateway.envoyproxy.io/owning-gateway-name": gateway},
@@ -197,6 +198,12 @@ def _controller(expose: ExposeArgs) -> list[NetworkPolicyPeerArgsDict]:
         "pod_selector": {"match_expressions": [{"key": NAME, "operator": "In", "values": list(INGRESS_CONTROLLERS)}]},
     }
     return [named, OPENSHIFT_ROUTER]
+
+
+def _gateway(expose: ExposeArgs) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
+    """The Gateway's namespace and name."""
+    parts = pulumi.Output.from_input(expose.get("gateway", "/")).apply(lambda gateway: gateway.split("/"))
+    return parts[0], parts[1]
 
 
 def _selects(controller: ControllerArgs) -> bool:
@@ -297,10 +304,10 @@ def _ingress(parent: Exposure, name: str, args: ExposureArgs) -> None:
     )
 
 
-def _ingress_annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, str]:
+def _ingress_annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, pulumi.Input[str]]:
     """What controllers must be told so that large artifacts pass: nothing held back, no limit before the proxy's."""
     size = str(validate.bytes_of(args.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE)))
-    annotations = {
+    annotations: dict[str, pulumi.Input[str]] = {
         # The address of a load balancer is nothing that the stack waits for.
         "pulumi.com/skipAwait": "true",
         "nginx.ingress.kubernetes.io/proxy-body-size": size,
@@ -324,7 +331,7 @@ def _ingress_annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, s
 
 def _routes(parent: Exposure, name: str, args: ExposureArgs) -> None:
     expose = args["expose"]
-    annotations = {
+    annotations: dict[str, pulumi.Input[str]] = {
         "haproxy.router.openshift.io/timeout": f"{TIMEOUT_SECONDS}s",
         "haproxy.router.openshift.io/hsts_header": proxy.HSTS,
     }
@@ -356,7 +363,7 @@ def _routes(parent: Exposure, name: str, args: ExposureArgs) -> None:
 
 def _http_route(parent: Exposure, name: str, args: ExposureArgs) -> None:
     expose = args["expose"]
-    namespace, _, gateway = expose.get("gateway", "").partition("/")
+    namespace, gateway = _gateway(expose)
     rules = [
         {
             "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
@@ -387,7 +394,9 @@ def _backends(args: ExposureArgs) -> dict[str, pulumi.Input[str]]:
     return {path or "/": args["service"], **models}
 
 
-def _metadata(name: str, args: ExposureArgs, annotations: Mapping[str, str]) -> k8s.meta.v1.ObjectMetaArgsDict:
+def _metadata(
+    name: str, args: ExposureArgs, annotations: Mapping[str, pulumi.Input[str]]
+) -> k8s.meta.v1.ObjectMetaArgsDict:
     metadata: k8s.meta.v1.ObjectMetaArgsDict = {
         "namespace": args["namespace"],
         "labels": workload.labels(name, "exposure", args.get("labels")),

@@ -116,7 +116,7 @@ class ModelArgs(TypedDict):
     environment: NotRequired[str]
     """image: the image has the model's libraries, or install: those it lacks are installed before the server starts.
     Default: image."""
-    index_url: NotRequired[str]
+    index_url: NotRequired[pulumi.Input[str]]
     """Package index that environment install takes libraries from, without user or password. Default: PyPI."""
     image: NotRequired[pulumi.Input[str]]
     """Image with MLflow 3.17.2 or later and the model's libraries. Default: the tracking server's."""
@@ -142,9 +142,9 @@ class ModelArgs(TypedDict):
     s3_existing_secret: NotRequired[pulumi.Input[str]]
     """For s3://: name of a Secret that is there already, with an AWS shared credentials file under the key
     ``credentials``. Default: none."""
-    s3_endpoint_url: NotRequired[str]
+    s3_endpoint_url: NotRequired[pulumi.Input[str]]
     """For s3://: the S3 server's address with scheme. Default: AWS."""
-    s3_region: NotRequired[str]
+    s3_region: NotRequired[pulumi.Input[str]]
     """For s3://: the bucket's region. Default: us-east-1."""
 
 
@@ -226,8 +226,7 @@ class ModelServerArgs(TypedDict):
     htpasswd: pulumi.Input[str]
     """Name of the Secret with the password file, key ``htpasswd``."""
     tracking_uri: pulumi.Input[str]
-    """The registry that ``models:/`` and ``runs:/`` are asked from. Its port is 443 to the NetworkPolicy where this is
-    an Output and tracking_pods are not given."""
+    """The registry that ``models:/`` and ``runs:/`` are asked from."""
     existing_secret: NotRequired[pulumi.Input[str]]
     """Name of the Secret with the registry's user: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
     MLFLOW_TRACKING_TOKEN. Default: none, the registry asks for no password."""
@@ -388,9 +387,8 @@ def programs(
     return workload.name_of(made)
 
 
-def _image(args: ModelServerArgs) -> pulumi.Output[str]:
-    image = args["model"].get("image", args.get("image", tracking.DEFAULT_IMAGE))
-    return validate.checked(image, validate.image, "image")
+def _image(args: ModelServerArgs) -> pulumi.Input[str]:
+    return args["model"].get("image", args.get("image", tracking.DEFAULT_IMAGE))
 
 
 def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
@@ -494,15 +492,15 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     if "existing_secret" in args:
-        secret = validate.checked(args["existing_secret"], validate.subdomain, "existingSecret")
-        volumes.append({"name": "registry", "secret": {"secret_name": secret, "default_mode": 0o440}})
+        registry = args["existing_secret"]
+        volumes.append({"name": "registry", "secret": {"secret_name": registry, "default_mode": 0o440}})
         secrets.append({"name": "registry", "mount_path": REGISTRY, "read_only": True})
     if model.get("uri", "").startswith("s3://"):
         fetch |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": model.get("s3_region", "us-east-1")}
         if "s3_endpoint_url" in model:
             fetch["MLFLOW_S3_ENDPOINT_URL"] = model["s3_endpoint_url"]
         if "s3_existing_secret" in model:
-            keys = validate.checked(model["s3_existing_secret"], validate.subdomain, "s3ExistingSecret")
+            keys = model["s3_existing_secret"]
             volumes.append({"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}})
             secrets.append({"name": "s3-keys", "mount_path": S3_KEYS, "read_only": True})
             fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{S3_KEYS}/{S3_KEYS_FILE}"
@@ -518,20 +516,14 @@ def _egress(args: ModelServerArgs) -> list[Egress]:
     model = args["model"]
     found: list[Egress] = []
     if model.get("uri", "").startswith("s3://"):
-        found.append(Egress(_port(model.get("s3_endpoint_url", "https://s3.amazonaws.com"))))
+        found.append(network.to_url(model.get("s3_endpoint_url", "https://s3.amazonaws.com")))
     elif "tracking_pods" in args:
         found.append(Egress(proxy.INTERNAL_PORT, pods=args["tracking_pods"]))
     else:
-        registry = args["tracking_uri"]
-        found.append(Egress(_port(registry) if isinstance(registry, str) else 443))
+        found.append(network.to_url(args["tracking_uri"]))
     if model.get("environment", "image") == "install":
-        found.append(Egress(_port(model.get("index_url", "https://pypi.org"))))
+        found.append(network.to_url(model.get("index_url", "https://pypi.org")))
     return found
-
-
-def _port(url: str) -> int:
-    address = urlsplit(url)
-    return address.port or (443 if address.scheme == "https" else 80)
 
 
 def _autoscaler(

@@ -56,7 +56,7 @@ class MariadbArgs(TypedDict):
 
     size: NotRequired[str]
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
-    storage_class: NotRequired[str]
+    storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     image: NotRequired[pulumi.Input[str]]
     """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
@@ -80,7 +80,7 @@ class DumpsArgs(TypedDict):
 
     size: NotRequired[str]
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
-    storage_class: NotRequired[str]
+    storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     image: NotRequired[pulumi.Input[str]]
     """Image with bash, gzip and the client tools of MariaDB or MySQL. Default: the deployed server's, else
@@ -98,20 +98,20 @@ class MysqlStoreArgs(TypedDict):
     """A database on a server that is there already (``host``), MySQL 8.0 or MariaDB 10.6 or later, or on one that this
     stack deploys (``deploy``)."""
 
-    host: NotRequired[str]
+    host: NotRequired[pulumi.Input[str]]
     """The server's name or IPv4 address. Default: none; then deploy is needed."""
-    port: NotRequired[int]
+    port: NotRequired[pulumi.Input[int]]
     """Its TCP port. Default: 3306."""
-    database: NotRequired[str]
+    database: NotRequired[pulumi.Input[str]]
     """Name of the database, which is there, with the character set utf8mb4. Default: mlflow."""
-    username: NotRequired[str]
+    username: NotRequired[pulumi.Input[str]]
     """A user with all privileges on it. Default: mlflow."""
     password: NotRequired[pulumi.Input[str]]
     """Secret: the user's password, of any characters that can be printed. Default: none; then existing_secret is
     needed."""
     existing_secret: NotRequired[pulumi.Input[str]]
     """Name of a Secret that is there already, with the user's password under the key ``password``. Default: none."""
-    ca: NotRequired[str]
+    ca: NotRequired[pulumi.Input[str]]
     """Certificates, as PEM text, of the authorities that vouch for the server, which is then verified, its name
     included. Default: none; encrypted where the server can, verified never."""
     deploy: NotRequired[MariadbArgs]
@@ -159,11 +159,11 @@ class MysqlPlacementArgs(TypedDict):
 class _Database:
     """Where the database is and how a pod comes in."""
 
-    host: str
-    port: int
-    name: str
-    user: str
-    secret: pulumi.Output[str]
+    host: pulumi.Input[str]
+    port: pulumi.Input[int]
+    name: pulumi.Input[str]
+    user: pulumi.Input[str]
+    secret: pulumi.Input[str]
     """Name of the Secret with the password."""
     egress: Egress
     wait_for: Sequence[pulumi.Resource] = ()
@@ -221,9 +221,9 @@ class MysqlStore(pulumi.ComponentResource):
             certificates = text("database-ca", {"ca.crt": accepted["ca"]})
             volumes.append({"name": "mysql-ca", "config_map": {"name": certificates, "default_mode": 0o444}})
             authority = [_folder("mysql-ca", CA)]
-        env = {
+        env: dict[str, pulumi.Input[str]] = {
             "HOST": database.host,
-            "PORT": str(database.port),
+            "PORT": pulumi.Output.from_input(database.port).apply(str),
             "DATABASE": database.name,
             "USERNAME": database.user,
             "PASSWORD_FILE": PASSWORD,
@@ -237,7 +237,7 @@ class MysqlStore(pulumi.ComponentResource):
             name: str,
             image: pulumi.Input[str],
             command: Sequence[str],
-            env: Mapping[str, str],
+            env: Mapping[str, pulumi.Input[str]],
             more: Sequence[VolumeMountArgsDict],
             cpu: str = SCHEMA_RESOURCES[0]["cpu"],
         ) -> ContainerArgsDict:
@@ -284,8 +284,7 @@ class MysqlStore(pulumi.ComponentResource):
             [writable],
             workload.STEP_CPU,
         )
-        address = f"{database.host}:{database.port}/{quote(database.name)}"
-        uri = f"mysql+pymysql://{address}?{urlencode({'read_default_file': OPTIONS, **TIMEOUTS}, safe='/')}"
+        uri = pulumi.Output.all(database.host, database.port, database.name).apply(lambda place: _uri(*place))
         self.parts = PodParts(
             init_containers=[ready],
             env=workload.env({"MLFLOW_BACKEND_STORE_URI": uri}),
@@ -368,9 +367,9 @@ def _external(
 ) -> _Database:
     port = args.get("port", PORT)
     if "existing_secret" in args:
-        secret = validate.checked(args["existing_secret"], validate.subdomain, "existingSecret")
+        secret = args["existing_secret"]
     else:
-        password = validate.checked(args.get("password", ""), validate.database_password, "password", secret=True)
+        password: pulumi.Output[str] = pulumi.Output.secret(args.get("password", ""))
         secret = workload.name_of(_secret(parent, f"{name}-database", namespace, labels, {"password": password}))
     return _Database(
         host=args.get("host", ""),
@@ -453,7 +452,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         opts=child,
     )
     scratch, scratch_mount = workload.scratch("mariadb-tmp", "1Gi")
-    image = validate.checked(args.get("image", DEFAULT_IMAGE), validate.image, "image")
+    image = args.get("image", DEFAULT_IMAGE)
     common: ContainerArgsDict = {
         "name": "mariadb",
         "image": image,
@@ -590,9 +589,14 @@ def _secret(
     )
 
 
-def _tools(args: MysqlStoreArgs) -> pulumi.Output[str]:
+def _tools(args: MysqlStoreArgs) -> pulumi.Input[str]:
     server = args.get("deploy", {}).get("image", DEFAULT_IMAGE)
-    return validate.checked(args.get("dumps", {}).get("image", server), validate.image, "image")
+    return args.get("dumps", {}).get("image", server)
+
+
+def _uri(host: str, port: int, database: str) -> str:
+    options = urlencode({"read_default_file": OPTIONS, **TIMEOUTS}, safe="/")
+    return f"mysql+pymysql://{host}:{port}/{quote(database)}?{options}"
 
 
 _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NotRequired, TypedDict, cast
+from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -29,9 +30,9 @@ LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
 class PeerArgs(TypedDict):
     """Pods that may connect."""
 
-    namespace_selector: NotRequired[Mapping[str, str]]
+    namespace_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Labels of their namespace. Default: the stack's own namespace."""
-    pod_selector: NotRequired[Mapping[str, str]]
+    pod_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Labels of the pods. Default: all pods."""
 
 
@@ -81,6 +82,18 @@ def ranges(cidrs: Iterable[str]) -> list[NetworkPolicyPeerArgsDict]:
     return [{"ip_block": {"cidr": cidr}} for cidr in cidrs]
 
 
+def to_url(url: pulumi.Input[str]) -> Egress:
+    """A connection to the port of an http or https URL."""
+    if isinstance(url, str):
+        return Egress(_port(url))
+    return Egress(pulumi.Output.from_input(url).apply(_port))
+
+
+def _port(url: str) -> int:
+    address = urlsplit(url)
+    return address.port or (443 if address.scheme == "https" else 80)
+
+
 def narrowed(connections: Iterable[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
     """Connections whose addresses nobody could know (a host name's) within what ``given`` says of their port."""
     return [
@@ -91,13 +104,17 @@ def narrowed(connections: Iterable[Egress], given: Sequence[EgressArgs]) -> list
 
 def opened(connections: Sequence[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
     """The same, and what ``given`` names beside them."""
-    known = {one.port for one in connections if not one.pods and not one.cidrs}
+    # A port that is not known yet may be one of these, too: then two rules say the same.
+    known = {one.port for one in connections if isinstance(one.port, int) and not one.pods and not one.cidrs}
     others = [port for port in dict.fromkeys(one["port"] for one in given) if port not in known]
     return [*narrowed(connections, given), *(Egress(port, cidrs=_of_port(given, port)) for port in others)]
 
 
-def _of_port(given: Sequence[EgressArgs], port: int) -> list[str]:
-    return [one["cidr"] for one in given if one["port"] == port]
+def _of_port(given: Sequence[EgressArgs], port: pulumi.Input[int]) -> pulumi.Input[Sequence[str]]:
+    """The stated ranges of a port."""
+    if isinstance(port, int):
+        return [one["cidr"] for one in given if one["port"] == port]
+    return pulumi.Output.from_input(port).apply(lambda known: _of_port(given, known))
 
 
 def policy(
@@ -133,11 +150,13 @@ def _answered(connection: Ingress) -> NetworkPolicyIngressRuleArgsDict:
 def _opened(connection: Egress) -> NetworkPolicyEgressRuleArgsDict:
     # A name server may be asked by either.
     protocols = ("UDP", "TCP") if connection.port in DNS_PORTS else ("TCP",)
-    to: list[NetworkPolicyPeerArgsDict]
+    to: pulumi.Input[Sequence[NetworkPolicyPeerArgsDict]]
     if connection.pods:
         to = [{"pod_selector": {"match_labels": connection.pods}}]
+    elif isinstance(connection.cidrs, Sequence):
+        to = _blocks(connection.cidrs)
     else:
-        to = [_block(cidr) for cidr in connection.cidrs or ANYWHERE]
+        to = pulumi.Output.from_input(connection.cidrs).apply(_blocks)
     return {"ports": [{"port": connection.port, "protocol": protocol} for protocol in protocols], "to": to}
 
 
@@ -147,6 +166,10 @@ def _dns() -> NetworkPolicyEgressRuleArgsDict:
         {"port": port, "protocol": protocol} for port in DNS_PORTS for protocol in ("UDP", "TCP")
     ]
     return {"ports": ports, "to": [_block(cidr) for cidr in ANYWHERE]}
+
+
+def _blocks(cidrs: Sequence[str]) -> list[NetworkPolicyPeerArgsDict]:
+    return [_block(cidr) for cidr in cidrs or ANYWHERE]
 
 
 def _block(cidr: str) -> NetworkPolicyPeerArgsDict:

@@ -147,7 +147,7 @@ class AuthProxy(pulumi.ComponentResource):
             containers=[
                 {
                     "name": "proxy",
-                    "image": validate.checked(accepted.get("image", DEFAULT_IMAGE), validate.image, "proxyImage"),
+                    "image": accepted.get("image", DEFAULT_IMAGE),
                     "command": ["nginx"],
                     "args": ["-e", "stderr", "-c", f"{CONFIG}/nginx.conf", "-g", "daemon off;"],
                     "ports": [

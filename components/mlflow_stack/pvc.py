@@ -36,7 +36,7 @@ class PvcStoreArgs(TypedDict):
 
     size: NotRequired[str]
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
-    storage_class: NotRequired[str]
+    storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     access_mode: NotRequired[str]
     """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany; SQLite on a network volume is accepted with a warning.
@@ -91,7 +91,7 @@ class PvcStore(pulumi.ComponentResource):
         super().__init__("mlflow-stack:index:PvcStore", name, {}, opts)
         labels = workload.labels(name, "backend-store", placement["labels"])
         if "existing_claim" in accepted:
-            self.claim = validate.checked(accepted["existing_claim"], validate.subdomain, "existingClaim")
+            self.claim = pulumi.Output.from_input(accepted["existing_claim"])
         else:
             self.claim = _claim(self, f"{name}-data", accepted, placement, labels)
             if accepted.get("access_mode") == "ReadWriteMany":
@@ -156,7 +156,7 @@ class PvcArtifactsArgs(TypedDict):
 
     size: NotRequired[str]
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
-    storage_class: NotRequired[str]
+    storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     access_mode: NotRequired[str]
     """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany, also of an existing_claim; more than one replica needs
@@ -205,7 +205,7 @@ class PvcArtifacts(pulumi.ComponentResource):
             accepted = validate.accepted("PvcArtifacts", name, PvcArtifactsArgs, args, longest=LONGEST_NAME)
             labels = workload.labels(name, "artifact-store", placement["labels"])
             if "existing_claim" in accepted:
-                claim = validate.checked(accepted["existing_claim"], validate.subdomain, "existingClaim")
+                claim = accepted["existing_claim"]
             else:
                 claim = _claim(self, f"{name}-artifacts", accepted, placement, labels)
             destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"

@@ -11,7 +11,7 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeM
 
 from mlflow_stack import network, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME
-from mlflow_stack.workload import Egress, PodParts
+from mlflow_stack.workload import PodParts
 
 KEYS = "/etc/mlflow-stack-s3"
 """Where the keys are mounted."""
@@ -33,11 +33,11 @@ class S3ArtifactsArgs(TypedDict):
 
     bucket: pulumi.Input[str]
     """Name of the bucket."""
-    prefix: NotRequired[str]
+    prefix: NotRequired[pulumi.Input[str]]
     """Where in the bucket, such as teams/vision. Default: its root."""
-    endpoint_url: NotRequired[str]
+    endpoint_url: NotRequired[pulumi.Input[str]]
     """The S3 server's address with scheme, such as https://a3s.fi. Default: AWS."""
-    region: NotRequired[str]
+    region: NotRequired[pulumi.Input[str]]
     """The bucket's region. Default: us-east-1."""
     addressing: NotRequired[str]
     """path, virtual or auto: where the bucket's name stands in the request. Default: auto."""
@@ -48,14 +48,15 @@ class S3ArtifactsArgs(TypedDict):
     existing_secret: NotRequired[pulumi.Input[str]]
     """Name of a Secret that is there already, with an AWS shared credentials file under the key ``credentials``.
     Default: none."""
-    ca: NotRequired[str]
+    ca: NotRequired[pulumi.Input[str]]
     """Certificates, as PEM text, of the authorities that vouch for the endpoint. Default: the image's own."""
     proxied: NotRequired[bool]
     """Whether artifacts pass through MLflow, so that clients need no keys; without, each client talks to S3 with keys
     of its own. Default: true."""
     presigned: NotRequired[bool]
     """Whether MLflow may hand clients signed addresses of the S3 server for large transfers, which then pass no limit
-    of the stack. Default: true, unless the endpoint's host is a name or an address that only the cluster reaches."""
+    of the stack. Default: true, unless the endpoint's host is a name or an address that only the cluster reaches, or
+    the endpoint is an Output, whose host is not known yet."""
     bucket_check: NotRequired[bool]
     """Whether ``pulumi up`` writes, reads, lists and deletes a small object before the server starts. Default: true."""
 
@@ -124,9 +125,10 @@ class S3Artifacts(pulumi.ComponentResource):
         namespace, child = placement["namespace"], pulumi.ResourceOptions(parent=self)
         proxied = accepted.get("proxied", True)
         endpoint = accepted.get("endpoint_url")
-        self.presigned = accepted.get("presigned", not (endpoint and _inside(endpoint)))
-        bucket = validate.checked(accepted["bucket"], validate.bucket, "bucket")
-        root = pulumi.Output.concat("s3://", bucket, f"/{accepted.get('prefix', '')}".rstrip("/"))
+        self.presigned = accepted.get("presigned", endpoint is None or _outside(endpoint))
+        root = pulumi.Output.all(accepted["bucket"], accepted.get("prefix", "")).apply(
+            lambda place: "/".join(["s3:/", *filter(None, place)])
+        )
         connection = _connection(accepted)
         self.client_env = {} if proxied else connection
 
@@ -158,7 +160,7 @@ class S3Artifacts(pulumi.ComponentResource):
                 ),
             ],
             mounts=[*mounts, {"name": "s3-scripts", "mount_path": SCRIPTS, "read_only": True}],
-            egress=[Egress(_port(endpoint))],
+            egress=[network.to_url("https://s3.amazonaws.com" if endpoint is None else endpoint)],
             wait_for=wait_for,
         )
         if accepted.get("bucket_check", True):
@@ -198,20 +200,15 @@ def _connection(args: S3ArtifactsArgs) -> dict[str, pulumi.Input[str]]:
     return env
 
 
-def _inside(endpoint: str) -> bool:
-    """Whether the endpoint's host is one that only the cluster reaches, as far as its name tells."""
+def _outside(endpoint: pulumi.Input[str]) -> bool:
+    """Return whether clients outside the cluster reach the endpoint, as far as its name tells."""
+    if not isinstance(endpoint, str):
+        return False
     host = urlsplit(endpoint).hostname or ""
     try:
-        return not ipaddress.ip_address(host).is_global
+        return ipaddress.ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.endswith((".svc", ".cluster.local", ".internal", ".local"))
-
-
-def _port(endpoint: str | None) -> int:
-    if endpoint is None:
-        return 443
-    address = urlsplit(endpoint)
-    return address.port or {"http": 80, "https": 443}[address.scheme]
+        return "." in host and not host.endswith((".svc", ".cluster.local", ".internal", ".local"))
 
 
 def _keys(
@@ -219,11 +216,8 @@ def _keys(
 ) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
     """The Secret with the keys, by its name, and what to wait for."""
     if "existing_secret" in args:
-        return validate.checked(args["existing_secret"], validate.subdomain, "existingSecret"), []
-    pair = pulumi.Output.all(
-        validate.checked(args.get("access_key_id", ""), validate.access_key, "accessKeyId", secret=True),
-        validate.checked(args.get("secret_access_key", ""), validate.access_key, "secretAccessKey", secret=True),
-    )
+        return args["existing_secret"], []
+    pair = pulumi.Output.secret([args.get("access_key_id", ""), args.get("secret_access_key", "")])
     secret = k8s.core.v1.Secret(
         f"{name}-s3",
         metadata={"namespace": placement["namespace"], "labels": labels},

@@ -49,7 +49,7 @@ def _artifact_store(fields: validate.Fields) -> None:
 class MlflowStackArgs(TypedDict):
     """One MLflow for one team."""
 
-    namespace: NotRequired[str]
+    namespace: NotRequired[pulumi.Input[str]]
     """Namespace to create, with PodSecurity ``restricted`` enforced. Default: the component's name."""
     existing_namespace: NotRequired[pulumi.Input[str]]
     """Namespace that is there already, instead of creating one. Default: none."""
@@ -181,12 +181,12 @@ class MlflowStack(pulumi.ComponentResource):
         who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
         users = Users(name, cast(UsersArgs, who), child)
         if "existing_namespace" in accepted:
-            self.namespace = validate.checked(accepted["existing_namespace"], validate.dns_label, "existingNamespace")
+            self.namespace = pulumi.Output.from_input(accepted["existing_namespace"])
         else:
             created = _namespace(self, name, accepted.get("namespace", name), labels)
             self.namespace = workload.name_of(created)
             _limits(self, name, self.namespace, accepted)
-        addresses = self.namespace.apply(lambda namespace: exposure.addresses(name, namespace, expose))
+        addresses = exposure.addresses(name, self.namespace, expose)
         rollout_timeout = accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT)
         backend = accepted.get("backend_store", {})
         store: PvcStore | MysqlStore
@@ -338,7 +338,9 @@ class MlflowStack(pulumi.ComponentResource):
         self.register_outputs({validate.camel(output): getattr(self, output) for output in outputs})
 
 
-def _namespace(parent: MlflowStack, resource: str, name: str, labels: Mapping[str, str]) -> k8s.core.v1.Namespace:
+def _namespace(
+    parent: MlflowStack, resource: str, name: pulumi.Input[str], labels: Mapping[str, str]
+) -> k8s.core.v1.Namespace:
     enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     return k8s.core.v1.Namespace(
         resource,

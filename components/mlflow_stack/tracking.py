@@ -130,7 +130,7 @@ class TrackingServer(pulumi.ComponentResource):
         exclusive = any(part.exclusive for part in parts)
         container: k8s.core.v1.ContainerArgsDict = {
             "name": "mlflow",
-            "image": validate.checked(accepted.get("image", DEFAULT_IMAGE), validate.image, "image"),
+            "image": accepted.get("image", DEFAULT_IMAGE),
             "command": ["mlflow", "server"],
             "args": [],
             "env": [

@@ -68,11 +68,18 @@ def is_output(value: object) -> bool:
     return isinstance(value, (pulumi.Output, Awaitable))
 
 
+def takes_output(hint: Any) -> bool:
+    """Whether a field's type says that its value may be an Output."""
+    if typing.get_origin(hint) in (typing.NotRequired, typing.Required):
+        return takes_output(typing.get_args(hint)[0])
+    return any(typing.get_origin(one) is pulumi.Output for one in typing.get_args(hint))
+
+
 class Fields(Mapping[str, Any]):
     """The well-shaped fields of one args value, for the rules that judge them."""
 
     def __init__(
-        self, key: str, values: Mapping[str, Any], stated: frozenset[str], secret: bool, problems: list[Problem]
+        self, key: str, values: dict[str, Any], stated: frozenset[str], secret: bool, problems: list[Problem]
     ) -> None:
         self.key = key
         self.stated = stated
@@ -90,27 +97,35 @@ class Fields(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def known(self, name: str, default: Any) -> Any:
+        """A field's value, for rules over several fields; the default where it is not given or an Output."""
+        value = self._values.get(name, default)
+        return default if is_output(value) else value
+
     def check(self, name: str, predicate: Predicate) -> None:
-        """Judges one field where it is given and known."""
-        if name in self._values and not is_output(self._values[name]):
-            wanted = predicate(self._values[name])
-            if wanted is not None:
-                self.refuse(name, wanted)
+        """Judge one field, an Output in the ``apply`` that everything made of it goes through."""
+        if name in self._values:
+            self._values[name] = self._judged(self._values[name], predicate, name, "")
 
     def check_each(self, name: str, predicate: Predicate) -> None:
-        """Judges each item of a list, or each value of a map."""
+        """Judge each item of a list, or each value of a map."""
         values = self._values.get(name)
-        secret = self._secret or name in SECRETS
-        pairs: list[tuple[str, Any]] = []
         if isinstance(values, Mapping):
-            pairs = [(f".{item}", value) for item, value in cast("Mapping[str, Any]", values).items()]
+            pairs = cast("Mapping[str, Any]", values).items()
+            self._values[name] = {item: self._judged(value, predicate, name, f".{item}") for item, value in pairs}
         elif values is not None:
-            pairs = [(f"[{position}]", value) for position, value in enumerate(values)]
-        for suffix, value in pairs:
-            wanted = None if is_output(value) else predicate(value)
-            if wanted is not None:
-                where = join(self.key, camel(name)) + suffix
-                self._problems.append(Problem(where, _shown(value, secret) + wanted))
+            self._values[name] = [
+                self._judged(value, predicate, name, f"[{position}]") for position, value in enumerate(values)
+            ]
+
+    def _judged(self, value: Any, predicate: Predicate, name: str, suffix: str) -> Any:
+        key, secret = join(self.key, camel(name)) + suffix, self._secret or name in SECRETS
+        if is_output(value):
+            return checked(value, predicate, key, secret=secret)
+        wanted = predicate(value)
+        if wanted is not None:
+            self._problems.append(Problem(key, _shown(value, secret) + wanted))
+        return value
 
     def refuse(self, name: str, wanted: str) -> None:
         """Reports a field, with its value, as not accepted."""
@@ -174,17 +189,31 @@ def accepted(component: str, name: str, kind: type[T], args: Mapping[str, Any], 
     return cast(T, clean)
 
 
-def checked(value: pulumi.Input[str], predicate: Predicate, key: str, *, secret: bool = False) -> pulumi.Output[str]:
+def checked(value: pulumi.Input[T], predicate: Predicate, key: str, *, secret: bool = False) -> pulumi.Output[T]:
     """A value that may be known only later, judged in the ``apply`` that everything made of it goes through."""
 
-    def judge(text: str) -> str:
-        wanted = predicate(text)
+    def judge(known: T) -> T:
+        wanted = predicate(known)
         if wanted is not None:
-            raise InvalidArgs(str(Problem(key, _shown(text, secret) + wanted)))
-        return text
+            raise InvalidArgs(str(Problem(key, _shown(known, secret) + wanted)))
+        return known
 
-    output: pulumi.Output[str] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+    output: pulumi.Output[T] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
     return output.apply(judge)
+
+
+def _conformed_later(hint: Any, value: pulumi.Input[Any], key: str, secret: bool) -> pulumi.Output[Any]:
+    """An Output of the field's type, or :class:`InvalidArgs` when it turns out to be of another."""
+
+    def conform(known: Any) -> Any:
+        problems: list[Problem] = []
+        clean = _conform(hint, known, key, secret, problems)
+        if problems:
+            raise InvalidArgs("\n".join(map(str, problems)))
+        return clean
+
+    output: pulumi.Output[Any] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+    return output.apply(conform)
 
 
 def _shown(value: object, secret: bool) -> str:
@@ -203,14 +232,21 @@ def _shown(value: object, secret: bool) -> str:
     return f"{text} is not accepted; wanted "
 
 
+_PLAIN = "wanted a value that is known before the deployment, as it decides what is declared"
+_STRINGIFIED = "Calling __str__ on an Output"
+"""What Pulumi's SDK makes of an Output in an f-string."""
+
+
 def _is_typed_dict(hint: object) -> bool:
     return isinstance(hint, type) and typing.is_typeddict(hint)
 
 
 def _conform(hint: Any, value: Any, key: str, secret: bool, problems: list[Problem]) -> Any:
     if is_output(value):
-        # Not known yet, or a mistake that the engine names; leaves are judged where they are used.
-        return value
+        if takes_output(hint):
+            return _conformed_later(plain_type(hint), value, key, secret)
+        problems.append(Problem(key, f"an Output is not accepted; {_PLAIN}"))
+        return None
     hint = plain_type(hint)
     origin = typing.get_origin(hint)
     if _is_typed_dict(hint):
@@ -241,6 +277,9 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: list[Probl
     if hint is bool:
         return _plain(isinstance(value, bool), value, key, secret, "true or false", problems)
     if hint is str:
+        if isinstance(value, str) and _STRINGIFIED in value:
+            problems.append(Problem(key, "text that was made of an Output; pass the Output, or use Output.concat"))
+            return None
         return _plain(isinstance(value, str), value, key, secret, "text", problems)
     return value
 

@@ -62,9 +62,9 @@ class Ingress:
 class Egress:
     """One kind of connection that a pod opens; everything else but DNS is denied to it."""
 
-    port: int
+    port: pulumi.Input[int]
     """The TCP port."""
-    cidrs: Sequence[str] = ()
+    cidrs: pulumi.Input[Sequence[str]] = ()
     """Where to. Without these and without ``pods``: everywhere but link-local addresses."""
     pods: Mapping[str, str] = field(default_factory=dict[str, str])
     """Labels of pods of the same namespace, instead of addresses."""
@@ -262,7 +262,7 @@ def plugin(distribution: str, group: str, entry_point: str) -> dict[str, str]:
 def text_volume(
     name: str,
     volume: str,
-    texts: Mapping[str, str],
+    texts: Mapping[str, pulumi.Input[str]],
     *,
     namespace: pulumi.Input[str],
     labels: Mapping[str, str],
@@ -310,7 +310,7 @@ def claim(
     namespace: pulumi.Input[str],
     labels: Mapping[str, str],
     size: str,
-    storage_class: str | None,
+    storage_class: pulumi.Input[str] | None,
     access_mode: str = "ReadWriteOnce",
     opts: pulumi.ResourceOptions,
 ) -> k8s.core.v1.PersistentVolumeClaim:
