@@ -1,8 +1,13 @@
-"""Lets protected resources of a stack go: the engine forgets them, and their objects stay in the cluster."""
+"""Release of protected resources: the engine forgets them, and their objects stay in the cluster.
+
+A guard of the data's identity is named by that identity: it lets the stack go on to other data.
+"""
 
 from collections.abc import Collection
 from copy import deepcopy
 from typing import Any, cast
+
+from mlflow_stack.identity import KEEPER
 
 State = dict[str, Any]
 """What `pulumi stack export` writes."""
@@ -30,4 +35,6 @@ def let_go(state: State, names: Collection[str]) -> State:
 
 
 def _concerned(resource: State, names: Collection[str]) -> bool:
-    return bool(resource.get("protect")) and str(resource["urn"]).rpartition("::")[2] in names
+    keepers = cast("State", resource.get("inputs", {}).get("keepers") or {})
+    name = keepers.get(KEEPER) or str(resource["urn"]).rpartition("::")[2]
+    return bool(resource.get("protect")) and name in names

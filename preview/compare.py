@@ -51,6 +51,8 @@ class Resource:
     retain: bool = False
     """Whether the object stays when the resource goes."""
     replace_on_changes: Sequence[str] = ()
+    replace_with: Sequence[str] = ()
+    """URNs of resources with which it is replaced."""
 
     @property
     def kind(self) -> str:
@@ -136,12 +138,18 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
         if found is not None and found.autonamed and one.autonamed and not forces(one, differences(found, one))
     }
     changes: list[Change] = []
-    for found, given in pairs:
+    replaced: set[str] = set()
+    # A resource comes after those with which it is replaced, as in a program.
+    for found, given in sorted(pairs, key=lambda pair: bool(pair[1].replace_with)):
         one = replace(given, inputs=renamed(given.inputs, kept))
+        fields = differences(found, one) if found else []
         if found is None:
             changes.append(Change("create", None, one))
-        elif fields := differences(found, one):
-            changes.append(Change("replace" if forces(one, fields) else "update", found, one, fields))
+        elif forces(one, fields) or not replaced.isdisjoint(one.replace_with):
+            replaced.add(one.urn)
+            changes.append(Change("replace", found, one, fields))
+        elif fields:
+            changes.append(Change("update", found, one, fields))
     changes += [Change("delete", one, None) for one in before.values()]
     return Comparison(old, new, changes)
 

@@ -121,6 +121,8 @@ class Monitor(mocks.MockMonitor):
                     "protect": bool(request.protect),
                     "retain": bool(request.retainOnDelete),
                     "replace_on_changes": list(request.replaceOnChanges),
+                    # An older SDK has no such field.
+                    "replace_with": list(getattr(request, "replace_with", ())),
                 }
             )
         return answer

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
+from mlflow_stack.identity import ARTIFACTS, RECORDS
 from mlflow_stack.validate import bytes_of
+from preview import data
 from preview.compare import COMPONENT, Change, Comparison, Field, Resource, renamed
 
 LIMIT: Final = 60_000
@@ -15,11 +17,15 @@ DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace
 
 _LONGEST: Final = 80
 _SERVERS: Final = {"tracking": "the tracking server", "database": "the database", "schema": "the schema Job"}
-_WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
+_WORKLOADS: Final = data.WORKLOADS
 _MODEL: Final = "mlflow-stack/model"
 _MODEL_URI: Final = "MODEL_URI"
 _INSTANCE: Final = "app.kubernetes.io/instance"
 _STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
+_LEFT: Final = {
+    RECORDS: ("The runs and registered models recorded so far stay in", "the tracking server starts on"),
+    ARTIFACTS: ("The artifacts stored so far stay in", "the tracking server serves those in"),
+}
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
 _UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
 
@@ -41,6 +47,8 @@ class Words:
         self.refused: list[str] = []
         """What must not happen unless it is acknowledged."""
         self._warned: list[str] = []
+        self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
+        self._judge_identities()
         self._judge()
 
     def comment(self, stack: str, against: str) -> str:
@@ -93,12 +101,32 @@ class Words:
 
     # What must not pass unseen.
 
+    def _judge_identities(self) -> None:
+        deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
+        for purpose, left in self._before.items():
+            found = self._after.get(purpose)
+            if found == left:
+                continue
+            stays, starts = _LEFT[purpose]
+            what = f"{stays} `{left}`" + (f"; {starts} `{found}`" if found else "")
+            if left in self._release:
+                self._warned.append(f"{what}, as listed in `release`.")
+            else:
+                self.refused.append(f"**{what}.** {_acknowledge(left)}")
+        for found in sorted(self._release.intersection(self._after.values()) - deleted):
+            self.refused.append(
+                f"**`release` lists `{found}`, which the stack uses.** Remove it: the next change would be taken as "
+                "acknowledged."
+            )
+
     def _judge(self) -> None:
         for change in self._changes:
             old, new = change.old, change.new
             if old is None:
                 continue
-            if _holds_data(old):
+            if data.guarded(old):
+                self._judge_guard(change.op, old)
+            elif _holds_data(old):
                 self._judge_data(change.op, old, new)
             if old.kind == "RandomPassword" and change.op in ("replace", "delete"):
                 self._judge_password(change.op, old, new)
@@ -108,8 +136,14 @@ class Words:
             if found is not None and found.protect and not one.protect and one.name not in self._release:
                 self.refused.append(
                     f"**{_named(one)} is no longer protected.** What is next to delete it would not be refused. "
-                    f"{_acknowledge(one)}"
+                    f"{_acknowledge(one.name)}"
                 )
+
+    def _judge_guard(self, op: str, old: Resource) -> None:
+        """Judge the guard of data that the stack still uses, under another name."""
+        held = data.guarded(old)
+        if op == "delete" and held in self._after.values() and held not in self._release:
+            self.refused.append(f"**{_named(old)} leaves the stack.** {_acknowledge(held)}")
 
     def _judge_data(self, op: str, old: Resource, new: Resource | None) -> None:
         if op == "replace" and new is not None:
@@ -122,7 +156,7 @@ class Words:
                 f"{_named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
             )
         elif op == "delete":
-            self.refused.append(f"**{_named(old)} is deleted, with all in it.** {_acknowledge(old)}")
+            self.refused.append(f"**{_named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
 
     def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
         user = _user(old)
@@ -142,7 +176,7 @@ class Words:
         if old.name in self._release:
             self._warned.append(f"{what} `release` names it.")
         else:
-            self.refused.append(f"{what} {_acknowledge(old)}")
+            self.refused.append(f"{what} {_acknowledge(old.name)}")
 
     # What the change does.
 
@@ -177,14 +211,13 @@ class Words:
             yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
 
     def _database(self) -> Iterator[str]:
-        old, new = (_tracking(side) for side in (self._comparison.old, self._comparison.new))
-        before, after = (_database_kind(one) for one in (old, new))
-        if before and after and before != after:
+        old, new = (data.tracking(side) for side in (self._comparison.old, self._comparison.new))
+        if old and new and self._runs_on_both(old, new):
             yield (
-                f"**The tracking server starts on another database ({before} → {after}): the runs and models recorded "
-                "so far stay in the old one.**"
+                f"**Pause the tracking server before this is deployed**: `{_pause(old)}`. Otherwise pods on the data "
+                "left behind run beside the new ones until the rollout ends. The deploy starts the server again."
             )
-        if old and new and _wants_a_pause(old, new):
+        elif old and new and self._wants_a_pause(old, new):
             yield (
                 f"**Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
                 f"`{_pause(old)}`. Whether the schemas of the two differ was not measured; where they do, the schema "
@@ -202,7 +235,7 @@ class Words:
             yield f"{_capital(server)}: {before} → {after} pods."
         if any(field.path.startswith("spec.template") for field in change.fields):
             how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
-            if _wants_a_pause(change.old, change.new):
+            if self._wants_a_pause(change.old, change.new):
                 how = f"{how} where it is not paused"
             yield f"Restarts {server}, {how}."
         # Fetched by one container, served by another.
@@ -214,6 +247,20 @@ class Words:
             now = steps.get(step["name"], step)
             if step["name"] == "schema" and now["image"] != step["image"]:
                 yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
+
+    def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
+        """Whether the change may bring another schema to a database that takes none while a server is connected."""
+        kinds = {_database_kind(one) for one in (old, new)}
+        same = self._before.get(RECORDS) == self._after.get(RECORDS)
+        return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
+
+    def _runs_on_both(self, old: Resource, new: Resource) -> bool:
+        """Whether a rollout would have pods on two sets of data: a stack from before the guards has no handover."""
+        replaced = {change.old.urn for change in self._changes if change.old and change.op == "replace"}
+        guarded = any(data.guarded(one) for one in self._comparison.old)
+        single = old.kind == new.kind == "StatefulSet"
+        left = any(found != self._after.get(purpose) for purpose, found in self._before.items())
+        return left and not guarded and not single and old.urn not in replaced
 
     def _of(self, op: str, kinds: frozenset[str]) -> list[Change]:
         return [one for one in self._changes if one.op == op and one.resource.kind in kinds]
@@ -244,8 +291,8 @@ def _holds_data(one: Resource) -> bool:
     return one.protect or one.kind in DATA
 
 
-def _acknowledge(one: Resource) -> str:
-    return f"If that is meant, add `{one.name}` to `release` in the stack file."
+def _acknowledge(name: str) -> str:
+    return f"If that is meant, add `{name}` to `release` in the stack file."
 
 
 def _named(one: Resource) -> str:
@@ -268,27 +315,9 @@ def _server(one: Resource) -> str:
     return _SERVERS.get(one.component, _named(one))
 
 
-def _tracking(resources: Sequence[Resource]) -> Resource | None:
-    return next((one for one in resources if one.kind in _WORKLOADS and one.component == "tracking"), None)
-
-
-def _mlflow(server: Resource | None) -> Mapping[str, Any]:
-    containers: list[Mapping[str, Any]] = server.pod.get("containers", []) if server else []
-    none: Mapping[str, Any] = {}
-    return next((one for one in containers if one["name"] == "mlflow"), none)
-
-
 def _database_kind(server: Resource | None) -> str:
     """What the tracking server keeps its records in, such as sqlite or mysql."""
-    env: list[Mapping[str, str]] = _mlflow(server).get("env", [])
-    found = (variable.get("value", "") for variable in env if variable["name"] == _STORE_URI)
-    return re.split("[+:]", next(found, ""))[0]
-
-
-def _wants_a_pause(old: Resource, new: Resource) -> bool:
-    """Whether the change may bring another schema to a database that takes none while a server is connected."""
-    kinds = {_database_kind(one) for one in (old, new)}
-    return kinds == {"mysql"} and _mlflow(old)["image"] != _mlflow(new)["image"]
+    return re.split("[+:]", data.variables(server).get(_STORE_URI, ""))[0]
 
 
 def _pause(server: Resource) -> str:

@@ -31,6 +31,7 @@ class Registration:
     delete_before_replace: bool
     dependencies: list[str]
     replace_on_changes: list[str]
+    replace_with: list[str]
     custom: bool
     timeouts: dict[str, str]
 
@@ -102,6 +103,7 @@ class _Monitor(mocks.MockMonitor):
                 delete_before_replace=request.deleteBeforeReplace,
                 dependencies=list(request.dependencies),
                 replace_on_changes=list(request.replaceOnChanges),
+                replace_with=list(request.replace_with),
                 custom=request.custom,
                 timeouts=timeouts,
             )

@@ -10,7 +10,7 @@ import pulumi_kubernetes as k8s
 import pulumi_random as random
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
-from mlflow_stack import network, validate, workload
+from mlflow_stack import identity, network, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME, PASSWORD_LENGTH
 from mlflow_stack.workload import Egress, Ingress, PodParts
 
@@ -188,6 +188,11 @@ class MysqlStore(pulumi.ComponentResource):
         else:
             database = _external(self, name, accepted, placement["namespace"], labels)
 
+        data = pulumi.Output.all("mysql", placement["namespace"], database.host, database.port, database.name).apply(
+            lambda parts: identity.database(*parts)
+        )
+        guard = identity.guard(name, identity.RECORDS, data, opts)
+
         def text(purpose: str, data: Mapping[str, pulumi.Input[str]]) -> pulumi.Output[str]:
             made = k8s.core.v1.ConfigMap(
                 f"{name}-{purpose}",
@@ -272,6 +277,7 @@ class MysqlStore(pulumi.ComponentResource):
                 step("migrate", placement["image"], (*program, "migrate"), {**env, "WORK": WORK}, [_WORK_MOUNT]),
             ],
             [*volumes, scratch],
+            guard,
         )
 
         options = _folder("mysql-options", OPTIONS)
@@ -292,6 +298,7 @@ class MysqlStore(pulumi.ComponentResource):
             mounts=[options, *authority],
             wait_for=[job],
             egress=[database.egress],
+            identity={identity.RECORDS: data},
         )
         self.register_outputs({})
 
@@ -303,6 +310,7 @@ class MysqlStore(pulumi.ComponentResource):
         database: _Database,
         steps: Sequence[ContainerArgsDict],
         volumes: Sequence[VolumeArgsDict],
+        guard: pulumi.Resource,
     ) -> k8s.batch.v1.Job:
         labels = workload.labels(name, SCHEMA_COMPONENT, placement["labels"])
         policy = network.policy(
@@ -356,7 +364,7 @@ class MysqlStore(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[policy, *database.wait_for],
+                depends_on=[policy, guard, *database.wait_for],
                 custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
             ),
         )

@@ -2,13 +2,14 @@
 
 import types
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict
 
-from mlflow_stack import validate, workload
+from mlflow_stack import identity, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
 
@@ -74,6 +75,8 @@ class PvcPlacementArgs(TypedDict):
     """The MLflow image, which runs the schema step."""
     labels: Mapping[str, str]
     """More labels."""
+    claim: NotRequired[pulumi.Input[str]]
+    """Claim of the backend store, for artifacts that share it."""
 
 
 class PvcStore(pulumi.ComponentResource):
@@ -96,6 +99,8 @@ class PvcStore(pulumi.ComponentResource):
             self.claim = _claim(self, f"{name}-data", accepted, placement, labels)
             if accepted.get("access_mode") == "ReadWriteMany":
                 pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", self)
+        data = _identity(placement, self.claim)
+        guard = identity.guard(name, identity.RECORDS, data, opts)
         scripts = k8s.core.v1.ConfigMap(
             f"{name}-schema",
             metadata={"namespace": placement["namespace"], "labels": labels},
@@ -146,7 +151,9 @@ class PvcStore(pulumi.ComponentResource):
                 scratch,
             ],
             mounts=[{"name": "data", "mount_path": DATA}],
+            wait_for=[guard],
             exclusive=True,
+            identity={identity.RECORDS: data},
         )
         self.register_outputs({})
 
@@ -196,11 +203,10 @@ class PvcArtifacts(pulumi.ComponentResource):
         """Without ``args`` the artifacts lie on the backend store's claim, which is mounted already."""
         super().__init__("mlflow-stack:index:PvcArtifacts", name, {}, opts)
         env: dict[str, str] = {"MLFLOW_SERVE_ARTIFACTS": "true", "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/"}
+        claim = placement.get("claim")
         if args is None:
             # The store's claim is mounted once: a pod that names a claim twice may wait for its volumes for ever.
-            self.parts = PodParts(
-                env=workload.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": f"{DATA}/{ARTIFACTS_FOLDER}"})
-            )
+            parts = PodParts(env=workload.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": f"{DATA}/{ARTIFACTS_FOLDER}"}))
         else:
             accepted = validate.accepted("PvcArtifacts", name, PvcArtifactsArgs, args, longest=LONGEST_NAME)
             labels = workload.labels(name, "artifact-store", placement["labels"])
@@ -209,13 +215,22 @@ class PvcArtifacts(pulumi.ComponentResource):
             else:
                 claim = _claim(self, f"{name}-artifacts", accepted, placement, labels)
             destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"
-            self.parts = PodParts(
+            parts = PodParts(
                 env=workload.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": destination}),
                 volumes=[_volume("artifacts", claim)],
                 mounts=[{"name": "artifacts", "mount_path": ARTIFACTS_VOLUME}],
                 exclusive=accepted.get("access_mode", DEFAULT_ACCESS_MODE) != "ReadWriteMany",
             )
+        if claim is not None:
+            data = _identity(placement, claim)
+            guard = identity.guard(name, identity.ARTIFACTS, data, opts)
+            parts = replace(parts, wait_for=[guard], identity={identity.ARTIFACTS: data})
+        self.parts = parts
         self.register_outputs({})
+
+
+def _identity(placement: PvcPlacementArgs, claim: pulumi.Input[str]) -> pulumi.Output[str]:
+    return pulumi.Output.all(placement["namespace"], claim).apply(lambda names: identity.claim(*names))
 
 
 def _claim(

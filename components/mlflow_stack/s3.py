@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NotRequired, TypedDict
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
-from mlflow_stack import network, validate, workload
+from mlflow_stack import identity, network, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
 
@@ -129,6 +130,10 @@ class S3Artifacts(pulumi.ComponentResource):
         root = pulumi.Output.all(accepted["bucket"], accepted.get("prefix", "")).apply(
             lambda place: "/".join(["s3:/", *filter(None, place)])
         )
+        data = pulumi.Output.all(namespace, accepted["bucket"], accepted.get("prefix", ""), endpoint).apply(
+            lambda place: identity.bucket(*place)
+        )
+        guard = identity.guard(name, identity.ARTIFACTS, data, opts)
         connection = _connection(accepted)
         self.client_env = {} if proxied else connection
 
@@ -161,10 +166,10 @@ class S3Artifacts(pulumi.ComponentResource):
             ],
             mounts=[*mounts, {"name": "s3-scripts", "mount_path": SCRIPTS, "read_only": True}],
             egress=[network.to_url("https://s3.amazonaws.com" if endpoint is None else endpoint)],
-            wait_for=wait_for,
+            wait_for=[*wait_for, guard],
         )
         if accepted.get("bucket_check", True):
-            wait_for = [*wait_for, _check(self, name, root, reach, placement)]
+            reach = replace(reach, wait_for=[*reach.wait_for, _check(self, name, root, reach, placement)])
 
         size = validate.bytes_of(placement["max_artifact_size"])
         serving = {
@@ -180,7 +185,8 @@ class S3Artifacts(pulumi.ComponentResource):
             volumes=reach.volumes,
             mounts=reach.mounts,
             egress=reach.egress,
-            wait_for=wait_for,
+            wait_for=reach.wait_for,
+            identity={identity.ARTIFACTS: data},
             scratch_bytes=size * (placement["max_concurrent_uploads"] + DOWNLOADS),
         )
         self.register_outputs({})

@@ -13,7 +13,7 @@ from mlflow_stack.models import ModelArgs, ModelServer
 from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy
-from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcStore, PvcStoreArgs
+from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
 from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs
 from mlflow_stack.tracking import TrackingServer
 
@@ -227,11 +227,14 @@ class MlflowStack(pulumi.ComponentResource):
                 child,
             )
         else:
+            shared: PvcPlacementArgs = {"namespace": self.namespace, "image": image, "labels": labels}
+            if isinstance(store, PvcStore):
+                shared["claim"] = store.claim
             artifacts = PvcArtifacts(
                 name,
                 # SQLite's claim holds the artifacts, too; a database has none.
                 artifact_store.get("pvc", {} if "mysql" in backend else None),
-                {"namespace": self.namespace, "image": image, "labels": labels},
+                shared,
                 child,
             )
         secrets = Credentials(

@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import network, proxy, validate, workload
+from mlflow_stack import identity, network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.network import EgressArgs
@@ -175,9 +175,15 @@ class TrackingServer(pulumi.ComponentResource):
                 "topology_spread_constraints": workload.spread(self.selector) if replicas > 1 else [],
             },
         }
+        steps = [resource for part in parts for resource in part.wait_for]
+        identities = {purpose: value for part in parts for purpose, value in part.identity.items()}
+        handover = identity.handover(name, identities, steps, self)
         after = pulumi.ResourceOptions(
             parent=self,
-            depends_on=[resource for part in parts for resource in part.wait_for],
+            depends_on=[*steps, handover],
+            replace_with=[handover],
+            # A replacement made first would be a second writer.
+            delete_before_replace=True,
             custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
         )
         metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
@@ -209,8 +215,7 @@ def _single(
             "selector": {"match_labels": selector},
             "template": template,
         },
-        # A replacement made first would be a second writer.
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
+        opts=opts,
     )
 
 

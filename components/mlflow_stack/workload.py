@@ -94,6 +94,8 @@ class PodParts:
     """Connections that the pod answers."""
     exclusive: bool = False
     """Whether one pod alone may hold what is mounted: SQLite, or a claim that is not ReadWriteMany."""
+    identity: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, pulumi.Input[str]])
+    """Identity of the data behind the part, by its purpose."""
     linger_seconds: int = 0
     """How long a pod that ends still takes requests."""
     scratch_bytes: int = 0

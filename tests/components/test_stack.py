@@ -28,7 +28,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "Namespace",
         "NetworkPolicy",
         "PersistentVolumeClaim",
-        "RandomId",
+        *["RandomId"] * 4,
         "RandomPassword",
         "RandomPassword",
         "RandomString",
@@ -53,7 +53,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
 )
 def test_passwords_outlive_the_servers_with_what_is_protected(where: dict) -> None:
     deployment = stack({"users": ["ann", "bob"], "passwords": {"bob": "correct horse"}, **where})
-    keeper = deployment.one("RandomId")
+    keeper = deployment.one("RandomId", "mlflow-users")
     assert keeper.protect
     assert {urn.rsplit("::", 1)[-1] for urn in keeper.dependencies} == {
         "mlflow-password-ann",

@@ -63,6 +63,19 @@ def test_what_replace_on_changes_names_replaces() -> None:
     assert op(old, new) == "replace"
 
 
+def test_a_resource_is_replaced_with_those_that_it_names() -> None:
+    cause = [one("RandomId", inputs=at("keepers.a", value)) for value in "12"]
+    with_it = one("Service", replace_with=[cause[0].urn])
+    changes = compare([with_it, cause[0]], [with_it, cause[1]]).changes
+    assert [(change.op, change.resource.kind) for change in changes] == [
+        ("replace", "RandomId"),
+        ("replace", "Service"),
+    ]
+    assert compare([with_it, cause[0]], [with_it, cause[0]]).changes == []
+    # A resource that is only created replaces nothing.
+    assert [change.op for change in compare([with_it], [with_it, cause[1]]).changes] == ["create"]
+
+
 def test_the_same_is_no_change_whatever_name_was_chosen_for_it() -> None:
     old, new = (one("ConfigMap", autonamed=True, inputs=at("metadata.name", f"mlflow-{part}")) for part in "ab")
     assert compare([old], [new]).changes == []

@@ -24,6 +24,18 @@ def test_exactly_the_protected_resources_of_that_name_are_let_go() -> None:
     assert service == STATE["deployment"]["resources"][2]
 
 
+def test_a_guard_is_let_go_by_the_data_that_it_holds_alone() -> None:
+    guard = {
+        "urn": "urn:pulumi:dev::p::random:index/randomId:RandomId::mlflow-records-identity",
+        "inputs": {"byteLength": 4, "keepers": {"identity": "mysql://db.example.com/mlflow"}},
+        "protect": True,
+    }
+    state = {"deployment": {"resources": [guard]}}
+    assert let_go(state, ["mlflow-records-identity", "mysql://other.example.com/mlflow"]) is state
+    (found,) = let_go(state, ["mysql://db.example.com/mlflow"])["deployment"]["resources"]
+    assert "protect" not in found
+
+
 def test_the_state_given_is_not_changed_and_is_the_answer_where_nothing_is_to_be_done() -> None:
     let_go(STATE, ["mlflow-data"])
     assert STATE["deployment"]["resources"][0]["protect"]

@@ -1,5 +1,7 @@
 """The comment on a change: what is refused, what is acknowledged, and that it fits."""
 
+from dataclasses import replace
+
 import pytest
 from unit.test_compare import at, one
 
@@ -109,11 +111,115 @@ def test_another_version_of_a_model_is_told() -> None:
     assert "- Model `diabetes`: `models:/diabetes/3` → `models:/diabetes/4`." in comment
 
 
-def test_another_database_is_told() -> None:
-    old = server("tracking", ("MLFLOW_BACKEND_STORE_URI", "sqlite:////mlflow/mlflow.db"))
-    new = server("tracking", ("MLFLOW_BACKEND_STORE_URI", "mysql+pymysql://canary@host/mlflow"))
+def guard(purpose: str, held: str) -> Resource:
+    return one("RandomId", f"mlflow-{purpose}-identity", inputs=at("keepers.identity", held), protect=True)
+
+
+LEFT, TAKEN = "mysql://old.example.com/mlflow", "mysql://new.example.com/mlflow"
+STAYS = f"The runs and registered models recorded so far stay in `{LEFT}`; the tracking server starts on `{TAKEN}`"
+
+
+def test_refuses_other_data_until_release_lists_what_is_left() -> None:
+    old, new = ([guard("records", held), guard("artifacts", "s3://same")] for held in (LEFT, TAKEN))
+    wanted = f"**{STAYS}.** If that is meant, add `{LEFT}` to `release` in the stack file."
+    for names in ([], ["mlflow-records-identity"], ["mysql://other.example.com/mlflow"]):
+        assert told(old, new, *names).refused == [wanted]
+    acknowledged = told(old, new, LEFT)
+    assert acknowledged.refused == []
+    assert f"- 🔴 {STAYS}, as listed in `release`.\n" in acknowledged.comment("dev", "x")
+
+
+def test_refuses_other_artifacts_on_their_own() -> None:
+    old, new = (
+        [guard("records", LEFT), guard("artifacts", held)] for held in ("s3://old", "s3://new?endpoint=http://e")
+    )
+    assert told(old, new).refused == [
+        "**The artifacts stored so far stay in `s3://old`; the tracking server serves those in "
+        "`s3://new?endpoint=http://e`.** If that is meant, add `s3://old` to `release` in the stack file."
+    ]
+
+
+def test_refuses_an_acknowledgement_that_is_kept_for_the_next_change() -> None:
+    wanted = (
+        f"**`release` lists `{TAKEN}`, which the stack uses.** "
+        "Remove it: the next change would be taken as acknowledged."
+    )
+    here = [guard("records", TAKEN)]
+    assert told(here, here, TAKEN).refused == [wanted]
+    assert told([guard("records", LEFT)], here, LEFT, TAKEN).refused == [wanted]
+    assert told(here, here, LEFT).refused == []
+
+
+def test_refuses_the_end_of_a_guard_until_release_lists_its_data() -> None:
+    """As with another `name` of the stack, whose guards are others of the same data."""
+    old = guard("records", LEFT)
+    new = replace(old, urn=f"{old.urn}2", name="other-records-identity")
+    assert told([old], [new]).refused == [
+        "**RandomId `mlflow-records-identity` leaves the stack.** "
+        f"If that is meant, add `{LEFT}` to `release` in the stack file."
+    ]
+    assert told([old], [new], LEFT).refused == []
+
+
+def on(uri: str, claim: str = "", kind: str = "Deployment", **env: str) -> Resource:
+    """A tracking server from before guards were declared."""
+    found = server("tracking", ("MLFLOW_BACKEND_STORE_URI", uri), *env.items())
+    pod = found.inputs["spec"]["template"]["spec"]
+    pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []
+    return replace(found, type=f"kubernetes:apps/v1:{kind}", urn=found.urn.replace("Deployment", kind))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "left"),
+    [
+        (on("mysql+pymysql://a.b:3307/ml?x=1"), on("mysql+pymysql://c.d:3306/ml"), ["mysql://a.b:3307/ml"]),
+        (on("mysql+pymysql://db:3306/ml"), on("mysql+pymysql://db:3306/other"), ["mysql://db.team/ml"]),
+        (on("sqlite:////mlflow/mlflow.db", "c"), on("mysql+pymysql://c.d:3306/ml"), ["pvc://team/c", "pvc://team/c"]),
+        (
+            on("mysql+pymysql://a.b:3306/ml", MLFLOW_ARTIFACTS_DESTINATION="s3://bin/p"),
+            on("mysql+pymysql://a.b:3306/ml", MLFLOW_DEFAULT_ARTIFACT_ROOT="s3://bin"),
+            ["s3://bin/p"],
+        ),
+        (
+            on(
+                "mysql+pymysql://a.b:3306/ml",
+                MLFLOW_ARTIFACTS_DESTINATION="s3://bin",
+                MLFLOW_S3_ENDPOINT_URL="http://a.b",
+            ),
+            on("mysql+pymysql://a.b:3306/ml", MLFLOW_ARTIFACTS_DESTINATION="s3://bin"),
+            ["s3://bin?endpoint=http://a.b"],
+        ),
+    ],
+)
+def test_reads_the_identity_of_a_stack_from_before_it_had_guards(old: Resource, new: Resource, left: list[str]) -> None:
+    found = told([old], [new])
+    assert [line.split("`")[1] for line in found.refused] == left
+    assert "- **Pause the tracking server before this is deployed**: `kubectl scale deployment" in found.comment(
+        "d", "x"
+    )
+    assert told([old], [new], *left).refused == []
+
+
+def test_a_single_pod_from_before_guards_needs_no_pause() -> None:
+    old, new = (on("sqlite:////mlflow/mlflow.db", claim, kind="StatefulSet") for claim in "ab")
     comment = told([old], [new]).comment("dev", "x")
-    assert "- **The tracking server starts on another database (sqlite → mysql): the runs and models" in comment
+    assert "Pause" not in comment
+    assert "- Restarts the tracking server, with a short outage.\n" in comment
+
+
+def test_says_that_a_server_goes_with_its_data() -> None:
+    old = [guard("records", LEFT), replace(stored(MYSQL, "mlflow:1"), replace_with=("urn::handover",))]
+    new = [
+        guard("records", TAKEN),
+        old[1],
+        handover := Resource("urn::handover", "random:index:RandomId", "mlflow-identity"),
+    ]
+    old.append(replace(handover, inputs={"keepers": {"records": LEFT}}))
+    new[2] = replace(handover, inputs={"keepers": {"records": TAKEN}})
+    comment = told(old, new).comment("dev", "x")
+    assert "- Replaces the tracking server: the old pods end before the new ones start, an outage.\n" in comment
+    assert "- Deployment `mlflow`\n" in comment.partition("#### Replaced")[2]
+    assert "Pause" not in comment
 
 
 def stored(where: str, image: str) -> Resource:
@@ -138,10 +244,9 @@ def test_another_mlflow_on_mysql_wants_a_pause() -> None:
     ("old", "new"),
     [
         ((SQLITE, "mlflow:1"), (SQLITE, "mlflow:2")),
-        ((SQLITE, "mlflow:1"), (MYSQL, "mlflow:2")),
         ((MYSQL, "mlflow:1"), (f"{MYSQL}?connect_timeout=9", "mlflow:1")),
     ],
-    ids=["on a claim", "from a claim", "the same image"],
+    ids=["on a claim", "the same image"],
 )
 def test_no_pause_is_wanted_otherwise(old: tuple[str, str], new: tuple[str, str]) -> None:
     comment = told([stored(*old)], [stored(*new)]).comment("dev", "x")

@@ -1,0 +1,77 @@
+"""Identity of the data that a store keeps, and the guards against losing track of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+import pulumi
+import pulumi_random as random
+
+RECORDS: Final = "records"
+"""Purpose of the backend store: runs, metrics and registered models."""
+ARTIFACTS: Final = "artifacts"
+"""Purpose of the artifact store."""
+KEEPER: Final = "identity"
+"""Keeper of a guard whose value is the identity."""
+
+_DEFAULT_PORTS: Final = {"mysql": 3306, "http": 80, "https": 443}
+
+
+def claim(namespace: str, name: str) -> str:
+    """Return the identity of data on a claim."""
+    return f"pvc://{namespace}/{name}"
+
+
+def database(scheme: str, namespace: str, host: str, port: int | None, name: str) -> str:
+    """Return the identity of a database."""
+    return f"{scheme}://{_authority(scheme, namespace, host, port)}/{quote(name)}"
+
+
+def bucket(namespace: str, name: str, prefix: str, endpoint: str | None) -> str:
+    """Return the identity of a folder in a bucket; ``endpoint`` is None for AWS."""
+    root = f"s3://{name}/{prefix.strip('/')}".rstrip("/")
+    if endpoint is None:
+        return root
+    server = urlsplit(endpoint)
+    return (
+        f"{root}?endpoint={server.scheme}://{_authority(server.scheme, namespace, server.hostname or '', server.port)}"
+    )
+
+
+def _authority(scheme: str, namespace: str, host: str, port: int | None) -> str:
+    """Return one spelling of a server's address, whichever of its in-cluster names was given."""
+    name = host.removesuffix(".cluster.local").removesuffix(".svc")
+    if "." not in name:
+        name = f"{name}.{namespace}"
+    return name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{int(port)}"
+
+
+def guard(name: str, purpose: str, identity: pulumi.Input[str], opts: pulumi.ResourceOptions | None) -> pulumi.Resource:
+    """Declare the guard of one store: the engine refuses another identity as the replacement of a protected resource.
+
+    ``opts`` are those of the store itself. The guard is a sibling of the store, so that a store of another kind has the
+    same guard. Whatever writes to the data depends on it.
+    """
+    return random.RandomId(
+        f"{name}-{purpose}-{KEEPER}",
+        byte_length=4,
+        keepers={KEEPER: identity},
+        opts=pulumi.ResourceOptions(parent=opts.parent if opts else None, protect=True),
+    )
+
+
+def handover(
+    name: str, identities: Mapping[str, pulumi.Input[str]], after: Sequence[pulumi.Resource], parent: pulumi.Resource
+) -> pulumi.Resource:
+    """Declare the resource with which the server's workload is replaced when an identity changes.
+
+    The engine deletes it first, and before it every workload that is replaced with it, also one that is no longer
+    declared: no pod on the data left behind runs beside a pod on the other. ``after``: steps that must succeed on the
+    other data while the server is still up.
+    """
+    return random.RandomId(
+        f"{name}-{KEEPER}",
+        byte_length=4,
+        keepers=identities,
+        opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True, depends_on=after),
+    )

@@ -1,0 +1,37 @@
+"""Identity of data as previews read it: the same from the guards and from the pods of a stack without them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import engine
+from preview import data
+from preview.capture import capture
+
+STORES = {
+    "bucket at an endpoint": {
+        "existingNamespace": "team",
+        "backendStore": {"mysql": {"host": "db", "port": 3307, "database": "my-db", "existingSecret": "db"}},
+        "artifactStore": {
+            "s3": {"bucket": "bin", "prefix": "a/b", "endpointUrl": "http://s3.x.svc:9000", "existingSecret": "s"}
+        },
+    },
+    "bucket of the clients": {
+        "existingNamespace": "team",
+        "artifactStore": {"s3": {"bucket": "bin", "existingSecret": "s", "proxied": False}},
+    },
+    "claims": {"artifactStore": {"pvc": {}}},
+    "one claim": {"existingNamespace": "team", "backendStore": {"pvc": {"existingClaim": "old"}}},
+    "deployed database": {"backendStore": {"mysql": {"deploy": {}}}},
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_reads_the_same_from_guards_and_from_pods(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "stack.yaml"
+    file.write_text(yaml.safe_dump({"config": {f"mlflow-stack:{key}": value for key, value in STORES[name].items()}}))
+    found = capture(engine.PROJECT, "team", file)
+    older = [one for one in found if one.kind != "RandomId"]
+    assert set(data.identities(found)) == {"records", "artifacts"}
+    assert data.identities(older) == data.identities(found)
