@@ -103,11 +103,10 @@ class Words:
 
     def _judge_identities(self) -> None:
         deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
-        for purpose, left in self._before.items():
-            found = self._after.get(purpose)
-            if found == left:
+        for purpose, (stays, starts) in _LEFT.items():
+            left, found = self._before.get(purpose), self._after.get(purpose)
+            if not left or found == left:
                 continue
-            stays, starts = _LEFT[purpose]
             what = f"{stays} `{left}`" + (f"; {starts} `{found}`" if found else "")
             if left in self._release:
                 self._warned.append(f"{what}, as listed in `release`.")

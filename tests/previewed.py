@@ -52,7 +52,7 @@ CHANGES: dict[str, Edit] = {
     "renamed": _rename,
     "mysql": _set(
         backendStore={"mysql": {"deploy": {"size": "1Gi", "image": DATABASE}, "dumps": {"size": "1Gi"}}},
-        release=["mlflow-data"],
+        release=["mlflow-data", "pvc://team/mlflow-data"],
     ),
     "mysql-image": _set(image=NEWEST),
 }
@@ -76,13 +76,17 @@ LARGE: dict[str, Any] = {
 }
 """Another team's stack, with a model and nothing on a claim that servers share."""
 
+ELSEWHERE = {"backendStore": {"mysql": {"host": "db.example.com", "existingSecret": "db"}}}
+
 LARGE_CHANGES: dict[str, Edit] = {
     "replicas": _set(replicas=3),
     "model": _set(models=[{**LARGE["models"][0], "version": 4}]),
+    "other-bucket": _set(artifactStore={"s3": {**LARGE["artifactStore"]["s3"], "bucket": "other"}}),
+    "other-database": _set(**ELSEWHERE, release=["mlflow-database", "mysql://mlflow-database.large/mlflow"]),
 }
 """What that team changes."""
 
-REFUSED = frozenset({"renamed"})
+REFUSED = frozenset({"renamed", "other-bucket"})
 """Those that lose data and are taken back."""
 
 

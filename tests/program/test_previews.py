@@ -38,6 +38,7 @@ def branch(repository: Repository) -> Iterator[Repository]:
 
 
 def told(repository: Repository, name: str, edit: Edit) -> None:
+    config = dict(repository.config)
     repository.commit(edit, name)
     # As a pipeline does for a fork: without a kubeconfig, or with one that knows other stacks.
     other = yaml.safe_dump({"contexts": [{"name": f"{STACK}-eu"}]})
@@ -49,15 +50,14 @@ def told(repository: Repository, name: str, edit: Edit) -> None:
     assert done.stderr == "" or name in REFUSED
     assert repository.git("status", "--porcelain") == ""
     assert len(repository.git("worktree", "list").splitlines()) == 1
+    if name in REFUSED:
+        repository.reset("HEAD~1")
+        repository.config = config
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_told(repository: Repository, name: str) -> None:
-    config = dict(repository.config)
     told(repository, name, CHANGES[name])
-    if name in REFUSED:
-        repository.reset("HEAD~1")
-        repository.config = config
 
 
 @pytest.mark.parametrize("name", LARGE_CHANGES)
