@@ -1,13 +1,13 @@
 """A comparison in words that a reviewer acts on: markdown for a comment on a change."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mlflow_stack.identity import ARTIFACTS, RECORDS
 from mlflow_stack.validate import bytes_of
 from preview import data
-from preview.compare import COMPONENT, Change, Comparison, Field, Resource, renamed
+from preview.compare import Comparison, Field, Resource, renamed
+from preview.effects import Effects, named, shown, user_of, users
 
 LIMIT: Final = 60_000
 """Characters of a comment: GitHub takes 65,536."""
@@ -15,13 +15,7 @@ LIMIT: Final = 60_000
 DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace"})
 """Kinds that hold data, or what holds it, whether they are protected or not."""
 
-_LONGEST: Final = 80
-_SERVERS: Final = {"tracking": "the tracking server", "database": "the database", "schema": "the schema Job"}
 _WORKLOADS: Final = data.WORKLOADS
-_MODEL: Final = "mlflow-stack/model"
-_MODEL_URI: Final = "MODEL_URI"
-_INSTANCE: Final = "app.kubernetes.io/instance"
-_STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
 _LEFT: Final = {
     RECORDS: ("The runs and registered models recorded so far stay in", "the tracking server starts on"),
     ARTIFACTS: ("The artifacts stored so far stay in", "the tracking server serves those in"),
@@ -44,6 +38,7 @@ class Words:
             for one in (*comparison.old, *comparison.new)
             if one.autonamed and "name" in one.inputs["metadata"]
         }
+        self._effects = Effects(comparison)
         self.refused: list[str] = []
         """What must not happen unless it is acknowledged."""
         self._warned: list[str] = []
@@ -69,9 +64,9 @@ class Words:
         yield f"Compared with {against}.\n"
         for line in (*self.refused, *self._warned):
             yield f"- 🔴 {line}"
-        for line in self._effects():
+        for line in self._effects.sentences():
             yield f"- {line}"
-        if self.refused or self._warned or any(True for _ in self._effects()):
+        if self.refused or self._warned or any(True for _ in self._effects.sentences()):
             yield ""
         if self._changes:
             yield from _costs(self._comparison.old, self._comparison.new)
@@ -84,7 +79,7 @@ class Words:
             if chosen:
                 yield f"\n#### {title}\n"
             for change in chosen:
-                yield f"- {_named(change.resource)}"
+                yield f"- {named(change.resource)}"
                 for field in change.fields:
                     yield f"  - `{field.path}`: {self._field(field)}"
 
@@ -97,7 +92,7 @@ class Words:
             gone = _lines(field.old) - _lines(field.new)
             come = _lines(field.new) - _lines(field.old)
             return f"text, {len(gone)} lines away and {len(come)} new"
-        return f"{_shown(renamed(field.old, self._names))} → {_shown(renamed(field.new, self._names))}"
+        return f"{shown(renamed(field.old, self._names))} → {shown(renamed(field.new, self._names))}"
 
     # What must not pass unseen.
 
@@ -134,7 +129,7 @@ class Words:
             found = next((before[urn] for urn in (one.urn, *one.aliases) if urn in before), None)
             if found is not None and found.protect and not one.protect and one.name not in self._release:
                 self.refused.append(
-                    f"**{_named(one)} is no longer protected.** What is next to delete it would not be refused. "
+                    f"**{named(one)} is no longer protected.** What is next to delete it would not be refused. "
                     f"{_acknowledge(one.name)}"
                 )
 
@@ -142,25 +137,25 @@ class Words:
         """Judge the guard of data that the stack still uses, under another name."""
         held = data.guarded(old)
         if op == "delete" and held in self._after.values() and held not in self._release:
-            self.refused.append(f"**{_named(old)} leaves the stack.** {_acknowledge(held)}")
+            self.refused.append(f"**{named(old)} leaves the stack.** {_acknowledge(held)}")
 
     def _judge_data(self, op: str, old: Resource, new: Resource | None) -> None:
         if op == "replace" and new is not None:
             self.refused.append(
-                f"**{_named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
+                f"**{named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
                 "`name`: one of the same name cannot be kept beside it."
             )
         elif op == "delete" and old.name in self._release:
             self._warned.append(
-                f"{_named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
+                f"{named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
             )
         elif op == "delete":
-            self.refused.append(f"**{_named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
+            self.refused.append(f"**{named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
 
     def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
-        user = _user(old)
+        user = user_of(old)
         if op == "delete":
-            if user in self._users(self._comparison.new):
+            if user in users(self._comparison.new):
                 self._password_changes(old, f"**The password of `{user}` is another one.**")
             return
         before, after = _rotation(old), _rotation(new)
@@ -177,108 +172,16 @@ class Words:
         else:
             self.refused.append(f"{what} {_acknowledge(old.name)}")
 
-    # What the change does.
-
-    def _effects(self) -> Iterator[str]:
-        if not self._comparison.old:
-            yield "The stack is new."
-            return
-        yield from self._people()
-        yield from self._database()
-        for change in self._changes:
-            if change.resource.kind in _WORKLOADS:
-                yield from self._workload(change)
-            elif change.resource.kind == "Job" and change.op in ("create", "replace"):
-                yield f"Runs {_server(change.resource)}{_images(change)}."
-            elif change.resource.kind == "PersistentVolumeClaim" and change.op == "update":
-                for field in change.fields:
-                    if field.path == "spec.resources.requests.storage":
-                        yield f"Claim `{change.resource.name}` is resized in place, {field.old} → {field.new}."
-        gone = {_server(one.old): one.old for one in self._of("delete", _WORKLOADS) if one.old}
-        for made in self._of("create", _WORKLOADS):
-            if made.new and (before := gone.get(_server(made.new))):
-                yield (
-                    f"{_capital(_server(made.new))} becomes a {made.new.kind}, it was a {before.kind}: "
-                    "an outage until the new one is ready."
-                )
-
-    def _people(self) -> Iterator[str]:
-        before, after = self._users(self._comparison.old), self._users(self._comparison.new)
-        for user in sorted(after - before):
-            yield f"User `{user}` can come in. Nothing restarts for it."
-        for user in sorted(before - after):
-            yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
-
-    def _database(self) -> Iterator[str]:
-        old, new = (data.tracking(side) for side in (self._comparison.old, self._comparison.new))
-        if old and new and self._runs_on_both(old, new):
-            yield (
-                f"**Pause the tracking server before this is deployed**: `{_pause(old)}`. Otherwise pods on the data "
-                "left behind run beside the new ones until the rollout ends. The deploy starts the server again."
-            )
-        elif old and new and self._wants_a_pause(old, new):
-            yield (
-                f"**Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
-                f"`{_pause(old)}`. Whether the schemas of the two differ was not measured; where they do, the schema "
-                "Job refuses while a server is connected. The deploy starts the server again."
-            )
-
-    def _workload(self, change: Change) -> Iterator[str]:
-        server = _server(change.resource)
-        if change.op == "replace":
-            yield f"Replaces {server}: the old pods end before the new ones start, an outage."
-        if change.op != "update" or change.old is None or change.new is None:
-            return
-        before, after = (one.inputs["spec"].get("replicas", 1) for one in (change.old, change.new))
-        if before != after:
-            yield f"{_capital(server)}: {before} → {after} pods."
-        if any(field.path.startswith("spec.template") for field in change.fields):
-            how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
-            if self._wants_a_pause(change.old, change.new):
-                how = f"{how} where it is not paused"
-            yield f"Restarts {server}, {how}."
-        # Fetched by one container, served by another.
-        uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
-        for before, after in sorted(uris):
-            yield f"Model `{change.new.labels[_MODEL]}`: {_shown(before)} → {_shown(after)}."
-        steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
-        for step in change.old.pod.get("initContainers", []):
-            now = steps.get(step["name"], step)
-            if step["name"] == "schema" and now["image"] != step["image"]:
-                yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
-
-    def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
-        """Whether the change may bring another schema to a database that takes none while a server is connected."""
-        kinds = {_database_kind(one) for one in (old, new)}
-        same = self._before.get(RECORDS) == self._after.get(RECORDS)
-        return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
-
-    def _runs_on_both(self, old: Resource, new: Resource) -> bool:
-        """Whether a rollout would have pods on two sets of data: a stack from before the guards has no handover."""
-        replaced = {change.old.urn for change in self._changes if change.old and change.op == "replace"}
-        guarded = any(data.guarded(one) for one in self._comparison.old)
-        single = old.kind == new.kind == "StatefulSet"
-        left = any(found != self._after.get(purpose) for purpose, found in self._before.items())
-        return left and not guarded and not single and old.urn not in replaced
-
-    def _of(self, op: str, kinds: frozenset[str]) -> list[Change]:
-        return [one for one in self._changes if one.op == op and one.resource.kind in kinds]
-
-    @staticmethod
-    def _users(resources: Sequence[Resource]) -> set[str]:
-        """Each user has a salt, also one whose password is given."""
-        return {_user(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
-
 
 def drift(found: Comparison, stack: str) -> str:
     """What the cluster has that the stack does not say; empty where there is nothing."""
     lines: list[str] = []
     for change in sorted(found.changes, key=lambda one: (one.resource.kind, one.resource.name)):
-        lines.append(f"- {_named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
+        lines.append(f"- {named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
         for field in change.fields:
             said = "is another one (secret, not shown)"
             if not field.secret:
-                said = f"is {_shown(field.new)}, and {_shown(field.old)} in the stack"
+                said = f"is {shown(field.new)}, and {shown(field.old)} in the stack"
             lines.append(f"  - `{field.path}` {said}")
     if not lines:
         return ""
@@ -294,73 +197,13 @@ def _acknowledge(name: str) -> str:
     return f"If that is meant, add `{name}` to `release` in the stack file."
 
 
-def _named(one: Resource) -> str:
-    return f"{one.kind} `{one.name}`"
-
-
-def _user(one: Resource) -> str:
-    return re.split("-(?:salt|password)-", one.name, maxsplit=1)[-1]
-
-
 def _rotation(one: Resource | None) -> int:
     keepers: Mapping[str, str] = one.inputs.get("keepers", {}) if one else {}
     return int(keepers.get("rotation", 0))
 
 
-def _server(one: Resource) -> str:
-    model = one.labels.get(_MODEL)
-    if model:
-        return f"the server of model `{model}`"
-    return _SERVERS.get(one.component, _named(one))
-
-
-def _database_kind(server: Resource | None) -> str:
-    """What the tracking server keeps its records in, such as sqlite or mysql."""
-    return re.split("[+:]", data.variables(server).get(_STORE_URI, ""))[0]
-
-
-def _pause(server: Resource) -> str:
-    labels = ",".join(f"{name}={server.labels[name]}" for name in (_INSTANCE, COMPONENT))
-    namespace = server.inputs["metadata"]["namespace"]
-    return f"kubectl scale {server.kind.lower()} --namespace={namespace} --selector={labels} --replicas=0"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _images(change: Change) -> str:
-    def images(one: Resource | None) -> str:
-        containers: list[Mapping[str, str]] = one.pod.get("containers", []) if one else []
-        return ", ".join(sorted({container["image"] for container in containers}))
-
-    before, after = images(change.old), images(change.new)
-    if before and before != after:
-        return f" (image {before} → {after})"
-    return f" (image {after})"
-
-
 def _lines(text: str) -> set[str]:
     return set(text.splitlines())
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = value if isinstance(value, str) else _compact(value)
-    if len(text) > _LONGEST or "\n" in text:
-        text = text.replace("\n", " ")[:_LONGEST] + "…"
-    return f"`{text}`"
-
-
-def _compact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, Any]", value)
-        said = (f"{key}: {_compact(pairs[key])}" for key in sorted(pairs) if pairs[key] not in ([], {}))
-        return "{" + ", ".join(said) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_compact(one) for one in cast("list[Any]", value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # What it costs.
