@@ -82,12 +82,14 @@ def comparison(state: State, steps: list[State]) -> Comparison:
     old = {one.urn: one for one in _resources(state)}
     new: dict[str, Resource] = {}
     changes: list[Change] = []
+    told: set[str] = set()
     for step in steps:
         op, urn = step["op"], step["urn"]
         if _type(urn) == _ROOT or _name(urn).startswith(_DEFAULT_PROVIDER):
             continue
         before = _masked(step.get("oldState"), old)
         after = _masked(step.get("newState"), {})
+        told |= {urn, before.urn if before else urn}
         if after and op != "delete":
             new[after.urn] = after
         if op == "delete":
@@ -96,6 +98,8 @@ def comparison(state: State, steps: list[State]) -> Comparison:
             changes.append(Change(op, None, after))
         elif op in ("update", "replace") and before and after:
             changes.append(Change(op, before, after, _fields(step, before, after)))
+    # A workload that is deleted with the data it ran on, and has no successor of its kind, is in no step.
+    changes += [Change("delete", one, None) for one in old.values() if one.custom and one.urn not in told]
     return Comparison(list(old.values()), list(new.values()), changes)
 
 
