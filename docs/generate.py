@@ -28,9 +28,9 @@ Generated from the components' declarations by `python docs/generate.py`; edit t
 Keys of a stack file (`Pulumi.<stack>.yaml`, prefix `mlflow-stack:`) are the args of `MlflowStack`; in Python they are
 spelled with underscores. A key that is a map of its own has a table below. `name` (default `mlflow`) is the stack
 file's own: the component's name, from which its objects are named, at most 40 characters. So is `release`
-(default `[]`): names of protected resources that may leave the stack, with their objects left in the cluster; no
-component gets it. `docs/stack-file.schema.json` is the same for editors, which find it by the first line of each stack
-file.
+(default `[]`): names of protected resources that may leave the stack, with their objects left in the cluster, and
+identities of data that the stack may leave behind; no component gets it. `docs/stack-file.schema.json` is the same for
+editors, which find it by the first line of each stack file.
 """
 _ENVIRONMENTS = """\
 ## Environments

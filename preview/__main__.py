@@ -14,6 +14,7 @@ from preview.live import Live
 from preview.words import Words
 
 _REFUSED = 3
+_AFTER_DRIFT = "take the change over into the stack file, or run `pulumi refresh` and then `make up`"
 
 
 main = command_line("What a stack is made of, and what a change of it will do.")
@@ -54,7 +55,7 @@ def preview_command(ctx: click.Context, base: str) -> None:
         against = "what runs"
     told = Words(found, released)
     click.echo(told.comment(asked.stack, against), nl=False)
-    ctx.exit(_REFUSED if told.refused else 0)
+    _end(ctx, told.verdict)
 
 
 @main.command("drift")
@@ -62,9 +63,17 @@ def preview_command(ctx: click.Context, base: str) -> None:
 def drift_command(ctx: click.Context) -> None:
     """Say what in the cluster is no longer as the stack says; nothing where all is. Ends with 3 where something is."""
     asked: Asked = ctx.obj
-    report = words.drift(_live(asked).drift(), asked.stack)
-    click.echo(report, nl=False)
-    ctx.exit(_REFUSED if report else 0)
+    found = _live(asked).drift()
+    click.echo(words.drift(found, asked.stack), nl=False)
+    drifted = ", ".join(sorted(words.named(one.resource) for one in found.changes))
+    _end(ctx, f"no longer as deployed: {drifted}.\nNext: {_AFTER_DRIFT}." if drifted else "")
+
+
+def _end(ctx: click.Context, refused: str) -> None:
+    """End the command, with a message where it refuses; its status is then one of its own."""
+    if refused:
+        click.echo(f"error: {refused}", err=True)
+        ctx.exit(_REFUSED)
 
 
 @main.command("comment")

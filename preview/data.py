@@ -46,6 +46,12 @@ def variables(server: Resource | None) -> Mapping[str, str]:
     return {one["name"]: one.get("value", "") for one in env}
 
 
+def address(server: Resource | None) -> str:
+    """Return the address of the tracking server, as clients are told it; empty where there is none."""
+    env = variables(server)
+    return env.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")[0] + env.get("MLFLOW_STATIC_PREFIX", "")
+
+
 def _of_the_pod(server: Resource | None) -> dict[str, str]:
     """Return the identities of a stack that was deployed before it had guards."""
     env = variables(server)

@@ -142,6 +142,7 @@ def record(folder: Path, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         runpy.run_path(str(folder / "__main__.py"), run_name="__main__")
 
     loop.run_until_complete(stack.run_pulumi_func(program))
+    loop.close()
     return sorted(monitor.registrations, key=lambda one: one["urn"])
 
 

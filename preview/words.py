@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from mlflow_stack.identity import ARTIFACTS, RECORDS
 from mlflow_stack.validate import bytes_of
-from preview import data
-from preview.compare import Comparison, Field, Resource, renamed
+from preview import data, effects
+from preview.compare import Change, Comparison, Field, Resource, renamed
 from preview.effects import Effects, named, shown, user_of, users
 
 LIMIT: Final = 60_000
@@ -19,6 +19,13 @@ _WORKLOADS: Final = data.WORKLOADS
 _LEFT: Final = {
     RECORDS: ("The runs and registered models recorded so far stay in", "the tracking server starts on"),
     ARTIFACTS: ("The artifacts stored so far stay in", "the tracking server serves those in"),
+}
+_MOST_SENTENCES: Final = 100
+_SIZE_KEYS: Final = {
+    "-data": "backendStore.pvc.size",
+    "-artifacts": "artifactStore.pvc.size",
+    "-database": "backendStore.mysql.deploy.size",
+    "-dumps": "backendStore.mysql.dumps.size",
 }
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
 _UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
@@ -46,6 +53,15 @@ class Words:
         self._judge_identities()
         self._judge()
 
+    @property
+    def verdict(self) -> str:
+        """Return why the command fails; empty where it does not."""
+        if not self.refused:
+            return ""
+        count = "1 red line is" if len(self.refused) == 1 else f"{len(self.refused)} red lines are"
+        lines = "\n".join(f"  - {line.replace('**', '')}" for line in self.refused)
+        return f"{count} not acknowledged:\n{lines}\nNext: do what each line says, or take its change back."
+
     def comment(self, stack: str, against: str) -> str:
         """The whole comment, at most `LIMIT` characters: the summary in any case, of the rest what finds room."""
         head = "\n".join(self._summary(stack, against))
@@ -64,9 +80,11 @@ class Words:
         yield f"Compared with {against}.\n"
         for line in (*self.refused, *self._warned):
             yield f"- 🔴 {line}"
-        for line in self._effects.sentences():
-            yield f"- {line}"
-        if self.refused or self._warned or any(True for _ in self._effects.sentences()):
+        lines = list(self._effects.sentences())
+        yield from (f"- {line}" for line in lines[:_MOST_SENTENCES])
+        if len(lines) > _MOST_SENTENCES:
+            yield f"- {len(lines) - _MOST_SENTENCES} more: every change is in the list below."
+        if self.refused or self._warned or lines:
             yield ""
         if self._changes:
             yield from _costs(self._comparison.old, self._comparison.new)
@@ -121,7 +139,7 @@ class Words:
             if data.guarded(old):
                 self._judge_guard(change.op, old)
             elif _holds_data(old):
-                self._judge_data(change.op, old, new)
+                self._judge_data(change, old)
             if old.kind == "RandomPassword" and change.op in ("replace", "delete"):
                 self._judge_password(change.op, old, new)
         before = {one.urn: one for one in self._comparison.old}
@@ -139,8 +157,9 @@ class Words:
         if op == "delete" and held in self._after.values() and held not in self._release:
             self.refused.append(f"**{named(old)} leaves the stack.** {_acknowledge(held)}")
 
-    def _judge_data(self, op: str, old: Resource, new: Resource | None) -> None:
-        if op == "replace" and new is not None:
+    def _judge_data(self, change: Change, old: Resource) -> None:
+        op = change.op
+        if op == "replace":
             self.refused.append(
                 f"**{named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
                 "`name`: one of the same name cannot be kept beside it."
@@ -151,6 +170,13 @@ class Words:
             )
         elif op == "delete":
             self.refused.append(f"**{named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
+        elif resized := effects.resized(change):
+            before, after = resized
+            if bytes_of(after) < bytes_of(before):
+                self.refused.append(
+                    f"**{named(old)} cannot shrink ({before} → {after}): Kubernetes refuses it.** "
+                    f"Set {_size_key(old)} to {before} or more."
+                )
 
     def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
         user = user_of(old)
@@ -187,6 +213,12 @@ def drift(found: Comparison, stack: str) -> str:
         return ""
     count = "1 object is" if len(found.changes) == 1 else f"{len(found.changes)} objects are"
     return "\n".join([f"### Stack `{stack}`: {count} no longer as deployed\n", *lines]) + "\n"
+
+
+def _size_key(claim: Resource) -> str:
+    """Return the key of the stack file that a claim's size is set by."""
+    keys = (key for suffix, key in _SIZE_KEYS.items() if claim.name.endswith(suffix))
+    return f"`{next(keys, 'size')}`"
 
 
 def _holds_data(one: Resource) -> bool:

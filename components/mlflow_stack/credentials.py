@@ -22,6 +22,9 @@ LONGEST_NAME = 40
 
 HTPASSWD_KEY = "htpasswd"
 
+USER_ANNOTATION = "mlflow-stack/user"
+"""Annotation of the client Secret: the user whose password it holds, which a preview can show."""
+
 
 @dataclass(frozen=True)
 class User:
@@ -151,14 +154,17 @@ class Credentials(pulumi.ComponentResource):
         users = args["users"]
         child = pulumi.ResourceOptions(parent=self)
 
-        def secret(purpose: str, data: Mapping[str, pulumi.Input[str]]) -> k8s.core.v1.Secret:
+        def secret(purpose: str, data: Mapping[str, pulumi.Input[str]], user: str = "") -> k8s.core.v1.Secret:
+            metadata: k8s.meta.v1.ObjectMetaArgsDict = {
+                "name": f"{name}-{purpose}",
+                "namespace": args["namespace"],
+                "labels": workload.labels(name, "credentials", args.get("labels")),
+            }
+            if user:
+                metadata["annotations"] = {USER_ANNOTATION: user}
             return k8s.core.v1.Secret(
                 f"{name}-{purpose}",
-                metadata={
-                    "name": f"{name}-{purpose}",
-                    "namespace": args["namespace"],
-                    "labels": workload.labels(name, "credentials", args.get("labels")),
-                },
+                metadata=metadata,
                 string_data=data,
                 opts=child,
             )
@@ -167,7 +173,8 @@ class Credentials(pulumi.ComponentResource):
         file = lines.apply(lambda lines: "".join(f"{line}\n" for line in lines))
         self.htpasswd = f"{name}-htpasswd"
         self.parts = PodParts(wait_for=[secret("htpasswd", {HTPASSWD_KEY: file})])
-        secret("client", {**client_env(args["tracking_uri"], users[0]), **args.get("client_env", {})})
+        client = {**client_env(args["tracking_uri"], users[0]), **args.get("client_env", {})}
+        secret("client", client, users[0].name)
         self.models = f"{name}-models"
         (machine,) = (user for user in users if user.name == MACHINE_USER)
         self.machine = secret("models", client_env(args["tracking_uri"], machine))
