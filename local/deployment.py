@@ -32,7 +32,7 @@ from local.images import Image
 from local.paths import PROJECT, Instance
 from local.preflight import Cluster
 from local.progress import Progress
-from local.stackfile import StackFile, Tree
+from local.stackfile import StackFile, Tree, section
 
 _PROJECT_NAME = "mlflow-stack"
 _SECRET_SECONDS = 150.0
@@ -85,6 +85,7 @@ class Deployment:
 
     def start(self, progress: Progress) -> Tools:
         """Everything a `pulumi up` needs: tools, cluster and images. Returns with the cluster running."""
+        self.file.judge(self._address if self.local else {})
         if not self.local:
             return self.prepare(progress)
         ready, _, *loaded = builds.overlap(
@@ -112,7 +113,7 @@ class Deployment:
 
     @property
     def _expose(self) -> Tree:
-        return cast(Tree, self.file.config.get(f"{_PROJECT_NAME}:expose", {}))
+        return section(self.file.config, f"{_PROJECT_NAME}:expose")
 
     def _trust(self) -> dict[str, str]:
         """The authority behind https addresses: for MLflow's client alone, and for whatever else uses requests."""
@@ -185,7 +186,7 @@ class Deployment:
     @property
     def released(self) -> list[str]:
         """The names of resources that the stack file lets go."""
-        return list(self.file.config.get(f"{_PROJECT_NAME}:release", []))
+        return list(self.file.settings.release)
 
     def release(self, tools: Tools) -> None:
         """Edits the state so that the engine forgets the resources that the stack file lets go."""
@@ -273,6 +274,16 @@ class Deployment:
         overlay: Tree = {
             f"{_PROJECT_NAME}:image": images.mlflow(progress).reference,
             f"{_PROJECT_NAME}:proxyImage": images.nginx(progress).reference,
+            **self._address,
+        }
+        if self._deploys_database:
+            deploy = {"image": images.mariadb(progress).reference}
+            overlay[f"{_PROJECT_NAME}:backendStore"] = {"mysql": {"deploy": deploy}}
+        return overlay
+
+    @property
+    def _address(self) -> Tree:
+        return {
             f"{_PROJECT_NAME}:expose": {
                 "kind": "ingress",
                 "className": "traefik",
@@ -283,10 +294,6 @@ class Deployment:
                 "trustedProxies": [self.instance.pod_cidr],
             },
         }
-        if self._deploys_database:
-            deploy = {"image": images.mariadb(progress).reference}
-            overlay[f"{_PROJECT_NAME}:backendStore"] = {"mysql": {"deploy": deploy}}
-        return overlay
 
     @property
     def _services(self) -> list[services.Service]:
@@ -300,7 +307,7 @@ class Deployment:
 
     @property
     def _deploys_database(self) -> bool:
-        return "deploy" in self.file.declared.get(f"{_PROJECT_NAME}:backendStore", {}).get("mysql", {})
+        return "deploy" in section(self.file.declared, f"{_PROJECT_NAME}:backendStore", "mysql")
 
     def _write_kubeconfig(self, tools: Tools) -> None:
         # A later command may run where the user's kubeconfig is not named; what was noted still leads there.

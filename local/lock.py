@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
 
-import yaml
-
+from local import stackfile
 from local.errors import LocalError
 from local.stackfile import Tree
 
@@ -32,7 +31,7 @@ def lock(file: Path, defaults: Tree) -> list[str]:
     Returns what changed, a line each. Raises `LocalError` with the file untouched where a registry does not answer.
     """
     text = file.read_text()
-    config = cast(Tree, yaml.safe_load(text)["config"])
+    config = stackfile.read(file)["config"]
     named = dict(_named(config))
     digests = {image: pinned(image) for image in dict.fromkeys(named.values())}
     changes: list[str] = []
@@ -44,8 +43,9 @@ def lock(file: Path, defaults: Tree) -> list[str]:
             changes.append(f"{key}: {digests[image]}")
     for key, image in defaults.items():
         if key not in config:
-            text = f"{text.rstrip()}\n  {key}: {pinned(cast(str, image))}\n"
-            changes.append(f"{key}: {yaml.safe_load(text)['config'][key]}")
+            digest = pinned(cast(str, image))
+            text = f"{text.rstrip()}\n  {key}: {digest}\n"
+            changes.append(f"{key}: {digest}")
     file.write_text(text)
     return changes
 

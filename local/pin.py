@@ -12,6 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from local import stackfile
 from local.errors import LocalError
 from mlflow_stack.models import moves
 
@@ -43,11 +44,12 @@ class Move:
 
 def references(file: Path) -> list[Reference]:
     """The moving references among the models of a stack file."""
-    content = cast("dict[str, Any]", yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    found = cast("list[dict[str, Any]]", content.get("config", {}).get(KEY, []))
+    found: object = stackfile.read(file)["config"].get(KEY)
+    models = cast("list[object]", found) if isinstance(found, list) else []
+    known = [cast("dict[str, Any]", one) for one in models if isinstance(one, dict)]
     return [
         Reference(one["name"], one["uri"], one.get("version"))
-        for one in found
+        for one in known
         if "name" in one and moves(str(one.get("uri", "")))
     ]
 

@@ -7,18 +7,23 @@ apart: it survives every change below it. Taking a key away by hand brings back 
 hand, else it stays away.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
-import yaml
-
+import settings
+from local import yamlfile
 from local.errors import LocalError
 from local.paths import PROJECT, Instance
+from local.yamlfile import Tree
+from mlflow_stack import InvalidArgs
+from mlflow_stack.validate import Problem
+from settings import SECURE, Settings
 
-Tree = dict[str, Any]
 Key = tuple[str, ...]
 
 # What Pulumi itself keeps in a stack file beside `config`; never in a tracked one.
@@ -64,30 +69,45 @@ class StackFile:
     @property
     def config(self) -> Tree:
         """The configuration as it stands in the instance's file; empty where there is none yet."""
-        return _map(_read(self.path).get("config"))
+        return read(self.path)["config"]
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in the instance's file, judged. Raises `LocalError` with every problem."""
+        return judged(self.config)
+
+    @property
+    def accepted(self) -> Tree:
+        """The configuration in the instance's file. Raises `LocalError` where the program does not accept it."""
+        judged(self.config)
+        return self.config
+
+    def judge(self, overlay: Tree) -> None:
+        """Judges what `remake` would write. Raises `LocalError` with every problem."""
+        if self.tracked.exists():
+            judged(self._merged(overlay)[1])
 
     @property
     def declared(self) -> Tree:
         """The configuration in git: the tracked file's, with the local overlay's over it."""
-        return merge(_map(_read(self.tracked).get("config")), _map(_read(self._own).get("config")))
+        return merge(read(self.tracked)["config"], read(self._own)["config"])
 
     @property
     def services(self) -> list[str]:
         """The local services that the local overlay lists."""
-        return list(_read(self._own).get("services", []))
+        return list(read(self._own).get("services", []))
 
     @property
     def salted(self) -> bool:
         """Whether the salt is known."""
-        return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
+        return "encryptionsalt" in read(self.path) or "encryptionsalt" in self._hand().identity
 
     def home(self, key: str) -> Path:
         """The file to edit for a key's value to change: where it was set by hand the instance's own, else the one of
         the tracked file and `local/overlays` that has it last."""
-        current, last = _map(_read(self.path).get("config")), _map(_read(self._last).get("config"))
-        if key in gather(self._hand(), last, current).set:
+        if key in gather(self._hand(), read(self._last)["config"], self.config).set:
             return self.path
-        return self._own if key in _map(_read(self._own).get("config")) else self.tracked
+        return self._own if key in read(self._own)["config"] else self.tracked
 
     def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
         """Writes the merge of tracked file, `overlay` (configuration keys), `local/overlays/<stack>.yaml` and hand.
@@ -100,25 +120,29 @@ class StackFile:
             raise LocalError(
                 f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(sorted(StackFile.known()))}."
             )
-        base = _read(self.tracked)
-        config = _map(base.get("config"))
-        if _ADDRESS in overlay:
-            config.pop(_ADDRESS, None)
-        below = merge(merge(config, overlay), _map(_read(self._own).get("config")))
-
-        current, hand = _read(self.path), self._hand()
-        if self.path.exists():
-            last = _read(self._last)["config"] if self._last.exists() else apply(below, hand)
-            hand = gather(hand, last, _map(current.get("config")))
+        current = read(self.path)
+        hand, config = self._merged(overlay)
         hand.identity |= {key: current[key] for key in _IDENTITY if key in current} | (identity or {})
 
-        wanted = base | hand.identity | {"config": apply(below, hand)}
+        wanted = read(self.tracked) | hand.identity | {"config": config}
         self._folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         if current != wanted:
             _write(self.path, wanted, _HEADER.format(tracked=self.tracked.name))
         _write(self._last, {"config": wanted["config"]})
         kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
         _write(self._kept, kept)
+
+    def _merged(self, overlay: Tree) -> tuple[Hand, Tree]:
+        """What was changed by hand, and the configuration that all of it makes."""
+        config = read(self.tracked)["config"]
+        if _ADDRESS in overlay:
+            config.pop(_ADDRESS, None)
+        below = merge(merge(config, overlay), read(self._own)["config"])
+        hand = self._hand()
+        if self.path.exists():
+            last = read(self._last)["config"] if self._last.exists() else apply(below, hand)
+            hand = gather(hand, last, self.config)
+        return hand, apply(below, hand)
 
     @property
     def _own(self) -> Path:
@@ -137,7 +161,7 @@ class StackFile:
         return self._folder / f"{self.stack}.last.yaml"
 
     def _hand(self) -> Hand:
-        kept = _read(self._kept)
+        kept = yamlfile.load(self._kept)
         removed = [tuple(map(str, key)) for key in kept.get("removed", [])]
         return Hand(_map(kept.get("set")), removed, _map(kept.get("identity")))
 
@@ -193,7 +217,7 @@ def _gone(last: Tree, current: Tree, at: Key = ()) -> Iterator[Key]:
 
 def _mergeable(value: object) -> TypeGuard[Tree]:
     # An encrypted value is one value, although it is written as a map.
-    return isinstance(value, dict) and "secure" not in value
+    return isinstance(value, dict) and SECURE not in value
 
 
 def _set(tree: Tree, key: Key, value: object) -> None:
@@ -220,21 +244,92 @@ def _map(value: object) -> Tree:
     return dict(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else {}
 
 
-def _read(file: Path) -> Tree:
-    """The map in the file; empty where there is no file or nothing in it."""
+def read(file: Path, project: str = settings.PROJECT) -> Tree:
+    """Return a stack file's content, with an empty configuration where it has none, and each key of it in full: the
+    engine takes one without a namespace for the project's, and `<project>:config:<key>` for `<project>:<key>`.
+
+    Raises `LocalError` where the file is none of a stack.
+    """
+    content = yamlfile.load(file)
+    unknown = sorted(set(content) - {"config", "environment", "services", *_IDENTITY})
+    if unknown:
+        raise LocalError(f"{file}: {unknown[0]}: unknown key; a stack's own keys stand under config. Next: correct it.")
+    if not isinstance(content.get("config", {}), dict):
+        raise LocalError(f"{file}: config: must be a map of keys. Next: correct it.")
+    config: Tree = {}
+    for written, value in content.get("config", {}).items():
+        namespace, _, name = written.rpartition(":")
+        key = f"{namespace.removesuffix(':config') or project}:{name}"
+        if key in config:
+            raise LocalError(f"{file}: {key}: stands twice, once without its namespace. Next: remove one.")
+        config[key] = value
+    return content | {"config": config}
+
+
+def judged(config: Tree) -> Settings:
+    """Return what a configuration (full keys) says, as the program reads it.
+
+    Raises `LocalError` with every problem.
+    """
+    found: list[Problem] = []
+    for key, value in config.items():
+        if key.startswith(f"{settings.PROJECT}:"):
+            for at, one, hide in settings.leaves(value, key.partition(":")[2]):
+                if not hide and _encrypted(one):
+                    found.append(
+                        Problem(at, "encrypted, but it stands in objects of the cluster. Write it as plain text")
+                    )
+                elif hide and not _encrypted(one):
+                    found.append(settings.not_encrypted(at))
+    texts, secret = handed(config)
     try:
-        content: object = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        return {}
-    except yaml.YAMLError as error:
-        raise LocalError(f"{file} is no valid YAML: {error}\nNext: put it right or remove it.") from error
-    if content is not None and not isinstance(content, Mapping):
-        raise LocalError(f"{file} holds no map. Next: put it right or remove it.")
-    return _map(cast(object, content))
+        return settings.judged(texts, secret, known=found)
+    except InvalidArgs as error:
+        raise LocalError(
+            f"the program does not accept the stack file:\n{error}\n"
+            "Next: correct these keys, then the same command again."
+        ) from None
+
+
+def section(tree: Tree, *keys: str) -> Tree:
+    """Return the map at a path; empty where there is none."""
+    for key in keys:
+        tree = _map(tree.get(key))
+    return tree
+
+
+def handed(config: Tree) -> tuple[dict[str, str], list[str]]:
+    """Return a configuration as the engine hands it to the program, with a placeholder for each encrypted value, and
+    the keys that hold one."""
+    texts = {key: _text(_without_secrets(value)) for key, value in config.items()}
+    return texts, [key for key, value in config.items() if _holds_secret(value)]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _encrypted(value: object) -> bool:
+    return isinstance(value, dict) and set(cast(Tree, value)) == {SECURE}
+
+
+def _without_secrets(value: Any) -> Any:
+    """The value with a placeholder for each encrypted one, another where the encrypted text is another."""
+    if _encrypted(value):
+        return f"placeholder-{hashlib.sha256(str(value[SECURE]).encode()).hexdigest()[:12]}"
+    if isinstance(value, dict):
+        return {name: _without_secrets(one) for name, one in cast(Tree, value).items()}
+    return [_without_secrets(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _encrypted(cast(Tree, value)) or any(map(_holds_secret, cast(Tree, value).values()))
+    return isinstance(value, list) and any(map(_holds_secret, cast("list[Any]", value)))
 
 
 def _write(file: Path, content: Tree, header: str = "") -> None:
-    text = header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    text = header + yamlfile.dump(content)
     if file.exists() and file.read_text() == text:
         return
     fresh = file.with_suffix(".new")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-import yaml
 from filelock import FileLock
 
+from local import stackfile, yamlfile
 from local.errors import LocalError
 from local.paths import PROJECT, cache_dir
 from preview.compare import Resource
@@ -56,10 +56,10 @@ def stack_config(folder: Path, stack: str, file: Path | None = None) -> Tree | N
     path = file or folder / f"Pulumi.{stack}.yaml"
     if not path.exists():
         return None
-    project = _yaml(folder / "Pulumi.yaml")
+    project = yamlfile.load(folder / "Pulumi.yaml")
     declared = cast("Mapping[str, Tree]", project.get("config", {}))
     defaults = {f"{project['name']}:{key}": one["default"] for key, one in declared.items() if "default" in one}
-    return {**defaults, **_yaml(path).get("config", {})}
+    return {**defaults, **stackfile.read(path, project["name"])["config"]}
 
 
 def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource]:
@@ -70,12 +70,11 @@ def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource
     config = stack_config(folder, stack, file)
     if config is None:
         return []
-    request = {
-        "project": _yaml(folder / "Pulumi.yaml")["name"],
-        "stack": stack,
-        "config": {key: _text(_without_secrets(value)) for key, value in config.items()},
-        "secrets": [key for key, value in config.items() if "secure" in json.dumps(value)],
-    }
+    if folder == PROJECT:
+        stackfile.judged(config)
+    texts, secret = stackfile.handed(config)
+    project: str = yamlfile.load(folder / "Pulumi.yaml")["name"]
+    request = {"project": project, "stack": stack, "config": texts, "secrets": secret}
     done = subprocess.run(
         [str(_interpreter(folder)), str(_RECORDER), str(folder)],
         input=json.dumps(request),
@@ -92,25 +91,7 @@ def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource
 
 def released(folder: Path, stack: str) -> list[str]:
     """What the stack file's `release` names."""
-    config = stack_config(folder, stack) or {}
-    found = [value for key, value in config.items() if key.endswith(":release")]
-    return cast("list[str]", found[0] if found else [])
-
-
-def _without_secrets(value: Any) -> Any:
-    """The value with a placeholder for each encrypted one, another where the encrypted text is another."""
-    if isinstance(value, Mapping):
-        tree = cast("Mapping[str, Any]", value)
-        if set(tree) == {"secure"}:
-            return f"placeholder-{hashlib.sha256(str(tree['secure']).encode()).hexdigest()[:12]}"
-        return {name: _without_secrets(one) for name, one in tree.items()}
-    if isinstance(value, list):
-        return [_without_secrets(one) for one in cast("list[Any]", value)]
-    return value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return list(stackfile.judged(stack_config(folder, stack) or {}).release)
 
 
 def _interpreter(folder: Path) -> Path:
@@ -158,11 +139,3 @@ def _digest(folder: Path) -> str:
         file = folder / name
         state.update(f"{name}\0".encode() + (file.read_bytes() if file.exists() else b""))
     return state.hexdigest()[:12]
-
-
-def _yaml(path: Path) -> Tree:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise LocalError(f"{path.name} is no valid YAML: {error}\nNext: put it right.") from error
-    return cast(Tree, content or {})

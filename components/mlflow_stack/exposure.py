@@ -130,7 +130,9 @@ def _rules(fields: validate.Fields) -> None:
     if kind != "nodeport":
         fields.check("host", lambda host: f"a name and no address, as kind is {kind}" if _is_address(host) else None)
     if "allow_from" in fields and "trusted_proxies" in _FIELDS[kind] and "trusted_proxies" not in fields:
-        fields.refuse("trusted_proxies", "a value with allowFrom: without it all clients have the controller's address")
+        allow_from = fields.spell("allow_from")
+        wanted = f"a value with {allow_from}: without it all clients have the controller's address"
+        fields.refuse("trusted_proxies", wanted)
     if kind == "gateway" and set(fields.get("tls", {})):
         fields.refuse("tls", "an empty map, as the certificate is the Gateway's")
 
@@ -150,7 +152,7 @@ def _controller_rules(fields: validate.Fields) -> None:
     network.selector_rules(fields)
     fields.check_each("cidrs", validate.cidr)
     if not any(fields.get(name) for name in ("namespace_selector", "pod_selector", "cidrs")):
-        fields.refuse("namespace_selector", "a value, or one of podSelector and cidrs")
+        fields.refuse("namespace_selector", f"a value, or one of {fields.spell('pod_selector')} and cidrs")
 
 
 def addresses(service: str, namespace: pulumi.Input[str], expose: ExposeArgs) -> pulumi.Output[Addresses]:

@@ -99,7 +99,7 @@ def _autoscale_rules(fields: validate.Fields) -> None:
     fields.check("cpu_percent", validate.between(1, 1000))
     least, most = fields.get("min_replicas", 1), fields.get("max_replicas")
     if most is not None and least > most:
-        fields.refuse("max_replicas", f"at least minReplicas, {least}")
+        fields.refuse("max_replicas", f"at least {fields.spell('min_replicas')}, {least}")
 
 
 class ModelArgs(TypedDict):
@@ -208,9 +208,11 @@ def models_rules(fields: validate.Fields) -> None:
     ports = [one["node_port"] for one in models if "node_port" in one]
     for port in sorted(set(ports)):
         if expose.get("kind") != "nodeport":
-            fields.refuse_item("models", f"nodePort {port}", "it left out, as expose.kind is not nodeport")
+            fields.refuse_item(
+                "models", f"{fields.spell('node_port')} {port}", "it left out, as expose.kind is not nodeport"
+            )
         elif [*ports, expose.get("node_port")].count(port) > 1:
-            fields.refuse_item("models", f"nodePort {port}", "each port of the nodes once")
+            fields.refuse_item("models", f"{fields.spell('node_port')} {port}", "each port of the nodes once")
 
 
 class ModelServerArgs(TypedDict):

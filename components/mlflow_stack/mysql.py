@@ -137,7 +137,7 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("host", "a host name, or deploy")
     fields.refuse_together("password", "existing_secret", "one creates, the other adopts")
     if not fields.stated & {"password", "existing_secret"}:
-        fields.refuse("password", "a password, or existingSecret")
+        fields.refuse("password", f"a password, or {fields.spell('existing_secret')}")
 
 
 class MysqlPlacementArgs(TypedDict):

@@ -49,7 +49,8 @@ class EgressArgs(TypedDict):
 def _peer_rules(fields: validate.Fields) -> None:
     selector_rules(fields)
     if not any(fields.values()):
-        fields.refuse("namespace_selector", "a value, or podSelector; the pods of the own namespace may connect anyway")
+        wanted = f"a value, or {fields.spell('pod_selector')}; the pods of the own namespace may connect anyway"
+        fields.refuse("namespace_selector", wanted)
 
 
 @validate.rules(EgressArgs)

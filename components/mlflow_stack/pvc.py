@@ -63,7 +63,7 @@ def _rules(fields: validate.Fields) -> None:
     for name in ("size", "storage_class", "access_mode"):
         fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
     if "file_store_mount" in fields and "file_store" not in fields:
-        fields.refuse("file_store_mount", "it left out without fileStore")
+        fields.refuse("file_store_mount", f"it left out without {fields.spell('file_store')}")
 
 
 class PvcPlacementArgs(TypedDict):

@@ -78,9 +78,11 @@ def _rules(fields: validate.Fields) -> None:
     given = [name for name in ("access_key_id", "secret_access_key") if name in fields]
     if len(given) == 1:
         (other,) = {"access_key_id", "secret_access_key"} - set(given)
-        fields.refuse(other, f"the other half of {validate.camel(given[0])}")
+        fields.refuse(other, f"the other half of {fields.spell(given[0])}")
     if not given and "existing_secret" not in fields:
-        fields.refuse("access_key_id", "a key with its secretAccessKey, or existingSecret")
+        fields.refuse(
+            "access_key_id", f"a key with its {fields.spell('secret_access_key')}, or {fields.spell('existing_secret')}"
+        )
     if not fields.get("proxied", True) and "presigned" in fields:
         fields.refuse("presigned", "it left out where proxied is false")
 

@@ -1,6 +1,6 @@
 """A team's own MLflow, whole: wiring only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
 import pulumi
@@ -139,10 +139,13 @@ def _rules(fields: validate.Fields) -> None:
         )
 
 
-def accept(name: str, args: Mapping[str, Any]) -> MlflowStackArgs:
+def accept(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> MlflowStackArgs:
     """The args of an MlflowStack, judged: for a program that wants to declare nothing at all, not even a provider,
-    where they are not accepted. Raises :class:`InvalidArgs` with every problem."""
-    return validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME)
+    where they are not accepted. Raises :class:`InvalidArgs` with every problem.
+
+    ``spell`` makes of a field's name what its writer knows it by; :func:`validate.camel` in stack files.
+    """
+    return validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME, spell=spell)
 
 
 class MlflowStack(pulumi.ComponentResource):

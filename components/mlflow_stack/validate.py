@@ -1,8 +1,8 @@
 """Refuses bad input before anything is declared: all mistakes at once, each with its key, value and what is wanted.
 
 Shape (unknown keys, wrong types) is read from the TypedDict of a component's args; what a value may be is said beside
-that TypedDict by a function registered with :func:`rules`. Keys are shown as stack files and schemas spell them
-(``backendStore.pvc.size`` is ``backend_store["pvc"]["size"]`` in Python).
+that TypedDict by a function registered with :func:`rules`. Keys are shown as their writer spells them: with underscores
+in Python (``backend_store.pvc.size``), in camelCase in stack files and other languages (``backendStore.pvc.size``).
 """
 
 import difflib
@@ -32,12 +32,25 @@ class InvalidArgs(pulumi.RunError):
 @dataclass(frozen=True)
 class Problem:
     key: str
-    """Where: the path of the field, in camelCase."""
+    """Path of the field."""
     message: str
     """The value unless it is secret, and what is wanted."""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message}"
+        return f"{_printable(self.key)}: {self.message}"
+
+
+class Problems(list[Problem]):
+    """What is not accepted, with the spelling of keys."""
+
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        super().__init__()
+        self.spell = spell
+
+    @property
+    def lines(self) -> list[str]:
+        """The messages, in the order of their keys."""
+        return [str(problem) for problem in sorted(self, key=lambda problem: problem.key)]
 
 
 def camel(name: str) -> str:
@@ -79,7 +92,7 @@ class Fields(Mapping[str, Any]):
     """The well-shaped fields of one args value, for the rules that judge them."""
 
     def __init__(
-        self, key: str, values: dict[str, Any], stated: frozenset[str], secret: bool, problems: list[Problem]
+        self, key: str, values: dict[str, Any], stated: frozenset[str], secret: bool, problems: Problems
     ) -> None:
         self.key = key
         self.stated = stated
@@ -119,9 +132,9 @@ class Fields(Mapping[str, Any]):
             ]
 
     def _judged(self, value: Any, predicate: Predicate, name: str, suffix: str) -> Any:
-        key, secret = join(self.key, camel(name)) + suffix, self._secret or name in SECRETS
+        key, secret = self._where(name) + suffix, self._secret or name in SECRETS
         if is_output(value):
-            return checked(value, predicate, key, secret=secret)
+            return _judged_later(value, predicate, key, secret)
         wanted = predicate(value)
         if wanted is not None:
             self._problems.append(Problem(key, _shown(value, secret) + wanted))
@@ -130,15 +143,15 @@ class Fields(Mapping[str, Any]):
     def refuse(self, name: str, wanted: str) -> None:
         """Reports a field, with its value, as not accepted."""
         value = _shown(self._values[name], self._secret or name in SECRETS) if name in self._values else "missing; "
-        self._problems.append(Problem(join(self.key, camel(name)), value + wanted))
+        self._problems.append(Problem(self._where(name), value + wanted))
 
     def refuse_item(self, name: str, value: str, wanted: str) -> None:
         """Reports one item of a list by its value."""
-        self._problems.append(Problem(join(self.key, camel(name)), _shown(value, False) + wanted))
+        self._problems.append(Problem(self._where(name), _shown(value, False) + wanted))
 
     def refuse_key(self, name: str, item: str, wanted: str) -> None:
         """Reports one key of a map; its value is not shown."""
-        self._problems.append(Problem(join(self.key, camel(name)), f"the key {_shown(item, False)}{wanted}"))
+        self._problems.append(Problem(self._where(name), f"the key {_shown(item, False)}{wanted}"))
 
     def check_keys(self, name: str, predicate: Predicate) -> None:
         """Judges each key of a map."""
@@ -150,8 +163,15 @@ class Fields(Mapping[str, Any]):
     def refuse_together(self, name: str, other: str, why: str) -> None:
         """Reports two fields that exclude each other, where both are given."""
         if name in self._values and other in self._values:
-            where = join(self.key, camel(name))
-            self._problems.append(Problem(where, f"given together with {camel(other)}; {why}"))
+            message = f"given together with {self.spell(other)}; {why}"
+            self._problems.append(Problem(self._where(name), message))
+
+    def spell(self, name: str) -> str:
+        """A field's name as the writer of the args spells it."""
+        return self._problems.spell(name)
+
+    def _where(self, name: str) -> str:
+        return join(self.key, self.spell(name))
 
 
 Rules = Callable[[Fields], None]
@@ -171,56 +191,91 @@ def rules(kind: type, *, not_offered: Mapping[str, str] | None = None) -> Callab
     return register
 
 
-def accepted(component: str, name: str, kind: type[T], args: Mapping[str, Any], *, longest: int) -> T:
+def extend(kind: type, base: type) -> None:
+    """Register the rules of an args TypedDict for one that has its fields and more."""
+    _rules[kind], _not_offered[kind] = _rules[base], _not_offered[base]
+
+
+def accepted(
+    component: str,
+    name: str,
+    kind: type[T],
+    args: Mapping[str, Any],
+    *,
+    longest: int,
+    spell: Callable[[str], str] = str,
+    found: Sequence[Problem] = (),
+) -> T:
     """The args with integers as ints (plugin hosts turn them into floats), or :class:`InvalidArgs` with every problem.
 
     ``longest`` is how many characters the component's own name may have, so that what Kubernetes and the engine append
-    to it still fits into 63.
+    to it still fits into 63. ``spell`` makes of a field's name what its writer knows it by; ``found`` are problems that
+    are known already.
     """
-    problems: list[Problem] = []
+    problems = Problems(spell)
+    problems.extend(found)
     wanted = dns_label(name, longest)
     if wanted is not None:
         problems.append(Problem("name", _shown(name, False) + wanted))
     clean = _conform(kind, args, "", False, problems)
     if problems:
         count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
-        lines = "\n".join(f"  {problem}" for problem in sorted(problems, key=lambda problem: problem.key))
+        lines = "\n".join(f"  {line}" for line in problems.lines)
         raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
     return cast(T, clean)
 
 
-def checked(value: pulumi.Input[T], predicate: Predicate, key: str, *, secret: bool = False) -> pulumi.Output[T]:
-    """A value that may be known only later, judged in the ``apply`` that everything made of it goes through."""
+def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool) -> pulumi.Output[Any]:
+    """An Output that is judged in the ``apply`` that everything made of it goes through."""
 
-    def judge(known: T) -> T:
+    def judge(known: Any) -> Any:
         wanted = predicate(known)
         if wanted is not None:
             raise InvalidArgs(str(Problem(key, _shown(known, secret) + wanted)))
         return known
 
-    output: pulumi.Output[T] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
-    return output.apply(judge)
+    return _as_output(value, secret).apply(judge)
 
 
-def _conformed_later(hint: Any, value: pulumi.Input[Any], key: str, secret: bool) -> pulumi.Output[Any]:
+def _conformed_later(
+    hint: Any, value: pulumi.Input[Any], key: str, secret: bool, spell: Callable[[str], str]
+) -> pulumi.Output[Any]:
     """An Output of the field's type, or :class:`InvalidArgs` when it turns out to be of another."""
 
     def conform(known: Any) -> Any:
-        problems: list[Problem] = []
+        problems = Problems(spell)
         clean = _conform(hint, known, key, secret, problems)
         if problems:
-            raise InvalidArgs("\n".join(map(str, problems)))
+            raise InvalidArgs("\n".join(problems.lines))
         return clean
 
-    output: pulumi.Output[Any] = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
-    return output.apply(conform)
+    return _as_output(value, secret).apply(conform)
+
+
+def _as_output(value: pulumi.Input[Any], secret: bool) -> pulumi.Output[Any]:
+    return pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+
+
+_LONGEST_SHOWN = 300
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _without_credentials(text: str) -> str:
+    """A text without what stands before ``@`` or after ``?`` in a URL, where passwords and tokens are."""
+    text = re.sub(r"^([^:/@]*://)?(?(1)|[^@/]*:(?!/)).*@", r"\1***@", text, flags=re.S)
+    return re.sub(r"^([^:/?]*://[^?]*)\?.*", r"\1?***", text, flags=re.S)
 
 
 def _shown(value: object, secret: bool) -> str:
     if secret:
         return "the value (not shown) is not accepted; wanted "
     if isinstance(value, str):
-        text = '"' + value.encode("unicode_escape").decode("ascii") + '"'
+        text = f'"{_printable(_without_credentials(value))}"'
+        if len(text) > _LONGEST_SHOWN:
+            text = f'{text[:_LONGEST_SHOWN]}…" ({len(value)} characters)'
     elif isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, Mapping):
@@ -241,10 +296,10 @@ def _is_typed_dict(hint: object) -> bool:
     return isinstance(hint, type) and typing.is_typeddict(hint)
 
 
-def _conform(hint: Any, value: Any, key: str, secret: bool, problems: list[Problem]) -> Any:
+def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) -> Any:
     if is_output(value):
         if takes_output(hint):
-            return _conformed_later(plain_type(hint), value, key, secret)
+            return _conformed_later(plain_type(hint), value, key, secret, problems.spell)
         problems.append(Problem(key, f"an Output is not accepted; {_PLAIN}"))
         return None
     hint = plain_type(hint)
@@ -284,37 +339,39 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: list[Probl
     return value
 
 
-def _plain(right: bool, value: Any, key: str, secret: bool, wanted: str, problems: list[Problem]) -> Any:
+def _plain(right: bool, value: Any, key: str, secret: bool, wanted: str, problems: Problems) -> Any:
     if not right:
         problems.append(Problem(key, _shown(value, secret) + wanted))
     return value
 
 
-def _conform_fields(
-    kind: type, value: Mapping[str, Any], key: str, secret: bool, problems: list[Problem]
-) -> dict[str, Any]:
+def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool, problems: Problems) -> dict[str, Any]:
     types_by_field = hints(kind)
+    spelled = {problems.spell(name): name for name in types_by_field}
     fields: dict[str, Any] = {}
-    for name, field in value.items():
-        if name not in types_by_field:
-            known = [camel(one) for one in types_by_field]
-            near = difflib.get_close_matches(camel(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            told = _not_offered.get(kind, {}).get(name, f"unknown key; {hint}")
-            problems.append(Problem(join(key, camel(name)), told))
+    stated: set[str] = set()
+    for written, field in value.items():
+        name = spelled.get(written)
+        where = join(key, str(written))
+        if name is None:
+            # In the spelling of another language it is near to none.
+            known = {camel(one): problems.spell(one) for one in types_by_field}
+            near = difflib.get_close_matches(camel(str(written)), known, n=1)
+            hint = f"did you mean {known[near[0]]}?" if near else f"known are {', '.join(sorted(known.values()))}"
+            problems.append(Problem(where, _not_offered.get(kind, {}).get(written, f"unknown key; {hint}")))
             continue
+        stated.add(name)
         if field is None:
             continue
         before = len(problems)
-        where = join(key, camel(name))
         clean = _conform(types_by_field[name], field, where, secret or name in SECRETS, problems)
         if len(problems) == before:
             fields[name] = clean
-    missing = cast("frozenset[str]", vars(kind)["__required_keys__"]) - set(value)
-    problems.extend(Problem(join(key, camel(name)), "missing; it is required") for name in sorted(missing))
+    missing = cast("frozenset[str]", vars(kind)["__required_keys__"]) - stated
+    problems.extend(Problem(join(key, problems.spell(name)), "missing; it is required") for name in sorted(missing))
+    given = frozenset(name for name in stated if value[problems.spell(name)] is not None)
     if kind in _rules:
-        stated = frozenset(name for name, field in value.items() if field is not None)
-        _rules[kind](Fields(key, fields, stated, secret, problems))
+        _rules[kind](Fields(key, fields, given, secret, problems))
     return fields
 
 

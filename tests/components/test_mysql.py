@@ -174,7 +174,7 @@ def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None
             "mlflow", {"backend_store": {"mysql": {"host": "db", "password": pulumi.Output.secret("two\nlines")}}}
         )
 
-    refusal = r"^backendStore\.mysql\.password: the value \(not shown\) is not accepted; wanted 1 to 256"
+    refusal = r"^backend_store\.mysql\.password: the value \(not shown\) is not accepted; wanted 1 to 256"
     with pytest.raises(InvalidArgs, match=refusal):
         engine.deploy(program)
 

@@ -14,7 +14,7 @@ from pulumi.runtime import rpc
 
 import engine
 from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs
-from mlflow_stack.validate import camel, hints, plain_type
+from mlflow_stack.validate import hints, plain_type
 
 ADOPTED = {"existing_namespace": "team"}
 MYSQL = {"host": "db.example.com", "password": "a password"}
@@ -24,68 +24,68 @@ MODEL = {"name": "iris", "uri": "s3://models/iris"}
 CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 
 CONTEXT: dict[str, dict[str, Any]] = {
-    "backendStore.pvc.existingClaim": ADOPTED,
-    "backendStore.mysql": {"backend_store": {"mysql": MYSQL}},
-    "backendStore.mysql.existingSecret": {**ADOPTED, "backend_store": {"mysql": {"host": "db.example.com"}}},
-    "backendStore.mysql.deploy": {"backend_store": {"mysql": {"deploy": {}}}},
-    "artifactStore.pvc.existingClaim": ADOPTED,
-    "artifactStore.s3": {"artifact_store": {"s3": S3}},
-    "artifactStore.s3.existingSecret": {**ADOPTED, "artifact_store": {"s3": {"bucket": "team"}}},
+    "backend_store.pvc.existing_claim": ADOPTED,
+    "backend_store.mysql": {"backend_store": {"mysql": MYSQL}},
+    "backend_store.mysql.existing_secret": {**ADOPTED, "backend_store": {"mysql": {"host": "db.example.com"}}},
+    "backend_store.mysql.deploy": {"backend_store": {"mysql": {"deploy": {}}}},
+    "artifact_store.pvc.existing_claim": ADOPTED,
+    "artifact_store.s3": {"artifact_store": {"s3": S3}},
+    "artifact_store.s3.existing_secret": {**ADOPTED, "artifact_store": {"s3": {"bucket": "team"}}},
     "expose": {"expose": INGRESS},
     "expose.gateway": {"expose": {"kind": "gateway", "host": "mlflow.example.com"}},
     "expose.tls.secret": {**ADOPTED, "expose": INGRESS},
     "models": {"models": [MODEL]},
-    "models[0].indexUrl": {"models": [{"name": "iris", "uri": "models:/iris/1", "environment": "install"}]},
-    "models[0].s3ExistingSecret": {**ADOPTED, "models": [MODEL]},
-    "internalFrom": {"internal_from": [{}]},
+    "models[0].index_url": {"models": [{"name": "iris", "uri": "models:/iris/1", "environment": "install"}]},
+    "models[0].s3_existing_secret": {**ADOPTED, "models": [MODEL]},
+    "internal_from": {"internal_from": [{}]},
     "egress": {"egress": [{"cidr": "192.0.2.0/24", "port": 443}]},
 }
 """What stands beside a field, by the longest beginning of its path."""
 
 VALUES: dict[str, Any] = {
     "namespace": "made",
-    "existingNamespace": "team",
+    "existing_namespace": "team",
     "image": "registry.example/mlflow:v1",
-    "proxyImage": "registry.example/nginx:1",
+    "proxy_image": "registry.example/nginx:1",
     "passwords.mlflow": "correct horse battery",
-    "backendStore.pvc.storageClass": "fast",
-    "backendStore.pvc.existingClaim": "old",
-    "backendStore.mysql.host": "10.96.0.7",
-    "backendStore.mysql.port": 3307,
-    "backendStore.mysql.database": "tracking",
-    "backendStore.mysql.username": "tracker",
-    "backendStore.mysql.password": "p@ss/w:ö r#d%&?",
-    "backendStore.mysql.existingSecret": "database",
-    "backendStore.mysql.ca": CA,
-    "backendStore.mysql.deploy.storageClass": "fast",
-    "backendStore.mysql.deploy.image": "registry.example/mariadb:1",
-    "backendStore.mysql.dumps.storageClass": "fast",
-    "backendStore.mysql.dumps.image": "registry.example/mariadb:1",
-    "artifactStore.pvc.storageClass": "fast",
-    "artifactStore.pvc.existingClaim": "old",
-    "artifactStore.s3.bucket": "vision-artifacts",
-    "artifactStore.s3.prefix": "teams/vision",
-    "artifactStore.s3.endpointUrl": "http://minio.minio.svc:9000",
-    "artifactStore.s3.region": "eu-north-1",
-    "artifactStore.s3.accessKeyId": "another-key",
-    "artifactStore.s3.secretAccessKey": "another-secret",
-    "artifactStore.s3.existingSecret": "bucket-keys",
-    "artifactStore.s3.ca": CA,
+    "backend_store.pvc.storage_class": "fast",
+    "backend_store.pvc.existing_claim": "old",
+    "backend_store.mysql.host": "10.96.0.7",
+    "backend_store.mysql.port": 3307,
+    "backend_store.mysql.database": "tracking",
+    "backend_store.mysql.username": "tracker",
+    "backend_store.mysql.password": "p@ss/w:ö r#d%&?",
+    "backend_store.mysql.existing_secret": "database",
+    "backend_store.mysql.ca": CA,
+    "backend_store.mysql.deploy.storage_class": "fast",
+    "backend_store.mysql.deploy.image": "registry.example/mariadb:1",
+    "backend_store.mysql.dumps.storage_class": "fast",
+    "backend_store.mysql.dumps.image": "registry.example/mariadb:1",
+    "artifact_store.pvc.storage_class": "fast",
+    "artifact_store.pvc.existing_claim": "old",
+    "artifact_store.s3.bucket": "vision-artifacts",
+    "artifact_store.s3.prefix": "teams/vision",
+    "artifact_store.s3.endpoint_url": "http://minio.minio.svc:9000",
+    "artifact_store.s3.region": "eu-north-1",
+    "artifact_store.s3.access_key_id": "another-key",
+    "artifact_store.s3.secret_access_key": "another-secret",
+    "artifact_store.s3.existing_secret": "bucket-keys",
+    "artifact_store.s3.ca": CA,
     "models[0].image": "registry.example/model:1",
-    "models[0].indexUrl": "http://index.infra.svc:3141/simple/",
-    "models[0].s3ExistingSecret": "model-keys",
-    "models[0].s3EndpointUrl": "http://minio.minio.svc:9000",
-    "models[0].s3Region": "eu-north-1",
+    "models[0].index_url": "http://index.infra.svc:3141/simple/",
+    "models[0].s3_existing_secret": "model-keys",
+    "models[0].s3_endpoint_url": "http://minio.minio.svc:9000",
+    "models[0].s3_region": "eu-north-1",
     "expose.host": "made.example.com",
     "expose.tls.issuer": "letsencrypt",
     "expose.tls.secret": "certificate",
-    "expose.className": "internal",
+    "expose.class_name": "internal",
     "expose.gateway": "infra/public",
-    "expose.controller.namespaceSelector.x": "infra",
-    "expose.controller.podSelector.x": "traefik",
+    "expose.controller.namespace_selector.x": "infra",
+    "expose.controller.pod_selector.x": "traefik",
     "expose.annotations.x": "some text",
-    "internalFrom[0].namespaceSelector.x": "jobs",
-    "internalFrom[0].podSelector.x": "worker",
+    "internal_from[0].namespace_selector.x": "jobs",
+    "internal_from[0].pod_selector.x": "worker",
 }
 """The fields that take an Output, with a value for each."""
 KNOWN_KEYS = {"passwords": "mlflow", "rotation": "mlflow"}
@@ -109,7 +109,7 @@ def key(path: tuple[str | int, ...]) -> str:
     """The path as messages show it."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{camel(part)}"
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return text.removeprefix(".")
 
 
@@ -175,7 +175,7 @@ def test_every_field_that_takes_an_output_has_a_value_here() -> None:
 def test_output_arrives_as_the_same_value_does_when_it_is_known(where: str) -> None:
     plain = declared(where, VALUES[where])
     assert declared(where, VALUES[where], known=True) == plain
-    if where != "backendStore.mysql.port":  # numbers come from a plugin as floats
+    if where != "backend_store.mysql.port":  # numbers come from a plugin as floats
         return
     assert declared(where, float(VALUES[where]), known=True) == plain
 
@@ -204,19 +204,23 @@ def test_output_is_refused_by_name_where_a_plain_value_is_needed(where: str) -> 
     ("where", "value", "message"),
     [
         (
-            "backendStore.mysql.host",
+            "backend_store.mysql.host",
             "mysql://db",
-            'backendStore.mysql.host: "mysql://db" is not accepted; wanted a host',
+            'backend_store.mysql.host: "mysql://db" is not accepted; wanted a host',
         ),
-        ("backendStore.mysql.port", "x", 'backendStore.mysql.port: "x" is not accepted; wanted a whole number'),
+        ("backend_store.mysql.port", "x", 'backend_store.mysql.port: "x" is not accepted; wanted a whole number'),
         (
-            "backendStore.mysql.port",
+            "backend_store.mysql.port",
             70000.0,
-            "backendStore.mysql.port: 70000 is not accepted; wanted a whole number from",
+            "backend_store.mysql.port: 70000 is not accepted; wanted a whole number from",
         ),
-        ("backendStore.mysql.password", "a\nb", "backendStore.mysql.password: the value (not shown) is not accepted"),
+        ("backend_store.mysql.password", "a\nb", "backend_store.mysql.password: the value (not shown) is not accepted"),
         ("expose.host", "192.0.2.7", 'expose.host: "192.0.2.7" is not accepted; wanted a name and no address'),
-        ("artifactStore.s3.endpointUrl", "minio", 'artifactStore.s3.endpointUrl: "minio" is not accepted; wanted an'),
+        (
+            "artifact_store.s3.endpoint_url",
+            "minio",
+            'artifact_store.s3.endpoint_url: "minio" is not accepted; wanted an',
+        ),
         ("namespace", "A b", 'namespace: "A b" is not accepted; wanted lower-case letters'),
     ],
 )
@@ -227,7 +231,7 @@ def test_output_that_turns_out_wrong_is_refused_by_its_whole_key(where: str, val
     assert "\nb" not in str(refused.value)
 
 
-@pytest.mark.parametrize("where", ["backendStore.mysql.password", "expose.annotations.x", "artifactStore.s3.prefix"])
+@pytest.mark.parametrize("where", ["backend_store.mysql.password", "expose.annotations.x", "artifact_store.s3.prefix"])
 def test_text_made_of_an_output_is_refused(where: str) -> None:
     with pytest.raises(InvalidArgs) as refused:
         engine.deploy(lambda: MlflowStack("mlflow", args(where, f"{later('x')}-y")) and None)

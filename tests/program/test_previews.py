@@ -108,9 +108,39 @@ def test_what_the_program_refuses_is_said_without_a_traceback(branch: Repository
     branch.commit(lambda one: one.config.update(users=["a:b"]), "bad")
     done = branch.make("preview", "BASE=HEAD~1")
     assert done.returncode == 2
-    assert "error: the program does not accept stack team:" in done.stderr
+    assert "error: the program does not accept the stack file:" in done.stderr
     assert 'users[0]: "a:b" is not accepted' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("release", 5, "release: 5 is not accepted; wanted a list"),
+        (
+            "passwords",
+            {"ann": "correct horse battery"},
+            "passwords.ann: a secret in plain text. Encrypt it: pulumi config",
+        ),
+        ("expose", "ingress", 'expose: "ingress" is not accepted; wanted a map'),
+    ],
+)
+def test_bad_stack_file_is_refused_by_its_key(branch: Repository, key: str, value: object, message: str) -> None:
+    branch.commit(lambda one: one.config.update({key: value}), "bad")
+    for verb in (["render", f"OUT={branch.folder / 'objects'}"], ["preview", "BASE=HEAD~1"]):
+        done = branch.make(*verb)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_key_without_a_namespace_counts(branch: Repository) -> None:
+    file = branch.folder / f"Pulumi.{STACK}.yaml"
+    branch.commit(lambda one: file.touch(), "same")
+    file.write_text(file.read_text() + "  maxArtifactSize: 3Gi\n")
+    done = branch.make("preview", "BASE=HEAD")
+    assert done.returncode == 0, done.stderr
+    assert "### Stack `team`: 1 changed" in done.stdout or "replaced" in done.stdout
 
 
 def test_an_unknown_base_is_named(repository: Repository) -> None:

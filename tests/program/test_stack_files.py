@@ -65,7 +65,7 @@ def test_secrets_of_the_configuration_are_secret_inputs() -> None:
 
 def test_keys_of_maps_that_users_choose_are_left_as_they_are() -> None:
     values = {"mlflow-stack:users": '["fileStore"]', "mlflow-stack:passwords": '{"fileStore": "correct horse"}'}
-    assert engine.run_main(values).outputs["username"]["value"] == "fileStore"
+    assert engine.run_main(values, ["mlflow-stack:passwords"]).outputs["username"]["value"] == "fileStore"
 
 
 def test_keys_in_lists_of_maps_are_fields_too() -> None:

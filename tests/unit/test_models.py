@@ -1,8 +1,9 @@
 """Bad input of models, a row each, and what a pinned reference is."""
 
 import pytest
+from spelling import accepted
 
-from mlflow_stack import InvalidArgs, MlflowStackArgs, models, validate
+from mlflow_stack import InvalidArgs, models
 
 URI = (
     "wanted models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
@@ -22,7 +23,7 @@ NODEPORT = {"expose": {"kind": "nodeport", "host": "h", "node_port": 30500}}
 
 def refusals(args: dict) -> list[str]:
     with pytest.raises(InvalidArgs) as refused:
-        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+        accepted(args)
     _, *problems = str(refused.value).splitlines()
     return [problem.strip() for problem in problems]
 
@@ -76,7 +77,7 @@ def refusals(args: dict) -> list[str]:
         ),
         (
             {"name": "a", "environment": "install", "index_url": "https://me:secret@pypi.example/simple"},
-            'indexUrl: "https://me:secret@pypi.example/simple" is not accepted; '
+            'indexUrl: "https://***@pypi.example/simple" is not accepted; '
             "wanted the address of a package index without user or password, such as https://pypi.org/simple/",
         ),
         (

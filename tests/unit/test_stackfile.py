@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local import stackfile
+from local import stackfile, yamlfile
 from local.errors import LocalError
 from local.paths import Instance
 from local.stackfile import Hand, StackFile, apply, gather, merge
@@ -160,8 +160,8 @@ def test_an_unknown_stack_is_refused_by_naming_the_known_ones(file: StackFile) -
 
 
 def test_a_broken_file_is_named(file: StackFile) -> None:
-    file.tracked.write_text("a: [")
-    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml is no valid YAML"):
+    file.tracked.write_text("a:\n- [")
+    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml:2 is no valid YAML: expected the node content"):
         file.remake({})
     file.tracked.write_text("[]")
     with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml holds no map"):
@@ -207,3 +207,162 @@ def test_the_local_overlay_names_services_beside_its_configuration(file: StackFi
     assert file.declared["p:store"] == {"pvc": {"size": "1Gi", "class": "a"}, "s3": {"endpoint": "http://s3"}}
     file.remake({})
     assert file.config == file.declared
+
+
+AMBIGUOUS = "programs read this value differently. Quote it for text, or write a plain number."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("12345e6", "1e3", "y", "N", "yes", "off", "True", "0o14", "014", "0x1F", "0b1", "1_000", "1:30", "+5", ".5"),
+        *("5.", "2001-01-01", "2001-1-1 1:2:3", ".inf", ".NaN", "<<", "="),
+    ],
+)
+def test_rejects_values_that_the_engine_reads_differently(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_text(f"config:\n  p:users: [ann,\n    {text}]\n")
+    with pytest.raises(LocalError) as refused:
+        stackfile.read(file)
+    assert str(refused.value).splitlines() == [
+        f"{file}:3: {AMBIGUOUS}",
+        "Next: correct each, then the same command again.",
+    ]
+
+
+@given(st.text() | st.sampled_from(["12345e6", "y", "0o14", "1:30", "2001-01-01", "null", "", "<<", "5", "true"]))
+def test_text_that_is_written_is_text_for_every_reader(text: str) -> None:
+    written = yamlfile.dump({"a": text})
+    assert yaml.safe_load(written) == {"a": text}
+    assert yamlfile.loads(written, "written") == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("5", 5), ("-3", -3), ("1.5", 1.5), ("true", True), ("'5'", "5"), ("!!str 5", "5")),
+        *((text, text) for text in ("10Gi", "500m", "1.29.4", "192.0.2.0/24", "localhost:5000/a:1")),
+    ],
+)
+def test_reads_plain_values(text: str, value: object) -> None:
+    assert yamlfile.loads(f"a: {text}", "it") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"config:\n  p:a:\n  p:b: ~\n  p:c: null\n", ":2: no value. Give one or remove the key."),
+        (b"config:\n  p:a: &x [*x]\n", ":2: it is part of itself."),
+        (b"config:\n  p:a: !!binary aGk=\n", ":2: the tag tag:yaml.org,2002:binary is not supported."),
+        (b"config:\n  p:a: !!python/object:os.system x\n", ":2: the tag tag:yaml.org,2002:python/object:os.system is"),
+        (b"config:\n  p:a: 1\n  p:a: 2\n", ":3: the key p:a stands twice."),
+        (b"config:\n  p:a: {1: 2}\n", ":2: a key that is no text. Quote it."),
+        (b"config: [1]\n", ": config: must be a map of keys. Next: correct it."),
+        (b"config: replicas\n", ": config: must be a map of keys. Next: correct it."),
+        (b"- config\n", " holds no map. Next: correct or remove it."),
+        (b"confg:\n  p:a: 1\n", ": confg: unknown key; a stack's own keys stand under config. Next: correct it."),
+        (b"config:\n  p:a: \xff\n", " is no UTF-8 text (byte 15). Next: save it as UTF-8."),
+        (b"config:\n  p:a: " + b"[" * 5000, " is no valid YAML: it is nested too deeply. Next: correct or remove it."),
+        (b"config: {a: b\nc", ":2 is no valid YAML: expected ',' or '}', but got '<stream end>'. Next: correct or"),
+        (b"a: 1\n---\nb: 1\n", ":2 is no valid YAML: but found another document. Next: correct or remove it."),
+        (
+            b"config:\n  replicas: 1\n  mlflow-stack:config:replicas: 2\n",
+            ": mlflow-stack:replicas: stands twice, once without its namespace. Next: remove one.",
+        ),
+    ],
+)
+def test_rejects_files_that_mean_nothing(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_bytes(content)
+    with pytest.raises(LocalError) as refused:
+        stackfile.read(file)
+    assert str(refused.value).startswith(f"{file}{message}")
+
+
+def test_rejects_aliases_that_stand_for_more_than_fits(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [" + ", ".join("x" * 10) + "]"]
+    lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 10)]
+    with pytest.raises(LocalError, match="too many values"):
+        yamlfile.loads("\n".join(lines), "it")
+
+
+def test_a_key_without_a_namespace_is_the_projects(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_text("config:\n  replicas: 2\n  mlflow-stack:config:users: [ann]\n  kubernetes:context: x\n")
+    assert stackfile.read(file)["config"] == {
+        "mlflow-stack:replicas": 2,
+        "mlflow-stack:users": ["ann"],
+        "kubernetes:context": "x",
+    }
+
+
+def test_an_empty_configuration_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    for text in ("", "config:\n", "config: {}\n", "# nothing\n"):
+        file.write_text(text)
+        assert stackfile.read(file)["config"] == {}
+
+
+def problems(config: Any) -> list[str]:
+    with pytest.raises(LocalError) as refused:
+        stackfile.judged({f"mlflow-stack:{key}": value for key, value in config.items()})
+    _, _, *lines, last = str(refused.value).splitlines()
+    assert last == "Next: correct these keys, then the same command again."
+    return [line.strip() for line in lines]
+
+
+ENCRYPT = "a secret in plain text. Encrypt it: pulumi config set --secret --path"
+SHOWN = "encrypted, but it stands in objects of the cluster. Write it as plain text"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"release": 5}, "release: 5 is not accepted; wanted a list"),
+        ({"release": [5]}, "release[0]: 5 is not accepted; wanted text"),
+        ({"name": {"a": 1}}, "name: "),
+        ({"expose": "ingress"}, 'expose: "ingress" is not accepted; wanted a map'),
+        ({"backendStore": {"mysql": "db"}}, 'backendStore.mysql: "db" is not accepted; wanted a map'),
+        ({"backend_store": {}}, "backend_store: unknown key; did you mean backendStore?"),
+        ({"users": ["ann"], "passwords": {"ann": "x"}}, f"passwords.ann: {ENCRYPT} 'passwords.ann'"),
+        (
+            {"users": ["a.b@c"], "passwords": {"a.b@c": "correct horse"}},
+            f"""passwords["a.b@c"]: {ENCRYPT} 'passwords["a.b@c"]'""",
+        ),
+        (
+            {"backendStore": {"mysql": {"host": "db", "password": "x"}}},
+            f"backendStore.mysql.password: {ENCRYPT} 'backendStore.mysql.password'",
+        ),
+        (
+            {"artifactStore": {"s3": {"bucket": "abc", "accessKeyId": {"secure": "v1:x"}, "secretAccessKey": "y"}}},
+            f"artifactStore.s3.secretAccessKey: {ENCRYPT} 'artifactStore.s3.secretAccessKey'",
+        ),
+        ({"image": {"secure": "v1:x"}}, f"image: {SHOWN}"),
+        ({"labels": {"team": {"secure": "v1:x"}}}, f"labels.team: {SHOWN}"),
+        (
+            {"users": ["ann"], "passwords": {"secure": "v1:x"}},
+            "passwords: the value (not shown) is not accepted; wanted a map",
+        ),
+    ],
+)
+def test_rejects_what_the_program_does_not_accept(config: dict[str, Any], message: str) -> None:
+    assert any(line.startswith(message) for line in problems(config)), problems(config)
+
+
+def test_says_which_key_nothing_reads() -> None:
+    with pytest.raises(LocalError, match=r"mlflow-stak:replicas: nothing reads this key\. Begin it with mlflow-stack:"):
+        stackfile.judged({"mlflow-stak:replicas": 2})
+    stackfile.judged({"kubernetes:context": "x", "pulumi:tags": {"a": "b"}})
+
+
+def test_reads_settings_with_encrypted_values() -> None:
+    found = stackfile.judged(
+        {
+            "mlflow-stack:users": ["ann"],
+            "mlflow-stack:passwords": {"ann": {"secure": "v1:x"}},
+            "mlflow-stack:labels": {"password": "a-label"},
+            "mlflow-stack:release": ["mlflow-data"],
+            "mlflow-stack:name": "team",
+        }
+    )
+    assert (found.name, found.release, found.args["users"]) == ("team", ["mlflow-data"], ["ann"])

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spelling import accepted
 
 from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
 
@@ -28,7 +29,7 @@ def exposed(**fields: object) -> dict:
 
 def refusals(args: dict, name: str = "mlflow") -> list[str]:
     with pytest.raises(InvalidArgs) as refused:
-        validate.accepted("MlflowStack", name, MlflowStackArgs, args, longest=40)
+        accepted(args, name)
     _, *problems = str(refused.value).splitlines()
     return [problem.strip() for problem in problems]
 
@@ -354,7 +355,7 @@ def test_a_database_of_any_usual_name_and_password_is_accepted(fields: dict) -> 
 
 def test_a_name_server_of_the_node_may_be_named() -> None:
     args = {"egress": [{"cidr": "169.254.20.10/32", "port": 53}]}
-    assert validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40) == args
+    assert accepted(args) == args
 
 
 @pytest.mark.parametrize("name", ["M", "a" * 41, "9lives", "a_b", ""])
@@ -365,7 +366,7 @@ def test_a_name_that_leaves_no_room_is_refused(name: str) -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     args = {"replicas": 2, "users": ["a:b"], "imaeg": "x", "backend_store": {"pvc": {"size": "10 Gi"}}}
     with pytest.raises(InvalidArgs) as refused:
-        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+        accepted(args)
     assert str(refused.value) == (
         "MlflowStack 'mlflow': 4 inputs are not accepted, nothing was declared:\n"
         f'  backendStore.pvc.size: "10 Gi" is not accepted; {SIZE}\n'
@@ -381,10 +382,10 @@ def test_ints_that_a_plugin_host_made_floats_are_ints_again() -> None:
         "expose": {"kind": "nodeport", "host": "h", "node_port": 30500.0},
         "rotation": {"mlflow": 2.0},
     }
-    accepted = validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
-    assert repr(accepted["replicas"]) == "1"
-    assert repr(accepted["expose"]["node_port"]) == "30500"
-    assert repr(accepted["rotation"]) == "{'mlflow': 2}"
+    found = accepted(args)
+    assert repr(found["replicas"]) == "1"
+    assert repr(found["expose"]["node_port"]) == "30500"
+    assert repr(found["rotation"]) == "{'mlflow': 2}"
 
 
 @pytest.mark.parametrize(
@@ -410,7 +411,7 @@ def test_no_text_is_accepted_as_a_user_that_htpasswd_or_basic_auth_would_cut(tex
 )
 def test_no_input_ends_in_anything_but_an_accepted_value_or_a_refusal(args: dict) -> None:
     with suppress(InvalidArgs):
-        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+        accepted(args)
 
 
 @given(st.text(min_size=1))
@@ -517,7 +518,54 @@ def test_artifact_stores_that_cannot_be(args: dict, message: str) -> None:
     ],
 )
 def test_artifact_stores_that_can_be(args: dict) -> None:
-    validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    accepted(args)
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (s3(endpoint_url="https://me:hunter2@s3.example.com"), '"https://***@s3.example.com"'),
+        (s3(endpoint_url="https://me:hun/ter2@s3.example.com"), '"https://***@s3.example.com"'),
+        (s3(endpoint_url="https://s3.example.com?key=hunter2"), '"https://s3.example.com?***"'),
+        (mysql(host="mysql://mlflow:hunter2@db/mlflow"), '"mysql://***@db/mlflow"'),
+        (mysql(host="mlflow:hunter2@db"), '"***@db"'),
+        (
+            {
+                "models": [
+                    {"name": "a", "uri": "models:/a/1", "environment": "install", "index_url": "https://hunter2@p/x"}
+                ]
+            },
+            '"https://***@p/x"',
+        ),
+        ({"image": "hunter2:hunter2@registry.example/a"}, '"***@registry.example/a"'),
+        ({"users": ["ann smith@example.com"]}, '"ann smith@example.com"'),
+        ({"image": "a" * 400}, f'"{"a" * 299}…" (400 characters)'),
+    ],
+)
+def test_refused_urls_are_shown_without_their_passwords(args: dict, shown: str) -> None:
+    (problem,) = refusals(args)
+    assert f": {shown} is not accepted" in problem
+    assert "hunter2" not in problem
+
+
+def test_keys_are_named_in_the_spelling_of_their_writer() -> None:
+    args = {
+        "backendStore": {},
+        "artifact_store": {"s3": {"bucket": "team", "accessKeyId": "a"}},
+        "max_artefact_size": 1,
+    }
+    with pytest.raises(InvalidArgs) as refused:
+        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    assert [line.strip() for line in str(refused.value).splitlines()[1:]] == [
+        "artifact_store.s3.accessKeyId: unknown key; did you mean access_key_id?",
+        "artifact_store.s3.access_key_id: missing; a key with its secret_access_key, or existing_secret",
+        "backendStore: unknown key; did you mean backend_store?",
+        "max_artefact_size: unknown key; did you mean max_artifact_size?",
+    ]
+
+
+def test_keys_that_terminals_act_on_are_escaped() -> None:
+    assert refusals({"labels": {"\x1b[2J": 1}}) == ["labels.\\x1b[2J: 1 is not accepted; wanted text"]
 
 
 def test_a_refused_key_is_never_shown() -> None:
