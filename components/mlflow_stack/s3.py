@@ -25,8 +25,10 @@ SCRIPTS = "/opt/mlflow-stack-s3"
 CHECK_COMPONENT = "bucket-check"
 CHECK_DEADLINE = 120
 DEFAULT_REGION = "us-east-1"
-DOWNLOADS = 2
-"""How many artifacts of the largest size may be on their way through ``/tmp`` to clients."""
+DEFAULT_MAX_ARTIFACT_SIZE = "1Gi"
+"""Smaller than with a claim, because artifacts pass through ``/tmp``, which the pod reserves on its node."""
+DOWNLOAD_BYTES = 2**30
+"""Artifacts on their way through ``/tmp`` to clients take this much together, or the size of the largest artifact."""
 
 
 class S3ArtifactsArgs(TypedDict):
@@ -174,6 +176,9 @@ class S3Artifacts(pulumi.ComponentResource):
             reach = replace(reach, wait_for=[*reach.wait_for, _check(self, name, root, reach, placement)])
 
         size = validate.bytes_of(placement["max_artifact_size"])
+        downloads = max(size, DOWNLOAD_BYTES)
+        # Without the server in between, it fetches files for the UI, and receives none but the UI's own.
+        uploads = placement["max_concurrent_uploads"] * size if proxied else 0
         serving = {
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -181,7 +186,7 @@ class S3Artifacts(pulumi.ComponentResource):
         }
         if not proxied:
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
-        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(DOWNLOADS * size)}
+        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(downloads)}
         self.parts = PodParts(
             env=[*reach.env, *workload.env({**serving, **spool})],
             volumes=reach.volumes,
@@ -189,7 +194,7 @@ class S3Artifacts(pulumi.ComponentResource):
             egress=reach.egress,
             wait_for=reach.wait_for,
             identity={identity.ARTIFACTS: data},
-            scratch_bytes=size * (placement["max_concurrent_uploads"] + DOWNLOADS),
+            scratch_bytes=uploads + downloads,
         )
         self.register_outputs({})
 

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import credentials, exposure, models, proxy, tracking, validate, workload
+from mlflow_stack import credentials, exposure, models, proxy, s3, tracking, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
 from mlflow_stack.models import ModelArgs, ModelServer
@@ -80,7 +80,8 @@ class MlflowStackArgs(TypedDict):
     artifact_store: NotRequired[ArtifactStoreArgs]
     """Where artifacts are kept. Default: the claim of the backend store, where it has one, else one of their own."""
     max_artifact_size: NotRequired[str]
-    """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi."""
+    """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi, with artifact_store.s3 1Gi, as the pod
+    then reserves room for artifacts on its node."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
     models: NotRequired[Sequence[ModelArgs]]
@@ -178,7 +179,9 @@ class MlflowStack(pulumi.ComponentResource):
         platform = accepted.get("platform", "kubernetes")
         image = accepted.get("image", tracking.DEFAULT_IMAGE)
         expose = accepted.get("expose", ExposeArgs(kind="none"))
-        max_artifact_size = accepted.get("max_artifact_size", proxy.DEFAULT_MAX_ARTIFACT_SIZE)
+        artifact_store = accepted.get("artifact_store", {})
+        largest = s3.DEFAULT_MAX_ARTIFACT_SIZE if "s3" in artifact_store else proxy.DEFAULT_MAX_ARTIFACT_SIZE
+        max_artifact_size = accepted.get("max_artifact_size", largest)
         max_concurrent_uploads = accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
 
         who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
@@ -213,7 +216,6 @@ class MlflowStack(pulumi.ComponentResource):
                 {"namespace": self.namespace, "image": image, "labels": labels},
                 child,
             )
-        artifact_store = accepted.get("artifact_store", {})
         artifacts: PvcArtifacts | S3Artifacts
         if "s3" in artifact_store:
             artifacts = S3Artifacts(

@@ -81,15 +81,40 @@ def test_tmp_holds_what_may_pass_through_it() -> None:
     deployment = stack({}, max_artifact_size="1Gi", max_concurrent_uploads=3)
     pod = server(deployment)
     (tmp,) = [one for one in pod["volumes"] if one["name"] == "tmp"]
-    size = str(512 * 2**20 + (3 + 2) * 2**30)
+    size = str(512 * 2**20 + (3 + 1) * 2**30)
     assert tmp["emptyDir"] == {"sizeLimit": size}
     mlflow = pod["containers"][0]
     assert mlflow["resources"]["requests"]["ephemeral-storage"] == size
     assert env(mlflow)["SPOOL_LARGEST"] == str(2**30)
-    assert env(mlflow)["SPOOL_BYTES"] == str(2 * 2**30)
+    assert env(mlflow)["SPOOL_BYTES"] == str(2**30)
     assert env(mlflow)["PYTHONPATH"] == "/opt/mlflow-stack-s3"
     scripts = deployment.one("ConfigMap", "mlflow-s3-scripts").inputs["data"]
     assert "s3 = s3_spool:Repository" in scripts["mlflow_stack_s3-1.dist-info_entry_points.txt"]
+
+
+@pytest.mark.parametrize(
+    ("s3", "args", "tmp", "downloads"),
+    [
+        ({}, {}, 7 * 2**29, 2**30),
+        ({}, {"max_artifact_size": "100Mi"}, 512 * 2**20 + 2 * 100 * 2**20 + 2**30, 2**30),
+        ({}, {"max_artifact_size": "10Gi"}, 512 * 2**20 + 30 * 2**30, 10 * 2**30),
+        ({"proxied": False}, {"max_artifact_size": "2Gi"}, 5 * 2**29, 2 * 2**30),
+    ],
+    ids=["default", "small", "large", "direct"],
+)
+def test_scratch_follows_from_artifact_size(s3: dict, args: dict, tmp: int, downloads: int) -> None:
+    pod = server(stack(s3, **args))
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "tmp"]
+    assert volume["emptyDir"] == {"sizeLimit": str(tmp)}
+    assert pod["containers"][0]["resources"]["requests"]["ephemeral-storage"] == str(tmp)
+    assert env(pod["containers"][0])["SPOOL_BYTES"] == str(downloads)
+
+
+def test_default_artifact_size_is_smaller_with_a_bucket() -> None:
+    bucket = stack({}).one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+    claim = engine.deploy(lambda: MlflowStack("mlflow", {}) and None)
+    assert f"client_max_body_size {2**30};" in bucket
+    assert f"client_max_body_size {10 * 2**30};" in claim.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
 
 
 def test_on_a_claim_tmp_stays_small() -> None:

@@ -116,3 +116,17 @@ def recorded(values: dict[str, str]) -> list[tuple[str, str, object]]:
 
 def test_the_program_is_wiring_only() -> None:
     assert len((engine.PROJECT / "__main__.py").read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_stack_file_asks_for_what_ordinary_nodes_hold(path: Path) -> None:
+    deployment = engine.run_main(config(path))
+    workloads = [one for kind in ("Deployment", "StatefulSet", "Job") for one in deployment.all(kind)]
+    assert workloads
+    for workload in workloads:
+        pod = workload.inputs["spec"]["template"]["spec"]
+        reserved = sum(
+            validate.bytes_of(container["resources"]["requests"].get("ephemeral-storage", "0"))
+            for container in pod["containers"]
+        )
+        assert reserved <= 4 * 2**30, workload.name
