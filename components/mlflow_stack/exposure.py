@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -14,6 +14,9 @@ from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.network import PeerArgs
 from mlflow_stack.proxy import Access
 from mlflow_stack.workload import Ingress
+
+Kind = Literal["none", "nodeport", "ingress", "route", "gateway"]
+IssuerKind = Literal["ClusterIssuer", "Issuer"]
 
 TIMEOUT_SECONDS = 3600
 """How long a transfer may take, as in the proxy."""
@@ -53,7 +56,7 @@ class TlsArgs(TypedDict):
 
     issuer: NotRequired[pulumi.Input[str]]
     """The cert-manager issuer to ask for one. Default: none."""
-    issuer_kind: NotRequired[str]
+    issuer_kind: NotRequired[IssuerKind]
     """ClusterIssuer, or Issuer for one in the stack's namespace. Default: ClusterIssuer."""
     secret: NotRequired[pulumi.Input[str]]
     """The Secret that is there already with ``tls.crt`` and ``tls.key``; needs ``existing_namespace``.
@@ -63,7 +66,7 @@ class TlsArgs(TypedDict):
 class ExposeArgs(TypedDict):
     """How the server is reached from outside the cluster."""
 
-    kind: str
+    kind: Kind
     """none; ingress; route, which is OpenShift's; gateway, an HTTPRoute; or nodeport, a port of every node."""
     host: NotRequired[pulumi.Input[str]]
     """The name that people open, without scheme, port or path; any other is answered with 421. With nodeport it may
@@ -92,14 +95,14 @@ class ExposeArgs(TypedDict):
 
 
 _BEHIND = frozenset({"host", "path", "controller", "allow_from", "trusted_proxies", "annotations"})
-_FIELDS: Mapping[str, frozenset[str]] = {
+FIELDS: Mapping[Kind, frozenset[str]] = {
     "none": frozenset(),
     "nodeport": frozenset({"host", "path", "node_port", "allow_from"}),
     "ingress": _BEHIND | {"tls", "class_name"},
     "route": _BEHIND,
     "gateway": _BEHIND | {"tls", "gateway"},
 }
-_REQUIRED: Mapping[str, Sequence[str]] = {
+REQUIRED: Mapping[Kind, Sequence[str]] = {
     "none": (),
     "nodeport": ("host", "node_port"),
     "ingress": ("host",),
@@ -110,7 +113,7 @@ _REQUIRED: Mapping[str, Sequence[str]] = {
 
 @validate.rules(ExposeArgs)
 def _rules(fields: validate.Fields) -> None:
-    fields.check("kind", validate.one_of(*_FIELDS))
+    fields.check("kind", validate.one_of(*get_args(Kind)))
     fields.check("host", validate.host)
     fields.check("path", validate.url_path)
     fields.check("class_name", validate.subdomain)
@@ -119,17 +122,17 @@ def _rules(fields: validate.Fields) -> None:
     fields.check_each("allow_from", validate.cidr)
     fields.check_each("trusted_proxies", validate.cidr)
     fields.check_keys("annotations", validate.label_key)
-    kind: str = fields.get("kind", "")
-    if kind not in _FIELDS:
+    kind: Kind | None = fields.get("kind")
+    if kind is None or kind not in FIELDS:
         return
-    for name in _REQUIRED[kind]:
+    for name in REQUIRED[kind]:
         if name not in fields:
             fields.refuse(name, f"a value, as kind is {kind}")
-    for name in sorted(set(fields) - {"kind"} - _FIELDS[kind]):
+    for name in sorted(set(fields) - {"kind"} - FIELDS[kind]):
         fields.refuse(name, f"it left out, as kind is {kind}")
     if kind != "nodeport":
         fields.check("host", lambda host: f"a name and no address, as kind is {kind}" if _is_address(host) else None)
-    if "allow_from" in fields and "trusted_proxies" in _FIELDS[kind] and "trusted_proxies" not in fields:
+    if "allow_from" in fields and "trusted_proxies" in FIELDS[kind] and "trusted_proxies" not in fields:
         allow_from = fields.spell("allow_from")
         wanted = f"a value with {allow_from}: without it all clients have the controller's address"
         fields.refuse("trusted_proxies", wanted)
@@ -140,7 +143,7 @@ def _rules(fields: validate.Fields) -> None:
 @validate.rules(TlsArgs)
 def _tls_rules(fields: validate.Fields) -> None:
     fields.check("issuer", validate.subdomain)
-    fields.check("issuer_kind", validate.one_of("ClusterIssuer", "Issuer"))
+    fields.check("issuer_kind", validate.one_of(*get_args(IssuerKind)))
     fields.check("secret", validate.subdomain)
     fields.refuse_together("issuer", "secret", "one asks for a certificate, the other has it")
     if "issuer_kind" in fields and "issuer" not in fields:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args
 from urllib.parse import urlsplit
 
 import pulumi
@@ -45,7 +45,7 @@ DEFAULT_LOAD_TIMEOUT = "3m"
 DEFAULT_ROLLOUT_TIMEOUT = "10m"
 DEFAULT_CPU_PERCENT = 80
 GRACE_SECONDS = 60
-ENVIRONMENTS = ("image", "install")
+Environment = Literal["image", "install"]
 
 LONGEST_NAME = 63
 """Characters of the server's name, which is the Service's."""
@@ -113,7 +113,7 @@ class ModelArgs(TypedDict):
     version: NotRequired[int]
     """The version that an alias or ``latest`` is pinned to, as ``make pin`` writes it. Default: none; then each pod
     asks when it starts, with a warning."""
-    environment: NotRequired[str]
+    environment: NotRequired[Environment]
     """image: the image has the model's libraries, or install: those it lacks are installed before the server starts.
     Default: image."""
     index_url: NotRequired[pulumi.Input[str]]
@@ -162,7 +162,7 @@ def _model_rules(fields: validate.Fields) -> None:
         fields.refuse("name", f"another name: {fields['name']} is taken by another part of the stack")
     fields.check("uri", model_uri)
     fields.check("version", validate.between(1, 2**31))
-    fields.check("environment", lambda value: None if value in ENVIRONMENTS else _NO_CONDA)
+    fields.check("environment", lambda value: None if value in get_args(Environment) else _NO_CONDA)
     fields.check("index_url", _index)
     fields.check("image", validate.image)
     fields.check("replicas", validate.between(0, 1000))
@@ -240,7 +240,7 @@ class ModelServerArgs(TypedDict):
     """The image where the model names none. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
     """The nginx image. Default: nginxinc/nginx-unprivileged."""
-    platform: NotRequired[str]
+    platform: NotRequired[workload.Platform]
     """kubernetes or openshift. Default: kubernetes."""
     access: NotRequired[Access]
     """Who comes. Default: the pods of the same namespace, to the internal port."""

@@ -147,7 +147,7 @@ class MysqlPlacementArgs(TypedDict):
     """Namespace of everything."""
     image: pulumi.Input[str]
     """The MLflow image, which makes and upgrades the schema."""
-    platform: str
+    platform: workload.Platform
     """kubernetes or openshift."""
     rollout_timeout: str
     """How long ``pulumi up`` waits for the server and for the schema Job."""

@@ -3,7 +3,7 @@
 import types
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -23,8 +23,8 @@ ARTIFACTS_FOLDER = "artifacts"
 SCRIPTS = "/opt/mlflow-stack"
 
 DEFAULT_SIZE = "20Gi"
-DEFAULT_ACCESS_MODE = "ReadWriteOnce"
-ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany")
+AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
+DEFAULT_ACCESS_MODE: AccessMode = "ReadWriteOnce"
 
 SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": workload.STEP_CPU, "memory": "512Mi"},
@@ -39,7 +39,7 @@ class PvcStoreArgs(TypedDict):
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
-    access_mode: NotRequired[str]
+    access_mode: NotRequired[AccessMode]
     """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany; SQLite on a network volume is accepted with a warning.
     Default: ReadWriteOnce."""
     existing_claim: NotRequired[pulumi.Input[str]]
@@ -56,7 +56,7 @@ class PvcStoreArgs(TypedDict):
 def _rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)
-    fields.check("access_mode", validate.one_of(*ACCESS_MODES))
+    fields.check("access_mode", validate.one_of(*get_args(AccessMode)))
     fields.check("existing_claim", validate.subdomain)
     fields.check("file_store", validate.folder)
     fields.check("file_store_mount", validate.absolute_path)
@@ -165,7 +165,7 @@ class PvcArtifactsArgs(TypedDict):
     """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
-    access_mode: NotRequired[str]
+    access_mode: NotRequired[AccessMode]
     """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany, also of an existing_claim; more than one replica needs
     ReadWriteMany. Default: ReadWriteOnce."""
     existing_claim: NotRequired[pulumi.Input[str]]
@@ -176,7 +176,7 @@ class PvcArtifactsArgs(TypedDict):
 def _artifact_rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)
-    fields.check("access_mode", validate.one_of(*ACCESS_MODES))
+    fields.check("access_mode", validate.one_of(*get_args(AccessMode)))
     fields.check("existing_claim", validate.subdomain)
     for name in ("size", "storage_class"):
         fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args
 from urllib.parse import urlsplit
 
 import pulumi
@@ -21,6 +21,8 @@ KEYS_FILE = "credentials"
 CA = "/etc/mlflow-stack-s3-ca"
 SCRIPTS = "/opt/mlflow-stack-s3"
 """Where the bucket's check and MLflow's plugin are mounted."""
+
+Addressing = Literal["auto", "path", "virtual"]
 
 CHECK_COMPONENT = "bucket-check"
 CHECK_DEADLINE = 120
@@ -42,7 +44,7 @@ class S3ArtifactsArgs(TypedDict):
     """The S3 server's address with scheme, such as https://a3s.fi. Default: AWS."""
     region: NotRequired[pulumi.Input[str]]
     """The bucket's region. Default: us-east-1."""
-    addressing: NotRequired[str]
+    addressing: NotRequired[Addressing]
     """path, virtual or auto: where the bucket's name stands in the request. Default: auto."""
     access_key_id: NotRequired[pulumi.Input[str]]
     """Secret: the access key. Default: none; then existing_secret is needed."""
@@ -70,7 +72,7 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("prefix", validate.key_prefix)
     fields.check("endpoint_url", validate.endpoint)
     fields.check("region", validate.region)
-    fields.check("addressing", validate.one_of("auto", "path", "virtual"))
+    fields.check("addressing", validate.one_of(*get_args(Addressing)))
     fields.check("access_key_id", validate.access_key)
     fields.check("secret_access_key", validate.access_key)
     fields.check("existing_secret", validate.subdomain)
@@ -96,7 +98,7 @@ class S3PlacementArgs(TypedDict):
     """Namespace of the keys."""
     image: pulumi.Input[str]
     """The MLflow image, which checks the bucket."""
-    platform: str
+    platform: workload.Platform
     """kubernetes or openshift."""
     max_artifact_size: str
     """The largest artifact, a quantity of bytes."""

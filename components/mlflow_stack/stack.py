@@ -58,7 +58,7 @@ class MlflowStackArgs(TypedDict):
     ``{"limits.memory": "16Gi"}``. Default: {}, no quota."""
     container_defaults: NotRequired[workload.ResourcesArgs]
     """Requests and limits of the created namespace's containers that state none, as a LimitRange. Default: {}, none."""
-    platform: NotRequired[str]
+    platform: NotRequired[workload.Platform]
     """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
     image: NotRequired[pulumi.Input[str]]
     """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.

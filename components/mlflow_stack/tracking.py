@@ -51,7 +51,7 @@ class TrackingServerArgs(TypedDict):
     """Addresses outside the cluster that it may connect to. Default: none but what the parts open."""
     image: NotRequired[pulumi.Input[str]]
     """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
-    platform: NotRequired[str]
+    platform: NotRequired[workload.Platform]
     """kubernetes or openshift. Default: kubernetes."""
     replicas: NotRequired[int]
     """Pods at once; one, where a part allows no more. Default: 1."""

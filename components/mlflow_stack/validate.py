@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import pulumi
+from pulumi.output import Unknown
 
 T = TypeVar("T")
 Predicate = Callable[[Any], str | None]
@@ -78,7 +79,7 @@ def plain_type(hint: Any) -> Any:
 
 def is_output(value: object) -> bool:
     """Whether a value is known only when the engine runs, so that it cannot be checked yet."""
-    return isinstance(value, (pulumi.Output, Awaitable))
+    return isinstance(value, (pulumi.Output, Awaitable, Unknown))
 
 
 def takes_output(hint: Any) -> bool:
@@ -189,6 +190,11 @@ def rules(kind: type, *, not_offered: Mapping[str, str] | None = None) -> Callab
         return function
 
     return register
+
+
+def rules_of(kind: type) -> Rules:
+    """Return what judges the values of an args TypedDict."""
+    return _rules.get(kind, lambda _fields: None)
 
 
 def extend(kind: type, base: type) -> None:
@@ -331,7 +337,7 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
         )
     if hint is bool:
         return _plain(isinstance(value, bool), value, key, secret, "true or false", problems)
-    if hint is str:
+    if hint is str or origin is typing.Literal:
         if isinstance(value, str) and _STRINGIFIED in value:
             problems.append(Problem(key, "text that was made of an Output; pass the Output, or use Output.concat"))
             return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources as package
-from typing import NotRequired, Protocol, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -24,7 +24,8 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
 
-PLATFORMS = ("kubernetes", "openshift")
+Platform = Literal["kubernetes", "openshift"]
+PLATFORMS: Sequence[Platform] = get_args(Platform)
 
 USER_ID = 10001
 """The UID, GID and fsGroup on plain Kubernetes: above 10000, as CKV_K8S_40 wants, so that it is no user of a node."""
@@ -139,7 +140,7 @@ def container_security() -> SecurityContextArgsDict:
     }
 
 
-def pod_security(platform: str) -> PodSecurityContextArgsDict:
+def pod_security(platform: Platform) -> PodSecurityContextArgsDict:
     """The pod's security context: OpenShift fills in UID, GID and fsGroup itself and refuses any fixed ones."""
     context: PodSecurityContextArgsDict = {"run_as_non_root": True, "seccomp_profile": {"type": "RuntimeDefault"}}
     if platform == "openshift":
@@ -153,7 +154,7 @@ def pod_security(platform: str) -> PodSecurityContextArgsDict:
     }
 
 
-def pod_annotations(platform: str, parts: Sequence[PodParts]) -> dict[str, str]:
+def pod_annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]:
     """The annotations of all parts, and on OpenShift the admission policy the pod is written for."""
     annotations = {name: value for part in parts for name, value in part.annotations.items()}
     if platform == "openshift":
@@ -226,7 +227,7 @@ def service_account(
 
 
 def pod_spec(
-    platform: str, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
+    platform: Platform, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
 ) -> PodSpecArgsDict:
     """One pod of a server's own containers and what its parts add, hardened."""
     init_containers = [container for part in parts for container in part.init_containers]

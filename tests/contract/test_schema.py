@@ -3,18 +3,26 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import pulumi
 import pytest
 import yaml
 
 import engine
 import mlflow_stack
-from mlflow_stack import validate
+import settings
+from local import stackfile
+from local.errors import LocalError
+from mlflow_stack import plugin, validate
 
 COMPONENTS = engine.PROJECT / "components"
 MODULES = sorted((COMPONENTS / "mlflow_stack").glob("*.py"))
@@ -87,21 +95,148 @@ def test_editors_accept_every_stack_file_and_find_the_schema(path: Path) -> None
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=docs/stack-file.schema.json"
 
 
+MYSQL = {"host": "db.example.com", "password": {"secure": "v1:x"}}
+BUCKET = {"bucket": "team", "existingSecret": "keys"}
+
+
 @pytest.mark.parametrize(
-    ("config", "where"),
+    "config",
     [
-        ({"mlflow-stack:usres": ["a"]}, "usres"),
-        ({"mlflow-stack:replicas": "two"}, "two"),
-        ({"mlflow-stack:backendStore": {"pvc": {"sise": "1Gi"}}}, "sise"),
-        ({"mlflow-stack:backendStore": {"pvc": {"size": 1}}}, "1 is not"),
-        ({"mlflow-stack:release": [1]}, "1 is not"),
+        {"usres": ["a"]},
+        {"replicas": "two"},
+        {"replicas": True},
+        {"platform": "nomad"},
+        {"image": "mlflow"},
+        {"maxArtifactSize": "10 Gi"},
+        {"maxConcurrentUploads": 0},
+        {"rolloutTimeout": "soon"},
+        {"users": ["a:b"]},
+        {"users": "ann"},
+        {"release": 5},
+        {"release": [1]},
+        {"labels": {"team": None}},
+        {"namespace": "A b"},
+        {"namespace": "a", "existingNamespace": "b"},
+        {"passwords": {"ann": "correct horse battery"}},
+        {"passwords": {"ann": {"secure": 1}}},
+        {"rotation": {"ann": -1}},
+        {"backendStore": "pvc"},
+        {"backendStore": {"pvc": {"sise": "1Gi"}}},
+        {"backendStore": {"pvc": {"size": 1}}},
+        {"backendStore": {"pvc": {"accessMode": "ReadOnlyMany"}}},
+        {"backendStore": {"pvc": {}, "mysql": MYSQL}},
+        {"backendStore": {"mysql": {**MYSQL, "password": "plain"}}},
+        {"backendStore": {"mysql": {**MYSQL, "existingSecret": "db"}}},
+        {"backendStore": {"mysql": {**MYSQL, "port": 70000}}},
+        {"backendStore": {"mysql": {**MYSQL, "host": "mysql://db"}}},
+        {"artifactStore": {"s3": {"existingSecret": "keys"}}},
+        {"artifactStore": {"s3": {**BUCKET, "endpointUrl": "a3s.fi"}}},
+        {"artifactStore": {"s3": {**BUCKET, "addressing": "host"}}},
+        {"artifactStore": {"s3": {"bucket": "team", "accessKeyId": "a", "secretAccessKey": "b"}}},
+        {"expose": {}},
+        {"expose": {"kind": "loadbalancer"}},
+        {"expose": {"kind": "ingress"}},
+        {"expose": {"kind": "nodeport", "host": "h"}},
+        {"expose": {"kind": "nodeport", "host": "h", "nodePort": 80}},
+        {"expose": {"kind": "none", "host": "h"}},
+        {"expose": {"kind": "ingress", "host": "h", "allowFrom": ["192.0.2.1"]}},
+        {"expose": {"kind": "ingress", "host": "h", "tls": {"issuerKind": "Other"}}},
+        {"expose": {"kind": "ingress", "host": "h", "path": "mlflow/"}},
+        {"models": [{"uri": "models:/iris/1"}]},
+        {"models": [{"name": "iris", "uri": "iris"}]},
+        {"models": [{"name": "iris", "environment": "conda"}]},
+        {"image": {"secure": "v1:x"}},
     ],
+    ids=str,
 )
-def test_editors_name_what_is_wrong(config: dict, where: str) -> None:
-    with pytest.raises(jsonschema.ValidationError, match=where):
-        jsonschema.validate({"config": config}, STACK_FILES)
+def test_editors_refuse_what_the_program_refuses(config: dict) -> None:
+    keys = {f"mlflow-stack:{key}": value for key, value in config.items()}
+    assert list(jsonschema.Draft202012Validator(STACK_FILES).iter_errors({"config": keys})) != []
+    with pytest.raises(LocalError):
+        stackfile.judged(keys)
 
 
-def test_an_encrypted_value_may_stand_where_text_may() -> None:
-    salted = {"encryptionsalt": "v1:x", "config": {"mlflow-stack:passwords": {"ann": {"secure": "v1:y"}}}}
-    jsonschema.validate(salted, STACK_FILES)
+@pytest.mark.parametrize("key", ["replicas", "mlflow-stak:replicas", "aws:region"])
+def test_editors_refuse_keys_that_nothing_reads(key: str) -> None:
+    with pytest.raises(jsonschema.ValidationError, match="does not match any of the regexes"):
+        jsonschema.validate({"config": {key: 1}}, STACK_FILES)
+    jsonschema.validate({"config": {f"{reader}:x": 1 for reader in settings.READERS}}, STACK_FILES)
+    assert GENERATE["READERS"] == settings.READERS
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"passwords": {"mlflow": {"secure": "v1:y"}}},
+        {"backendStore": {"mysql": {**MYSQL, "port": 3307, "database": "ml-flow", "username": "a@b"}}},
+        {
+            "artifactStore": {
+                "s3": {"bucket": "a.b", "accessKeyId": {"secure": "x"}, "secretAccessKey": {"secure": "y"}}
+            }
+        },
+        {
+            "artifactStore": {"s3": {**BUCKET, "endpointUrl": "http://minio.minio.svc:9000"}},
+            "existingNamespace": "team",
+        },
+        {"expose": {"kind": "nodeport", "host": "192.0.2.7", "nodePort": 30500, "allowFrom": ["2001:db8::/32"]}},
+        {"expose": {"kind": "gateway", "host": "a.example", "gateway": "infra/public", "path": "/a/b", "tls": {}}},
+        {"image": "localhost:5000/a/mlflow@sha256:" + "a" * 64, "maxArtifactSize": "1.5Gi", "rolloutTimeout": "90s"},
+        {"models": [{"name": "iris", "uri": "models:/iris@best", "version": 3, "autoscale": {"maxReplicas": 3}}]},
+    ],
+    ids=str,
+)
+def test_editors_accept_what_the_program_accepts(config: dict) -> None:
+    keys = {f"mlflow-stack:{key}": value for key, value in config.items()}
+    jsonschema.validate({"config": keys, "encryptionsalt": "v1:x"}, STACK_FILES)
+    stackfile.judged(keys)
+
+
+def test_a_value_that_is_one_of_a_few_is_so_in_every_schema() -> None:
+    """And no other text is accepted for it."""
+
+    def literals(kind: type, at: str = "") -> Iterator[tuple[str, Any]]:
+        for name, hint in validate.hints(kind).items():
+            plain = validate.plain_type(hint)
+            if typing.get_origin(plain) in (list, Sequence):
+                plain = typing.get_args(plain)[0]
+            if typing.get_origin(plain) is typing.Literal:
+                yield f"{at}.{name}", plain
+            elif typing.is_typeddict(plain):
+                yield from literals(plain, f"{at}.{name}")
+
+    found = dict(literals(mlflow_stack.MlflowStackArgs))
+    assert set(found.values()) == set(plugin.ENUMS)
+    for literal, (title, _) in plugin.ENUMS.items():
+        words = [value["value"] for value in SCHEMA["types"][f"mlflow-stack:index:{title}"]["enum"]]
+        assert tuple(words) == typing.get_args(literal)
+        assert STACK_FILES["$defs"][title]["enum"] == words
+
+
+def test_secrets_are_secret_in_the_schema() -> None:
+    resource = SCHEMA["resources"]["mlflow-stack:index:MlflowStack"]
+    inputs = {**SCHEMA["types"], "": {"properties": resource["inputProperties"]}}
+    secret = {
+        f"{token.rpartition(':')[2]}.{name}"
+        for token, one in inputs.items()
+        for name, field in one.get("properties", {}).items()
+        if field.get("secret")
+    }
+    stores = {"MysqlStoreArgs.password", "S3ArtifactsArgs.accessKeyId", "S3ArtifactsArgs.secretAccessKey"}
+    assert secret == {".passwords", *stores}
+    outputs = {name for name, field in resource["properties"].items() if field.get("secret")}
+    assert outputs == {"password", "passwords", "clientEnv"}
+
+
+def test_the_readme_program_passes_a_strict_type_checker(tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (engine.PROJECT / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "__main__.py").write_text(program)
+    # Installed as by pip, not as the editable install of this checkout.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (packages,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    shutil.copytree(COMPONENTS / "mlflow_stack", packages / "mlflow_stack")
+    (packages / "shared.pth").write_text(f"{Path(pulumi.__file__).parents[1]}\n")
+    checked = {"include": ["__main__.py"], "strict": ["."], "venvPath": ".", "venv": "venv"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(checked))
+    pyright = Path(sys.executable).with_name("pyright")
+    done = subprocess.run([pyright, "--project", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
