@@ -18,6 +18,7 @@ _SERVERS: Final = {
     "schema": "the schema Job",
     "bucket-check": "the bucket check",
 }
+_KEYS: Final = frozenset({"RandomBytes"})
 _WORKLOADS: Final = data.WORKLOADS
 _DOES: Final = {"create": "created", "update": "changed", "replace": "replaced", "delete": "deleted"}
 _ROUTES: Final = "{named} is {does}: the controller then routes requests from outside by it."
@@ -58,6 +59,7 @@ class Effects:
             yield "The stack is new."
             return
         yield from self._people()
+        yield from self._keys()
         yield from self._address()
         yield from self._database()
         for change in self._changes:
@@ -120,6 +122,13 @@ class Effects:
             yield (
                 "The password file changes, within two minutes: other given passwords, or another order of the users. "
                 "Nothing restarts for it."
+            )
+
+    def _keys(self) -> Iterator[str]:
+        if self._of("create", _KEYS):
+            yield (
+                "MLflow gets new encryption keys. The tracking server re-encrypts the secrets of webhooks and of the "
+                "gateway when it starts; a webhook whose secret no key opens is disabled."
             )
 
     def _database(self) -> Iterator[str]:

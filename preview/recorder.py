@@ -47,7 +47,7 @@ class Providers(mocks.Mocks):
         elif args.typ.startswith("random:"):
             digest = _digest(str(args.resource_id), inputs)
             generated = _letters(digest, int(inputs.get("length", inputs.get("byteLength", 1))))
-            outputs |= {"result": generated, "hex": digest, "b64Url": generated}
+            outputs |= {"result": generated, "hex": digest, "b64Url": generated, "base64": generated}
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:

@@ -74,7 +74,8 @@ class _Mocks(mocks.Mocks):
         if "length" in args.inputs and not self.preview:
             text = "".join(chr(ord("A") + ord(letter) % 26) for letter in args.name)
             outputs["result"] = (text * 40)[: int(args.inputs["length"])]
-            if args.typ.endswith(":RandomPassword"):
+            outputs["base64"] = outputs["result"]
+            if args.typ.endswith((":RandomPassword", ":RandomBytes")):
                 self.generated[args.name] = outputs["result"]
         return None if self.preview else f"{args.name}-id", outputs
 

@@ -3,6 +3,7 @@
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
+from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysPlacementArgs
 from mlflow_stack.models import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
 from mlflow_stack.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
@@ -28,6 +29,9 @@ __all__ = [
     "CredentialsArgs",
     "DumpsArgs",
     "EgressArgs",
+    "EncryptionKeys",
+    "EncryptionKeysArgs",
+    "EncryptionKeysPlacementArgs",
     "ExposeArgs",
     "Exposure",
     "ExposureArgs",

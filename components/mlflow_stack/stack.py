@@ -9,6 +9,7 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import credentials, exposure, models, proxy, s3, tracking, validate, workload
 from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
+from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs
 from mlflow_stack.models import ModelArgs, ModelServer
 from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
@@ -75,6 +76,8 @@ class MlflowStackArgs(TypedDict):
     """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
     rotation: NotRequired[Mapping[str, int]]
     """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
+    encryption_keys: NotRequired[EncryptionKeysArgs]
+    """Keys with which MLflow encrypts the secrets of webhooks and of its gateway. Default: generated."""
     backend_store: NotRequired[BackendStoreArgs]
     """Where runs and models are recorded. Default: SQLite on a claim of 20Gi."""
     artifact_store: NotRequired[ArtifactStoreArgs]
@@ -130,6 +133,7 @@ def _rules(fields: validate.Fields) -> None:
             "secret" in fields.get("expose", {}).get("tls", {})
             or "existing_secret" in artifacts.get("s3", {})
             or "existing_secret" in backend.get("mysql", {})
+            or "existing_secret" in fields.get("encryption_keys", {})
         ):
             fields.refuse(
                 "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
@@ -164,6 +168,9 @@ class MlflowStack(pulumi.ComponentResource):
     """Secret: every user's password."""
     client_env: pulumi.Output[Mapping[str, str]]
     """Secret: the environment of MLflow's client."""
+    encryption_keys: pulumi.Output[Mapping[str, str]]
+    """Secret: the keys with which MLflow encrypts secrets, by variable; a backup needs them. Empty where a Secret is
+    adopted."""
     model_urls: pulumi.Output[Mapping[str, str]]
     """Where each model answers, by its name; ``/invocations`` is below it."""
     model_uris: pulumi.Output[Mapping[str, str]]
@@ -253,6 +260,12 @@ class MlflowStack(pulumi.ComponentResource):
             },
             child,
         )
+        keys = EncryptionKeys(
+            name,
+            accepted.get("encryption_keys", {}),
+            {"namespace": self.namespace, "image": image, "store": store.parts, "labels": labels},
+            child,
+        )
         access = exposure.access(expose, accepted.get("internal_from", []))
         auth_proxy = AuthProxy(
             name,
@@ -275,7 +288,7 @@ class MlflowStack(pulumi.ComponentResource):
             {
                 "namespace": self.namespace,
                 "addresses": addresses,
-                "parts": [store.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
+                "parts": [store.parts, keys.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
                 "egress": accepted.get("egress", []),
                 "image": image,
                 "platform": platform,
@@ -335,12 +348,13 @@ class MlflowStack(pulumi.ComponentResource):
         self.passwords = pulumi.Output.secret(pulumi.Output.all(**{user.name: user.password for user in people}))
         env = {**credentials.client_env(self.tracking_uri, users.everyone[0]), **artifacts.client_env}
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
+        self.encryption_keys = keys.values
         self.model_urls = addresses.apply(
             lambda names: {one["name"]: names.serving_url(one["name"], one.get("node_port")) for one in served}
         )
         self.model_uris = pulumi.Output.from_input({model: server.uri for model, server in servers.items()})
         outputs = (
-            *("url", "tracking_uri", "username", "password", "passwords", "client_env"),
+            *("url", "tracking_uri", "username", "password", "passwords", "client_env", "encryption_keys"),
             *("model_urls", "model_uris", "namespace"),
         )
         self.register_outputs({validate.camel(output): getattr(self, output) for output in outputs})

@@ -40,7 +40,7 @@ def exposed(expose: dict[str, Any], **backends: str) -> engine.Deployment:
 
 def env(deployment: engine.Deployment) -> dict[str, str]:
     pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
-    return {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    return {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one}
 
 
 def conf(deployment: engine.Deployment) -> str:

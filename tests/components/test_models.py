@@ -27,7 +27,7 @@ def pod(deployment: engine.Deployment, model: str = "iris") -> dict:
 
 
 def env(container: dict) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"]}
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
 
 def of(deployment: engine.Deployment, model: str) -> list[str]:

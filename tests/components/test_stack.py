@@ -16,7 +16,7 @@ def pod(deployment: engine.Deployment) -> dict:
 
 
 def env(deployment: engine.Deployment) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in pod(deployment)["containers"][0]["env"]}
+    return {one["name"]: one["value"] for one in pod(deployment)["containers"][0]["env"] if "value" in one}
 
 
 def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
@@ -25,14 +25,18 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
     assert sorted(kinds) == [
         "ConfigMap",
         "ConfigMap",
+        "ConfigMap",
         "Namespace",
         "NetworkPolicy",
         "PersistentVolumeClaim",
-        *["RandomId"] * 4,
+        "RandomBytes",
+        *["RandomId"] * 5,
+        "RandomPassword",
         "RandomPassword",
         "RandomPassword",
         "RandomString",
         "RandomString",
+        "Secret",
         "Secret",
         "Secret",
         "Secret",
@@ -118,7 +122,7 @@ def test_probes_go_through_the_proxy_and_differ() -> None:
 def test_every_container_is_hardened() -> None:
     spec = pod(stack({"backend_store": {"pvc": {"file_store": "mlruns"}}}))
     containers = [*spec["initContainers"], *spec["containers"]]
-    assert [one["name"] for one in containers] == ["file-store", "schema", "mlflow", "proxy"]
+    assert [one["name"] for one in containers] == ["file-store", "schema", "encryption-keys", "mlflow", "proxy"]
     for container in containers:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -183,9 +187,9 @@ def test_a_found_claim_is_mounted_and_not_owned() -> None:
 
 def test_a_file_store_is_converted_before_the_schema_step() -> None:
     spec = pod(stack({"backend_store": {"pvc": {"file_store": "team/mlruns", "file_store_mount": "/mnt/mlflow"}}}))
-    convert, schema = spec["initContainers"]
+    convert, schema, _ = spec["initContainers"]
     assert convert["command"] == ["python", "/opt/mlflow-stack/file_store.py"]
-    assert {one["name"]: one["value"] for one in convert["env"]} == {
+    assert {one["name"]: one["value"] for one in convert["env"] if "value" in one} == {
         "HOME": "/tmp",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "SQLITE_TMPDIR": "/mlflow",
@@ -209,7 +213,11 @@ def test_users_come_and_go_in_one_secret_that_keeps_its_name() -> None:
 
 def test_a_rotation_is_a_keeper_of_that_user_alone() -> None:
     deployment = stack({"users": ["ann", "bob"], "rotation": {"bob": 2}})
-    keepers = {one.name: one.inputs["keepers"]["rotation"] for one in deployment.all("RandomPassword")}
+    keepers = {
+        one.name: one.inputs["keepers"]["rotation"]
+        for one in deployment.all("RandomPassword")
+        if "keepers" in one.inputs
+    }
     assert keepers == {"mlflow-password-ann": "0", "mlflow-password-bob": "2", "mlflow-password-models": "0"}
     assert {one.inputs["length"] for one in deployment.all("RandomPassword")} == {40}
 
@@ -266,7 +274,7 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
         }
     )
     objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
-    assert len(objects) == 12
+    assert len(objects) == 14
     for one in objects:
         labels = one.inputs["metadata"]["labels"]
         assert labels["team"] == "red", one.name

@@ -413,6 +413,9 @@ def test_a_backup_brings_back_what_was_lost(
     figure = Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes()
     before = names()
     assert documented("Backup") == "ok\n"
+    keys = json.loads((tmp_path / "encryption-keys.json").read_text())
+    assert keys["MLFLOW_CRYPTO_KEK_VERSION"] == "2"
+    assert len(keys["MLFLOW_CRYPTO_KEK_PASSPHRASE"]) == 40
 
     api.create_experiment("after the backup")
     get_artifact_repository(run.info.artifact_uri).delete_artifacts("predictions.png")
@@ -422,6 +425,12 @@ def test_a_backup_brings_back_what_was_lost(
     (tmp_path / "artifacts.tar").unlink()
     assert names() == before
     assert Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes() == figure
+
+
+def test_stored_secrets_are_reported(platform: Platform) -> None:
+    """By the commands of the documents: nothing is stored, so that neither the step nor the report names anything."""
+    (commands,) = blocks(engine.PROJECT / "docs" / "operations.md", "Encryption keys")
+    assert platform.run("bash", "-euo", "pipefail", "-c", commands).stdout == ""
 
 
 def test_a_killed_node_comes_back_with_its_data(platform: Platform, url: str, auth: tuple[str, str]) -> None:

@@ -26,7 +26,7 @@ def of(kind: str) -> list[dict[str, Any]]:
 
 
 def env(container: dict[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one if "value" in one}
 
 
 def test_it_is_a_stack_file() -> None:

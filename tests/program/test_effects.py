@@ -185,6 +185,8 @@ ROWS: list[tuple[str, str, Any]] = [
     ("egress[].port", "peers", 8443),
     ("rolloutTimeout", "bare", "20m"),
     ("labels", "bare", {"team": "vision"}),
+    ("encryptionKeys.rotation", "bare", 1),
+    ("encryptionKeys.existingSecret", "external", "restored"),
     ("release", "bare", ["mlflow-data"]),
 ]
 """A key, the stack file in which it is changed, its new value."""
@@ -211,8 +213,9 @@ def keys() -> Iterator[str]:
     document = runpy.run_path(str(engine.PROJECT / "docs" / "generate.py"))["schema"]()
 
     def below(path: str, one: dict[str, Any]) -> Iterator[str]:
-        if "$ref" in one:
-            for name, field in document["types"][one["$ref"].rsplit("/", 1)[-1]]["properties"].items():
+        fields = document["types"][one["$ref"].rsplit("/", 1)[-1]].get("properties") if "$ref" in one else None
+        if fields:
+            for name, field in fields.items():
                 yield from below(f"{path}.{name}", field)
             return
         yield path
@@ -245,7 +248,8 @@ def _recorded(text: str) -> list[Resource]:
     config = {
         f"mlflow-stack:{key}": one if isinstance(one, str) else json.dumps(one) for key, one in json.loads(text).items()
     }
-    request = {"project": "mlflow-stack", "stack": "team", "config": config, "secrets": []}
+    encrypted = [f"mlflow-stack:{key}" for key in ("passwords", "backendStore", "artifactStore")]
+    request = {"project": "mlflow-stack", "stack": "team", "config": config, "secrets": encrypted}
     return [Resource(**one) for one in recorder.record(engine.PROJECT, request)]
 
 

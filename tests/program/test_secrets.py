@@ -36,6 +36,8 @@ WHERE_GENERATED = {
     "mlflow-password-models": {"mlflow-models"},
     "mlflow-database-mlflow": {"mlflow-database", "mlflow-database-server"},
     "mlflow-database-root": {"mlflow-database-server"},
+    "mlflow-webhook-key-0": {"mlflow-keys"},
+    "mlflow-kek-0": {"mlflow-keys"},
 }
 
 

@@ -1,0 +1,190 @@
+"""Keys with which MLflow encrypts the secrets in its database: webhooks' and the gateway's."""
+
+import json
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+import pulumi_random as random
+from pulumi_kubernetes.core.v1 import EnvVarArgsDict
+
+from mlflow_stack import validate, workload
+from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.workload import PodParts
+
+WEBHOOK = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+PASSPHRASE = "MLFLOW_CRYPTO_KEK_PASSPHRASE"  # noqa: S105 - the variable's name
+VERSION = "MLFLOW_CRYPTO_KEK_VERSION"
+VARIABLES = (WEBHOOK, PASSPHRASE, VERSION)
+"""The variables by which MLflow takes its keys, and the keys of their Secret."""
+FORMER = "FORMER_KEYS"
+"""Key of the Secret with the generations before, as JSON, for the step that re-encrypts."""
+
+FIRST_VERSION = 2
+"""MLflow's published passphrase is version 1, so generated ones start after it (mlflow.utils.crypto, 3.17.2)."""
+PASSPHRASE_LENGTH = 40
+WEBHOOK_BYTES = 32
+"""The length of a Fernet key."""
+MOST_ROTATIONS = 100
+
+SCRIPTS = "/opt/mlflow-stack-keys"
+PROGRAM = "encryption_keys.py"
+STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
+    {"cpu": workload.STEP_CPU, "memory": "256Mi"},
+    {"memory": "1Gi"},
+)
+
+
+class EncryptionKeysArgs(TypedDict):
+    """Keys that the stack generates (``rotation``) or adopts (``existing_secret``)."""
+
+    rotation: NotRequired[int]
+    """Generation of the keys: raising the number makes new ones, and the tracking server's next start re-encrypts what
+    is stored. Never lower it. Default: 0."""
+    existing_secret: NotRequired[pulumi.Input[str]]
+    """Name of an existing Secret with the keys MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY, MLFLOW_CRYPTO_KEK_PASSPHRASE and
+    MLFLOW_CRYPTO_KEK_VERSION, such as those of the stack whose backup is restored. Default: none."""
+
+
+@validate.rules(EncryptionKeysArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("rotation", validate.between(0, MOST_ROTATIONS))
+    fields.check("existing_secret", validate.subdomain)
+    fields.refuse_together("rotation", "existing_secret", "one creates, the other adopts")
+
+
+class EncryptionKeysPlacementArgs(TypedDict):
+    """Deployment context of the keys."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the Secret."""
+    image: pulumi.Input[str]
+    """MLflow image, which re-encrypts what is stored."""
+    store: PodParts
+    """Parts of the backend store, whose database the step opens."""
+    labels: Mapping[str, str]
+    """More labels."""
+
+
+class EncryptionKeys(pulumi.ComponentResource):
+    """The encryption keys of one MLflow, the same for all its replicas, and the step that brings stored secrets to
+    them. Like passwords they are in the state and survive ``pulumi destroy --exclude-protected``."""
+
+    parts: PodParts
+    """Parts of the tracking server's pod."""
+    values: pulumi.Output[Mapping[str, str]]
+    """Secret: the keys by variable, which belong to every backup; empty with ``existing_secret``."""
+
+    def __init__(
+        self,
+        name: str,
+        args: EncryptionKeysArgs,
+        placement: EncryptionKeysPlacementArgs,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        accepted = validate.accepted("EncryptionKeys", name, EncryptionKeysArgs, args, longest=LONGEST_NAME)
+        super().__init__("mlflow-stack:index:EncryptionKeys", name, {}, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        labels = workload.labels(name, "encryption-keys", placement["labels"])
+        if "existing_secret" in accepted:
+            self.values = pulumi.Output.secret({})
+            secret: pulumi.Input[str] = accepted["existing_secret"]
+            wait_for: tuple[pulumi.Resource, ...] = ()
+        else:
+            self.values, before = self._generate(name, accepted.get("rotation", 0))
+            made = k8s.core.v1.Secret(
+                f"{name}-keys",
+                metadata={"namespace": placement["namespace"], "labels": labels},
+                immutable=True,
+                string_data=pulumi.Output.all(self.values, before).apply(lambda pair: {**pair[0], FORMER: pair[1]}),
+                # MLflow reads its keys once: other keys are another Secret, with which the pods are replaced.
+                opts=pulumi.ResourceOptions(parent=self, replace_on_changes=["data", "stringData"]),
+            )
+            secret, wait_for = workload.name_of(made), (made,)
+
+        store = placement["store"]
+        program = workload.text_volume(
+            f"{name}-keys",
+            "keys-program",
+            workload.scripts(PROGRAM),
+            namespace=placement["namespace"],
+            labels=labels,
+            opts=child,
+        )
+        mount: k8s.core.v1.VolumeMountArgsDict = {
+            "name": program["name"],
+            "mount_path": SCRIPTS,
+            "read_only": True,
+        }
+        scratch, scratch_mount = workload.scratch("keys-tmp", "64Mi")
+        env = [_variable(variable, secret) for variable in VARIABLES]
+        requests, limits = STEP_RESOURCES
+        self.parts = PodParts(
+            init_containers=[
+                {
+                    "name": "encryption-keys",
+                    "image": placement["image"],
+                    "command": ["python", f"{SCRIPTS}/{PROGRAM}"],
+                    "args": [],
+                    "env": [
+                        *store.env,
+                        *env,
+                        _variable(FORMER, secret, optional=True),
+                        *workload.env({"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true"}),
+                    ],
+                    "resources": workload.resources(None, requests, limits),
+                    "security_context": workload.container_security(),
+                    "termination_message_policy": "FallbackToLogsOnError",
+                    "volume_mounts": [*store.mounts, mount, scratch_mount],
+                }
+            ],
+            env=env,
+            volumes=[program, scratch],
+            mounts=[mount],
+            wait_for=wait_for,
+        )
+        self.register_outputs({})
+
+    def _generate(self, name: str, rotation: int) -> tuple[pulumi.Output[Mapping[str, str]], pulumi.Output[str]]:
+        """Return the present keys by variable, and the generations before as JSON. Every generation stays in the
+        state, so that a backup of any age can be read."""
+        child = pulumi.ResourceOptions(parent=self)
+        generated: list[pulumi.Resource] = []
+        generations: list[pulumi.Output[dict[str, str | int]]] = []
+        for generation in range(rotation + 1):
+            key = random.RandomBytes(f"{name}-webhook-key-{generation}", length=WEBHOOK_BYTES, opts=child)
+            passphrase = random.RandomPassword(
+                f"{name}-kek-{generation}", length=PASSPHRASE_LENGTH, special=False, opts=child
+            )
+            generated += [key, passphrase]
+            generations.append(
+                pulumi.Output.all(key.base64, passphrase.result).apply(
+                    lambda pair, generation=generation: {
+                        "webhook": pair[0],
+                        "passphrase": pair[1],
+                        "version": FIRST_VERSION + generation,
+                    }
+                )
+            )
+        random.RandomId(
+            f"{name}-keys",
+            byte_length=4,
+            opts=pulumi.ResourceOptions(parent=self, protect=True, depends_on=generated),
+        )
+        *former, present = generations
+        values = present.apply(
+            lambda keys: {
+                WEBHOOK: str(keys["webhook"]),
+                PASSPHRASE: str(keys["passphrase"]),
+                VERSION: str(keys["version"]),
+            }
+        )
+        before = pulumi.Output.all(*reversed(former)).apply(json.dumps)
+        return pulumi.Output.secret(values), pulumi.Output.secret(before)
+
+
+def _variable(name: str, secret: pulumi.Input[str], *, optional: bool = False) -> EnvVarArgsDict:
+    """Return a variable of a container with the value of the Secret's key of the same name."""
+    reference: k8s.core.v1.SecretKeySelectorArgsDict = {"name": secret, "key": name}
+    return {"name": name, "value_from": {"secret_key_ref": {**reference, "optional": True} if optional else reference}}

@@ -1,0 +1,213 @@
+"""MLflow's stored secrets, kept readable by the keys of the server that is about to start.
+
+Runs in the MLflow image after the schema step and before the server. MLflow encrypts the secrets of webhooks with
+``MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`` and the API keys of its gateway with a key derived from
+``MLFLOW_CRYPTO_KEK_PASSPHRASE`` and ``MLFLOW_CRYPTO_KEK_VERSION``. Without them each process makes a webhook key of its
+own, and the passphrase is one that is printed in MLflow's source.
+
+- Without an argument: brings each stored secret to the present keys, in one transaction. A secret is opened with the
+  present key, a former one (``FORMER_KEYS``) or MLflow's published passphrase. A webhook whose secret no key opens is
+  disabled and loses that secret, because one such row makes MLflow answer 500 for every webhook.
+- ``report``: changes nothing and names each stored secret that the present keys do not open, and each disabled webhook
+  without a secret. Exits with 1 if there is one.
+"""
+
+# SQLAlchemy's and MLflow's types are not those of this project.
+# pyright: basic
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import Connection, column, select, table, update
+
+WEBHOOKS: Final = table(
+    "webhooks", column("webhook_id"), column("name"), column("secret"), column("status"), column("deleted_timestamp")
+)
+GATEWAY: Final = table(
+    "secrets", column("secret_id"), column("secret_name"), column("wrapped_dek"), column("kek_version")
+)
+DISABLED: Final = "DISABLED"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that one server has."""
+
+    webhook: str
+    """Fernet key of webhooks' secrets."""
+    passphrase: str
+    """Passphrase of the key that wraps the gateway's data keys."""
+    version: int
+    """Version of that passphrase; MLflow derives the key from both."""
+
+
+@dataclass
+class Findings:
+    """The stored secrets that were looked at, in lines for the log."""
+
+    moved: list[str] = field(default_factory=list)
+    """Secrets that a former key opened."""
+    lost: list[str] = field(default_factory=list)
+    """Secrets that no key opens."""
+
+
+def present(environment: Mapping[str, str]) -> Keys:
+    """Return the keys that the server has."""
+    return Keys(
+        environment["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"],
+        environment["MLFLOW_CRYPTO_KEK_PASSPHRASE"],
+        int(environment["MLFLOW_CRYPTO_KEK_VERSION"]),
+    )
+
+
+def former(environment: Mapping[str, str]) -> list[Keys]:
+    """Return the keys that the stack had before, the newest first."""
+    return [Keys(**keys) for keys in json.loads(environment.get("FORMER_KEYS") or "[]")]
+
+
+def webhooks(connection: Connection, keys: Keys, before: Sequence[Keys], findings: Findings) -> None:
+    """Encrypt the secrets of webhooks with the present key; disable a webhook whose secret no key opens."""
+    cipher = Fernet(keys.webhook)
+    older = [Fernet(one.webhook) for one in before]
+    rows = connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.secret.is_not(None)).with_for_update()).all()
+    for row in rows:
+        if _opened(cipher, row.secret) is not None:
+            continue
+        secret = next((text for one in older if (text := _opened(one, row.secret)) is not None), None)
+        name = f"webhook {row.name!r} ({row.webhook_id})"
+        if secret is None:
+            values = {"secret": None, "status": DISABLED}
+            findings.lost.append(
+                f"{name}: no key opens its secret. It is disabled and has no secret. "
+                "Set a new secret and activate it, or delete it."
+            )
+        else:
+            values = {"secret": cipher.encrypt(secret).decode()}
+            findings.moved.append(name)
+        connection.execute(update(WEBHOOKS).where(WEBHOOKS.c.webhook_id == row.webhook_id).values(values))
+
+
+def _opened(cipher: Fernet, secret: str) -> bytes | None:
+    try:
+        return cipher.decrypt(secret.encode())
+    except InvalidToken:
+        return None
+
+
+def gateway(connection: Connection, keys: Keys, before: Sequence[Keys], findings: Findings) -> None:
+    """Wrap the data keys of the gateway's secrets with the present passphrase; leave alone what no key opens."""
+    rows = connection.execute(select(GATEWAY).with_for_update()).all()
+    if not rows:
+        return
+    from mlflow.utils.crypto import KEKManager, wrap_dek
+
+    managers: dict[tuple[str, int], Any] = {}
+
+    def kek(passphrase: str, version: int) -> bytes:
+        if (passphrase, version) not in managers:
+            managers[passphrase, version] = KEKManager(passphrase, version).get_kek()
+        return managers[passphrase, version]
+
+    wanted = kek(keys.passphrase, keys.version)
+    for row in rows:
+        name = f"gateway secret {row.secret_name!r} ({row.secret_id})"
+        if _unwrapped(row.wrapped_dek, wanted) is not None:
+            wrapped = row.wrapped_dek
+            if row.kek_version == keys.version:
+                continue
+        else:
+            candidates = (kek(*pair) for pair in _older(before, row.kek_version))
+            data_key = next((key for one in candidates if (key := _unwrapped(row.wrapped_dek, one)) is not None), None)
+            if data_key is None:
+                findings.lost.append(
+                    f"{name}: no key opens it. Nothing was changed. Set its value again, or delete it."
+                )
+                continue
+            wrapped = wrap_dek(data_key, wanted)
+            findings.moved.append(name)
+        connection.execute(
+            update(GATEWAY)
+            .where(GATEWAY.c.secret_id == row.secret_id)
+            .values(wrapped_dek=wrapped, kek_version=keys.version)
+        )
+
+
+def _older(before: Sequence[Keys], version: int) -> Iterator[tuple[str, int]]:
+    """Yield the passphrases, with their versions, that a row may be wrapped with."""
+    from mlflow.utils.crypto import DEFAULT_KEK_PASSPHRASE
+
+    for keys in before:
+        yield keys.passphrase, keys.version
+    # MLflow's own default; the version is the row's, since `mlflow crypto rotate-kek` may have raised it.
+    yield DEFAULT_KEK_PASSPHRASE, version
+
+
+def _unwrapped(wrapped: bytes, kek: bytes) -> bytes | None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.crypto import unwrap_dek
+
+    try:
+        return unwrap_dek(wrapped, kek)
+    except MlflowException:
+        return None
+
+
+def disabled(connection: Connection) -> list[str]:
+    """Return the disabled webhooks that have no secret."""
+    rows = connection.execute(
+        select(WEBHOOKS).where(
+            WEBHOOKS.c.secret.is_(None), WEBHOOKS.c.status == DISABLED, WEBHOOKS.c.deleted_timestamp.is_(None)
+        )
+    ).all()
+    return [f"webhook {row.name!r} ({row.webhook_id}): disabled, without a secret" for row in rows]
+
+
+def settle(uri: str, keys: Keys, before: Sequence[Keys], *, keep: bool) -> tuple[Findings, list[str]]:
+    """Bring each stored secret to the present keys.
+
+    :param keep: Whether the changes are committed; without, the database stays as it is.
+    :return: The findings, and the disabled webhooks without a secret as they were before.
+    """
+    findings = Findings()
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    try:
+        with engine.connect() as connection:
+            idle = disabled(connection)
+            webhooks(connection, keys, before, findings)
+            gateway(connection, keys, before, findings)
+            if keep:
+                connection.commit()
+    finally:
+        engine.dispose()
+    return findings, idle
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run as the pod does, or as an operator with ``report``."""
+    report = sys.argv[1:] == ["report"]
+    before = former(os.environ)
+    findings, idle = settle(os.environ["MLFLOW_BACKEND_STORE_URI"], present(os.environ), before, keep=not report)
+    if report:
+        lines = [*findings.lost, *idle]
+        for line in lines:
+            _say(line)
+        return 1 if lines else 0
+    for name in findings.moved:
+        _say(f"{name}: encrypted with the present key.")
+    for line in findings.lost:
+        _say(f"Warning: {line}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
