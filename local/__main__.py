@@ -18,6 +18,7 @@ from local.deployment import Deployment, Tools
 from local.errors import LocalError
 from local.paths import PROJECT, Instance, cache_dir
 from local.progress import Progress
+from local.stackfile import StackFile
 from mlflow_stack import proxy, tracking
 
 _UP = ("pulumi", "up", "--yes", "--skip-preview", "--non-interactive")
@@ -35,7 +36,8 @@ class Asked:
         self.backend = backend
 
     def deployment(self) -> Deployment:
-        """The deployment; its instance is made if need be."""
+        """The deployment; its instance is made if need be. Raises `LocalError` for a stack without a stack file."""
+        StackFile.require(self.stack)
         return Deployment(Instance.open(self.instance), self.stack, self.context, self.backend)
 
     def existing(self) -> Instance | None:
@@ -45,6 +47,7 @@ class Asked:
     def running(self) -> Deployment:
         """The deployment of an instance that is there. Raises `LocalError` where there is none."""
         if instance := self.existing():
+            StackFile.require(self.stack, instance)
             return Deployment(instance, self.stack, self.context, self.backend)
         known = ", ".join(one.name for one in Instance.existing()) or "none"
         raise LocalError(f"there is no instance {self.instance} (there are: {known}). Next: `make up`.")
@@ -105,12 +108,16 @@ def up(asked: Asked) -> None:
         for note in notes:
             click.echo(note, err=True)
         here.settle_on_context()
-        here.unlock(tools)
+        here.unlock(tools, _aside)
+        here.recover(tools, _aside)
         here.release(tools)
         cluster = here.cluster(tools)
+        here.resume(tools, _aside, servers=False)
         with progress.streaming("pulumi up"), follow.following(cluster, _namespace(here), _aside):
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
-        if set(here.changes(tools)) <= {"same"}:
+        with follow.following(cluster, _namespace(here), _aside):
+            resumed = here.resume(tools, _aside, servers=True)
+        if not resumed and set(here.changes(tools)) <= {"same"}:
             click.echo("nothing changed", err=True)
         here.introduce(cluster)
         run = "none: the stack states no public address (`expose`)"
@@ -126,21 +133,29 @@ def up(asked: Asked) -> None:
 
 
 @main.command()
+@_FORCE
 @click.pass_obj
-def down(asked: Asked) -> None:
-    """Take it down; data, users and passwords stay."""
+def down(asked: Asked, force: bool) -> None:
+    """Take the stack down, and its node unless other stacks run on it; data, users and passwords stay."""
     if not asked.existing():
         click.echo(f"there is no instance {asked.instance}", err=True)
         return
     here = asked.running()
+    others: list[str] = []
     with Progress() as progress:
         if not here.local or here.node.running():
             tools = here.tools(progress)
             if here.exists(tools):
-                here.unlock(tools)
+                here.unlock(tools, _aside)
+                here.recover(tools, _aside)
                 with progress.streaming("pulumi destroy"):
                     here.stream(tools, _DOWN, f"`{asked.make('status')}`, then `{asked.make('down')}` again")
-        here.close(progress)
+            others = here.others(tools) if here.local else []
+    if others and not _stop_all(asked, others, force):
+        here.leave()
+    else:
+        with Progress() as progress:
+            here.close(progress)
     click.echo("down; data, users and passwords are kept", err=True)
 
 
@@ -302,9 +317,8 @@ def check(asked: Asked) -> None:
 @click.pass_obj
 def lock_images(asked: Asked) -> None:
     """Write the digests of the images into Pulumi.<stack>.yaml, as their registries give them."""
+    StackFile.require(asked.stack)
     file = PROJECT / f"Pulumi.{asked.stack}.yaml"
-    if not file.exists():
-        raise LocalError(f"{file.name} does not exist. Next: name a STACK.")
     defaults = {"mlflow-stack:image": tracking.DEFAULT_IMAGE, "mlflow-stack:proxyImage": proxy.DEFAULT_IMAGE}
     for change in lock.lock(file, defaults) or ["nothing changed"]:
         click.echo(change, err=True)
@@ -330,6 +344,15 @@ def _agree(what: str, force: bool) -> None:
     if not sys.stdin.isatty():
         raise LocalError("nobody is there to be asked. Next: the same with FORCE=1, if that is meant.")
     click.confirm("Go on?", abort=True, err=True)
+
+
+def _stop_all(asked: Asked, others: list[str], force: bool) -> bool:
+    """Whether the node stops though other servers run on it: only with FORCE, or when a person says so."""
+    click.echo(f"other servers run on the node of instance {asked.instance}: {', '.join(others)}", err=True)
+    if force or (sys.stdin.isatty() and click.confirm("Stop them, too?", err=True)):
+        return True
+    click.echo(f"the node keeps running. To stop it with all of them: `{asked.make('down')} FORCE=1`", err=True)
+    return False
 
 
 def _kubectl(here: Deployment, tools: Tools, *arguments: str) -> None:

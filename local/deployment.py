@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -15,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -24,18 +23,23 @@ from typing import Any, cast
 
 import yaml
 
-from local import authority, builds, engine, hosts, images, preflight, release, services
+from local import authority, builds, children, engine, hosts, images, interrupted, paused, preflight, release, services
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
 from local.images import Image
+from local.interrupted import Leftover
 from local.paths import PROJECT, Instance
-from local.preflight import Cluster
+from local.preflight import Cluster, UnreadableError
 from local.progress import Progress
+from local.release import State
 from local.stackfile import StackFile, Tree, section
 
 _PROJECT_NAME = "mlflow-stack"
+_PART_OF = "app.kubernetes.io/part-of=mlflow"
+_INSTANCE_LABEL = "app.kubernetes.io/instance"
 _SECRET_SECONDS = 150.0
+_UPDATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,16 @@ class Deployment:
             known = {str(self._expose.get("host", "")), *preflight.hosts(cluster)}
             hosts.add(self.instance, *(host for host in known if host.endswith(f".{self.instance.domain}")))
 
+    def others(self, tools: Tools) -> list[str]:
+        """The other servers on the node, each as its namespace and its name, once this stack is down."""
+        found = self.cluster(tools).get("deployments,statefulsets", "--all-namespaces", f"--selector={_PART_OF}") or {}
+        metadata = [one["metadata"] for one in found.get("items", [])]
+        return sorted({f"{one['namespace']}/{one['labels'][_INSTANCE_LABEL]}" for one in metadata})
+
+    def leave(self) -> None:
+        """Take the stack's address away, and leave the node to the stacks that run on it."""
+        hosts.drop(self.instance, str(self._expose.get("host", "")))
+
     def close(self, progress: Progress) -> None:
         """Stops the node, where it is our own; its addresses are no longer found."""
         if self.local:
@@ -192,13 +206,41 @@ class Deployment:
         """Edits the state so that the engine forgets the resources that the stack file lets go."""
         if not self.released:
             return
-        state = json.loads(self._ask(tools, "stack", "export"))
+        state = self.state(tools)
         edited = release.let_go(state, self.released)
         if edited is not state:
-            with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
-                file = Path(scratch) / "state.json"
-                file.write_text(json.dumps(edited))
-                self._ask(tools, "stack", "import", "--file", str(file))
+            self._import(tools, edited)
+
+    def state(self, tools: Tools) -> State:
+        """The stack's state, secrets encrypted."""
+        return cast(State, json.loads(self._ask(tools, "stack", "export")))
+
+    def leftovers(self, tools: Tools) -> list[Leftover]:
+        """The objects that a killed update left behind; where the cluster does not answer, those that may exist."""
+        found = interrupted.leftovers(self.state(tools)) if self.exists(tools) else []
+        try:
+            return interrupted.existing(self.cluster(tools), found)
+        except UnreadableError:
+            return found
+
+    def recover(self, tools: Tools, say: Callable[[str], None]) -> None:
+        """Delete the objects that a killed update left behind, and take its unfinished creates out of the state."""
+        state = self.state(tools)
+        if not interrupted.creates(state):
+            return
+        cluster = self.cluster(tools)
+        interrupted.remove(cluster, interrupted.existing(cluster, interrupted.leftovers(state)), say)
+        self._import(tools, interrupted.settled(state))
+
+    def resume(self, tools: Tools, say: Callable[[str], None], *, servers: bool) -> bool:
+        """End the pauses of workloads that were scaled to no pod by hand; return whether there was one.
+
+        Without `servers` the tracking servers stay as they are: an upgrade of MySQL's schema needs their pause.
+        """
+        cluster = self.cluster(tools)
+        found = [one for one in paused.paused(self.state(tools), cluster) if servers or one.component != "tracking"]
+        paused.resume(cluster, found, say)
+        return bool(found)
 
     def changes(self, tools: Tools) -> dict[str, int]:
         """What the last update did, as counts by `same`, `create`, `update` and so on."""
@@ -207,14 +249,9 @@ class Deployment:
 
     def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
         """Runs a program whose output is the user's to see. Raises `LocalError` when it fails."""
-        # An interrupt is the program's to handle; the engine then still finishes what it began and unlocks the state.
-        before = signal.signal(signal.SIGINT, _left_to_the_program)
-        try:
-            with self._alone(self.environment(tools)) as variables:
-                done = subprocess.run(argv, cwd=PROJECT, env=variables, check=False)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if done.returncode:
+        with self._alone(self.environment(tools)) as variables:
+            status = children.stream(argv, cwd=PROJECT, env=variables)
+        if status:
             raise LocalError(f"{' '.join(argv[:2])} failed, see above. Next: {next_step}.")
 
     def tried(
@@ -223,7 +260,7 @@ class Deployment:
         """Runs the engine with what `environment` gives, or a change of it, to its end, however it ends."""
         argv = ["pulumi", *arguments, "--non-interactive"]
         with self._alone(variables) as env:
-            return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+            return children.run(argv, cwd=cwd, env=env)
 
     def asked(self, variables: Mapping[str, str], *arguments: str, cwd: Path = PROJECT) -> str:
         """What the engine prints, run as by `tried`. Raises `LocalError` when it fails."""
@@ -234,13 +271,35 @@ class Deployment:
             raise LocalError(builds.failure(what, said, "`make status`, then the same command again"))
         return done.stdout
 
-    def unlock(self, tools: Tools) -> None:
-        """Takes away the lock of an update that was killed on this machine; one of a running update stays."""
-        locks = list((self.instance.state / ".pulumi" / "locks").glob(f"**/{self.stack}/*.json"))
-        holders = [json.loads(lock.read_text()) for lock in locks]
-        here = [holder["pid"] for holder in holders if holder["hostname"] == socket.gethostname()]
-        if here and len(here) == len(holders) and not any(Path("/proc", str(pid)).exists() for pid in here):
+    def unlock(self, tools: Tools, say: Callable[[str], None]) -> None:
+        """Take away the lock of an update that was killed on this machine; wait for one that is still under way.
+
+        Raises `LocalError` where that one does not end soon.
+        """
+        deadline = time.monotonic() + _UPDATE_SECONDS
+        told = False
+        while running := [pid for pid in self._holders() if pid and _is_engine(pid)]:
+            if time.monotonic() > deadline:
+                raise LocalError(
+                    f"another update of stack {self.stack} of instance {self.instance.name} is under way, "
+                    f"process {running[0]}. Next: wait for its end, or `kill -INT {running[0]}`, then the same again."
+                )
+            if not told:
+                say(f"waiting for another update of this stack, process {running[0]}")
+            told = True
+            time.sleep(1)
+        holders = self._holders()
+        if holders and all(holders):
             self._ask(tools, "cancel", "--yes")
+
+    def _holders(self) -> list[int]:
+        """The processes that hold a lock of the stack's state; 0 for one on another machine."""
+        found: list[int] = []
+        for lock in (self.instance.state / ".pulumi" / "locks").glob(f"**/{self.stack}/*.json"):
+            with suppress(FileNotFoundError):
+                holder = json.loads(lock.read_text())
+                found.append(int(holder["pid"]) if holder["hostname"] == socket.gethostname() else 0)
+        return found
 
     def _kubectl(self, progress: Progress) -> Path:
         found = None if self.local else shutil.which("kubectl")
@@ -324,6 +383,12 @@ class Deployment:
         argv = [str(tools.kubectl), "config", "get-contexts", self.context, "--output=name"]
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
+    def _import(self, tools: Tools, state: State) -> None:
+        with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
+            file = Path(scratch) / "state.json"
+            file.write_text(json.dumps(state))
+            self._ask(tools, "stack", "import", "--file", str(file))
+
     def _ask(self, tools: Tools, *arguments: str, cwd: Path = PROJECT) -> str:
         return self.asked(self.environment(tools), *arguments, cwd=cwd)
 
@@ -387,8 +452,12 @@ def _await_password(environment: Mapping[str, str]) -> None:
     )
 
 
-def _left_to_the_program(_number: int, _frame: object) -> None:
-    return
+def _is_engine(pid: int) -> bool:
+    """Whether the process runs and is a Pulumi engine, not a later one that has got its id."""
+    try:
+        return Path("/proc", str(pid), "comm").read_text().startswith("pulumi")
+    except OSError:
+        return False
 
 
 def _where(context: str) -> str:

@@ -18,11 +18,14 @@ def add(instance: Instance, *fresh: str) -> None:
         return
     with _locked():
         text = FILE.read_text()
-        known = [
-            name for line in text.splitlines() if _is_of(instance, line) for name in line.partition("#")[0].split()
-        ]
-        names = sorted({*fresh, *known[1:]})
-        _replace(text, instance, f"{instance.node_address} {' '.join(names)} {_mark(instance)}")
+        _write(text, instance, {*_names(text, instance), *fresh})
+
+
+def drop(instance: Instance, *names: str) -> None:
+    """Takes these names out of the instance's line; no error where they are not in it."""
+    with _locked():
+        text = FILE.read_text()
+        _write(text, instance, {*_names(text, instance)} - {*names})
 
 
 def remove(instance: Instance) -> None:
@@ -31,6 +34,17 @@ def remove(instance: Instance) -> None:
         return
     with _locked():
         _replace(FILE.read_text(), instance)
+
+
+def _names(text: str, instance: Instance) -> list[str]:
+    # The first word is the address.
+    lines = [line.partition("#")[0].split()[1:] for line in text.splitlines() if _is_of(instance, line)]
+    return [name for line in lines for name in line]
+
+
+def _write(text: str, instance: Instance, names: set[str]) -> None:
+    line = f"{instance.node_address} {' '.join(sorted(names))} {_mark(instance)}"
+    _replace(text, instance, *([line] if names else []))
 
 
 def _mark(instance: Instance) -> str:

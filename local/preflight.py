@@ -58,7 +58,7 @@ class Cluster:
         return done.returncode == 0
 
 
-class UnreadableError(Exception):
+class UnreadableError(LocalError):
     """The cluster did not say whether something is there."""
 
 

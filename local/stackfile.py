@@ -7,6 +7,7 @@ apart: it survives every change below it. Taking a key away by hand brings back 
 hand, else it stays away.
 """
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,19 @@ class StackFile:
     @staticmethod
     def known() -> list[str]:
         """The stacks that git has a file of."""
-        return [path.name.split(".")[1] for path in PROJECT.glob("Pulumi.*.yaml")]
+        return _stacks(PROJECT)
+
+    @staticmethod
+    def require(stack: str, instance: Instance | None = None) -> None:
+        """Raise `LocalError` for a stack that has no stack file in git, and none in `instance`."""
+        known = sorted({*StackFile.known(), *(_stacks(instance.root / "stacks") if instance else ())})
+        if stack not in known:
+            near = difflib.get_close_matches(stack, known, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise LocalError(
+                f"Pulumi.{stack}.yaml does not exist.{meant} "
+                f"Next: choose a STACK of {', '.join(known)}, or write the file."
+            )
 
     @property
     def tracked(self) -> Path:
@@ -116,10 +129,7 @@ class StackFile:
         byte.
         Raises `LocalError` when there is no tracked file, or one of the files is no YAML map.
         """
-        if not self.tracked.exists():
-            raise LocalError(
-                f"{self.tracked.name} does not exist. Next: choose a STACK of {', '.join(sorted(StackFile.known()))}."
-            )
+        StackFile.require(self.stack)
         current = read(self.path)
         hand, config = self._merged(overlay)
         hand.identity |= {key: current[key] for key in _IDENTITY if key in current} | (identity or {})
@@ -164,6 +174,10 @@ class StackFile:
         kept = yamlfile.load(self._kept)
         removed = [tuple(map(str, key)) for key in kept.get("removed", [])]
         return Hand(_map(kept.get("set")), removed, _map(kept.get("identity")))
+
+
+def _stacks(folder: Path) -> list[str]:
+    return [path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in folder.glob("Pulumi.*.yaml")]
 
 
 def merge(below: Tree, above: Tree) -> Tree:

@@ -6,8 +6,10 @@ from typing import TextIO
 import click
 
 from local.__main__ import Asked, command_line
+from local.interrupted import Leftover
 from local.paths import PROJECT
 from local.progress import Progress
+from local.stackfile import StackFile
 from preview import capture, forge, render, words
 from preview.compare import compare
 from preview.live import Live
@@ -32,6 +34,7 @@ def _live(asked: Asked) -> Live:
 @click.pass_obj
 def render_command(asked: Asked, out: Path) -> None:
     """Write every object of the stack as a file. No cluster is asked, no secret is needed."""
+    StackFile.require(asked.stack)
     files = render.manifests(capture.capture(PROJECT, asked.stack))
     render.write(files, out)
     click.echo(f"{len(files)} objects in {out}")
@@ -43,18 +46,22 @@ def render_command(asked: Asked, out: Path) -> None:
 def preview_command(ctx: click.Context, base: str) -> None:
     """Say in words what the change will do. Ends with 3 where it would lose data or a password unacknowledged."""
     asked: Asked = ctx.obj
+    left: list[Leftover] = []
     if base:
         released = capture.released(PROJECT, asked.stack)
         with capture.checkout(base) as folder:
+            if capture.stack_config(folder, asked.stack) is None:
+                StackFile.require(asked.stack)
             found = compare(capture.capture(folder, asked.stack), capture.capture(PROJECT, asked.stack))
         against = f"`{base}`"
     else:
         live = _live(asked)
         released = live.deployment.released
         found = live.preview(released)
+        left = live.leftovers()
         against = "what runs"
     told = Words(found, released)
-    click.echo(told.comment(asked.stack, against), nl=False)
+    click.echo(told.comment(asked.stack, against) + words.left_behind(left), nl=False)
     _end(ctx, told.verdict)
 
 
@@ -63,10 +70,14 @@ def preview_command(ctx: click.Context, base: str) -> None:
 def drift_command(ctx: click.Context) -> None:
     """Say what in the cluster is no longer as the stack says; nothing where all is. Ends with 3 where something is."""
     asked: Asked = ctx.obj
-    found = _live(asked).drift()
-    click.echo(words.drift(found, asked.stack), nl=False)
+    live = _live(asked)
+    found, left = live.drift(), live.leftovers()
+    click.echo(words.drift(found, asked.stack) + words.left_behind(left), nl=False)
     drifted = ", ".join(sorted(words.named(one.resource) for one in found.changes))
-    _end(ctx, f"no longer as deployed: {drifted}.\nNext: {_AFTER_DRIFT}." if drifted else "")
+    refused = f"no longer as deployed: {drifted}.\nNext: {_AFTER_DRIFT}.\n" if drifted else ""
+    if left:
+        refused += f"left behind by a killed update: {', '.join(map(str, left))}.\nNext: `{asked.make('up')}`."
+    _end(ctx, refused.rstrip("\n"))
 
 
 def _end(ctx: click.Context, refused: str) -> None:

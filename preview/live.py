@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from local import builds, release
 from local.deployment import Deployment, Tools
 from local.errors import LocalError
+from local.interrupted import Leftover
 from local.release import State
 from preview.compare import KUBERNETES, Change, Comparison, Field, Resource, compare, differences
 
@@ -55,11 +56,13 @@ class Live:
             after = _resources(json.loads(exported()))
         return compare(before, after)
 
+    def leftovers(self) -> list[Leftover]:
+        """The objects that a killed update left behind, which the engine's state does not know."""
+        return self.deployment.leftovers(self.tools)
+
     def _state(self) -> State:
         here = self.deployment
-        if not here.exists(self.tools):
-            return {}
-        return json.loads(here.asked(here.environment(self.tools), "stack", "export"))
+        return here.state(self.tools) if here.exists(self.tools) else {}
 
     @contextmanager
     def _copy(self, state: State) -> Generator[dict[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from local.interrupted import Leftover
 from mlflow_stack.identity import ARTIFACTS, RECORDS
 from mlflow_stack.validate import bytes_of
 from preview import data, effects
@@ -213,6 +214,12 @@ def drift(found: Comparison, stack: str) -> str:
         return ""
     count = "1 object is" if len(found.changes) == 1 else f"{len(found.changes)} objects are"
     return "\n".join([f"### Stack `{stack}`: {count} no longer as deployed\n", *lines]) + "\n"
+
+
+def left_behind(found: Sequence[Leftover]) -> str:
+    """Return a line for each object that a killed update left behind; empty where there is none."""
+    lines = [f"- {one.kind} `{one.name}` was left behind by a killed update. `make up` deletes it.\n" for one in found]
+    return "\n" + "".join(lines) if lines else ""
 
 
 def _size_key(claim: Resource) -> str:

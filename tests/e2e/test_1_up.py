@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -386,8 +388,46 @@ def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth:
     assert {"quickstart", "from-a-job", "killed"} <= before
     platform.local("down")
     assert not platform.node.running()
-    platform.local("up")
+    left = killed_up(platform)
+    again = platform.local("up")
+    assert f"a killed update left StatefulSet {NAMESPACE}/{left} behind; deleting it\n" in again.stderr
+    (server,) = platform.objects("statefulsets", NAMESPACE)
+    assert server["metadata"]["name"] != left
     assert names() == before
+
+
+def test_an_up_ends_a_pause(platform: Platform, url: str, auth: tuple[str, str]) -> None:
+    (server,) = platform.objects("statefulsets", NAMESPACE)
+    name = f"statefulset/{server['metadata']['name']}"
+    platform.kubectl("scale", name, "--replicas=0", "--namespace", NAMESPACE)
+    eventually("the server is gone", lambda: not platform.objects("pods", NAMESPACE))
+    up = platform.local("up")
+    assert f"{name} of namespace {NAMESPACE} was paused (0 replicas); scaling it to 1\n" in up.stderr
+    assert "nothing changed" not in up.stderr
+    assert status(url + SEARCH, auth) == 200
+
+
+def killed_up(platform: Platform) -> str:
+    """Starts `up`, kills it and its engine while the server is created; the name of the StatefulSet it leaves."""
+    state = platform.instance.state / ".pulumi" / "stacks" / "mlflow-stack" / "dev.json"
+
+    def begun() -> list[str]:
+        checkpoint = json.loads(state.read_text())["checkpoint"]["latest"]
+        pending = [one["resource"] for one in checkpoint.get("pending_operations") or []]
+        named = [one["inputs"]["metadata"]["name"] for one in pending if one["type"].endswith(":StatefulSet")]
+        return named if platform.objects("statefulsets", NAMESPACE) else []
+
+    command = [sys.executable, "-m", "local", "--instance", platform.instance.name, "--stack", "dev", "up"]
+    with subprocess.Popen(command, cwd=engine.PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
+        engines = eventually(
+            "the engine creates the server",
+            lambda: begun() and [one for one in psutil.Process(up.pid).children() if one.name() == "pulumi"],
+            300, 0.2,
+        )  # fmt: skip
+        up.kill()
+        engines[0].kill()
+    (left,) = begun()
+    return left
 
 
 def test_a_backup_brings_back_what_was_lost(

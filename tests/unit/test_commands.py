@@ -3,10 +3,12 @@
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from local.__main__ import Asked, exports, main
+from local.__main__ import Asked, _stop_all, exports, main
+from preview.__main__ import main as previews
 
 AWKWARD = {"PASSWORD": "a'b\"c$d `e` \\ f\ng", "PATH": "/a b:/c", "EMPTY": ""}
 
@@ -68,3 +70,57 @@ def test_another_context_is_refused_for_a_stack_that_runs_elsewhere(
     assert result.stderr.startswith(
         "error: stack dev of instance one runs on its own node, not in the kube context kind."
     )
+
+
+VERBS = [
+    (main, ["up"]), (main, ["env"]), (main, ["preflight"]), (main, ["pin"]), (main, ["lock"]),
+    (previews, ["preview"]), (previews, ["preview", "--base", "HEAD"]), (previews, ["drift"]),
+    (previews, ["render", "--out", "out"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "verb"), VERBS, ids=[" ".join(verb) for _, verb in VERBS])
+def test_a_misspelt_stack_is_refused_and_nothing_is_made(
+    group: click.Group, verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(group, ["--instance", "one", "--stack", "prodd", *verb])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: Pulumi.prodd.yaml does not exist. Did you mean prod? "
+        "Next: choose a STACK of dev, prod, staging, or write the file.\n"
+    )
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["down", "status", "logs", "watch", "client-env"])
+def test_a_misspelt_stack_of_an_instance_is_refused(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
+    root = Asked("one", "dev", "", "").deployment().instance.root
+    (root / "stacks").mkdir()
+    (root / "stacks" / "Pulumi.team.yaml").write_text("config: {}\n")
+    result = CliRunner().invoke(main, ["--instance", "one", "--stack", "teem", verb])
+    assert result.exit_code == 1
+    assert "Pulumi.teem.yaml does not exist. Did you mean team?" in result.stderr
+    assert "dev, prod, staging, team" in result.stderr
+
+
+def test_a_stack_whose_file_left_git_can_still_be_taken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
+    root = Asked("one", "dev", "", "").deployment().instance.root
+    (root / "stacks").mkdir()
+    (root / "stacks" / "Pulumi.team.yaml").write_text("config: {}\n")
+    assert Asked("one", "team", "", "").running().stack == "team"
+
+
+@pytest.mark.parametrize(("force", "stopped"), [(True, True), (False, False)])
+def test_a_node_with_other_servers_is_stopped_only_when_that_is_asked_for(
+    force: bool, stopped: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = Asked("one", "a", "", "")
+    assert _stop_all(asked, ["team/mlflow", "vision/mlflow"], force) is stopped
+    said = capsys.readouterr().err
+    assert "other servers run on the node of instance one: team/mlflow, vision/mlflow\n" in said
+    assert ("To stop it with all of them: `make -s down INSTANCE=one STACK=a FORCE=1`" in said) is not stopped

@@ -155,7 +155,9 @@ def test_only_the_owner_may_read_what_is_written(file: StackFile) -> None:
 
 
 def test_an_unknown_stack_is_refused_by_naming_the_known_ones(file: StackFile) -> None:
-    with pytest.raises(LocalError, match=r"^Pulumi\.prod\.yaml does not exist\. Next: choose a STACK of dev\.$"):
+    with pytest.raises(
+        LocalError, match=r"^Pulumi\.prod\.yaml does not exist\. Next: choose a STACK of dev, or write the file\.$"
+    ):
         StackFile(file.instance, "prod").remake({})
 
 

@@ -1,0 +1,72 @@
+"""Programs that do not outlive the command that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from local import children
+
+# Says its id, then waits for an interrupt and writes that it came.
+ENGINE = """
+import os, pathlib, signal, sys, time
+def interrupted(*_):
+    pathlib.Path(sys.argv[1]).write_text("interrupted")
+    sys.exit(7)
+signal.signal(signal.SIGINT, interrupted)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+# The command: it streams the engine.
+COMMAND = """
+import os, pathlib, sys
+from local import children
+argv = [sys.executable, "-c", sys.argv[1], sys.argv[2]]
+print("status", children.stream(argv, cwd=pathlib.Path("/"), env=os.environ), flush=True)
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_an_engine_is_interrupted_when_its_command_is_ended(number: signal.Signals, tmp_path: Path) -> None:
+    noted = tmp_path / "noted"
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, ENGINE, str(noted)], stdout=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout
+        pid = int(command.stdout.readline())
+        command.send_signal(number)
+        rest = command.stdout.read()
+    deadline = time.monotonic() + 30
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone(pid)
+    assert noted.read_text() == "interrupted"
+    # A command that is not killed waits until the engine has recorded what it did.
+    assert rest == ("" if number == signal.SIGKILL else "status 7\n")
+
+
+def test_a_closed_terminal_does_not_end_an_engine_itself() -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGHUP); print('goes on')"
+    assert children.run([sys.executable, "-c", script]).stdout == "goes on\n"
+
+
+def test_output_status_and_errors_are_the_program_s() -> None:
+    script = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    done = children.run([sys.executable, "-c", script], env=os.environ)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_a_missing_program_is_named_without_a_trace() -> None:
+    done = children.run(["no-such-program"])
+    assert (done.returncode, done.stderr) == (1, "no-such-program: No such file or directory\n")
