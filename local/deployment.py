@@ -23,7 +23,20 @@ from typing import Any, cast
 
 import yaml
 
-from local import authority, builds, children, engine, hosts, images, interrupted, paused, preflight, release, services
+from local import (
+    authority,
+    builds,
+    children,
+    engine,
+    guard,
+    hosts,
+    images,
+    interrupted,
+    paused,
+    preflight,
+    release,
+    services,
+)
 from local.cluster import Node, kubernetes
 from local.engine import Engine
 from local.errors import LocalError
@@ -155,6 +168,19 @@ class Deployment:
     def prepare(self, progress: Progress) -> Tools:
         """What commands by hand need: tools, stack and stack file. Starts nothing."""
         return self._settle(self.tools(progress), progress)
+
+    def shell(self, tools: Tools) -> dict[str, str]:
+        """The variables with which a shell works on this deployment: `environment`, a `pulumi` that refuses another
+        project, and what the Makefile takes in place of its defaults."""
+        variables = self.environment(tools)
+        if pulumi := shutil.which("pulumi", path=variables["PATH"]):
+            guard.write(self.instance, Path(pulumi))
+            variables["PATH"] = f"{guard.folder(self.instance)}{os.pathsep}{variables['PATH']}"
+        return variables | {
+            "MLFLOW_STACK_INSTANCE": self.instance.name,
+            "MLFLOW_STACK_STACK": self.stack,
+            "MLFLOW_STACK_BACKEND": self.backend,
+        }
 
     def environment(self, tools: Tools) -> dict[str, str]:
         """The variables with which `pulumi` and `kubectl` work on this deployment."""
@@ -315,6 +341,9 @@ class Deployment:
         if not self.local:
             self._write_kubeconfig(tools)
         identity = None if self.exists(tools) and self.file.salted else self._initialise(tools)
+        # A deleted stack takes its keys along; secrets among them are encrypted with its salt.
+        if identity and not self.backend and (gone := self.file.forget(lambda _: True)):
+            progress.say(f"keys set by hand are forgotten, as stack {self.stack} was deleted: {', '.join(gone)}")
         self.file.remake(self._overlay(progress) if self.local else {}, identity)
         return tools
 

@@ -130,6 +130,10 @@ class Progress:
                 self._show()
         self.timings.append((name, time.monotonic() - started))
 
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, markup=False)
+
     def table(self) -> None:
         """Prints what took longer than a tenth of a second, and how long."""
         table = Table(box=None, show_header=False, pad_edge=False)

@@ -10,7 +10,7 @@ hand, else it stays away.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,37 @@ class StackFile:
         if current != wanted:
             _write(self.path, wanted, _HEADER.format(tracked=self.tracked.name))
         _write(self._last, {"config": wanted["config"]})
+        self._keep(hand)
+
+    @property
+    def by_hand(self) -> dict[str, str]:
+        """The keys that were changed by hand, each with what it was changed to: in no file in git, on this machine."""
+        hand = self._gathered(self._hand())
+        removed = {_path(key): "removed" for key in hand.removed}
+        return removed | {_path(key): _text_of(value) for key, value in _leaves(hand.set)}
+
+    def forget(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Drop the changes by hand whose key is wanted, until the next `remake`; return their keys."""
+        current, hand = read(self.path), self._gathered(self._hand())
+        gone = [key for key in self.by_hand if wanted(key)]
+        for key, _ in list(_leaves(hand.set)):
+            if _path(key) in gone:
+                _remove(hand.set, key)
+        hand.removed = [key for key in hand.removed if _path(key) not in gone]
+        hand.identity |= {key: current[key] for key in _IDENTITY if key in current}
+        if gone:
+            self._keep(hand)
+            # What was changed is found by comparing these two; the next `remake` makes both from what is kept.
+            self.path.unlink(missing_ok=True)
+            self._last.unlink(missing_ok=True)
+        return gone
+
+    def _gathered(self, hand: Hand) -> Hand:
+        if not self.path.exists() or not self._last.exists():
+            return hand
+        return gather(hand, read(self._last)["config"], self.config)
+
+    def _keep(self, hand: Hand) -> None:
         kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
         _write(self._kept, kept)
 
@@ -252,6 +283,24 @@ def _remove(tree: Tree, key: Key) -> bool:
     if there and not under:
         del tree[key[0]]
     return there
+
+
+def _leaves(tree: Tree, at: Key = ()) -> Iterator[tuple[Key, Any]]:
+    for key, value in tree.items():
+        if _mergeable(value) and value:
+            yield from _leaves(value, (*at, key))
+        else:
+            yield (*at, key), value
+
+
+def _path(key: Key) -> str:
+    """A key as `pulumi config set --path` takes it, without the project's own prefix."""
+    first, *rest = (part.removeprefix(f"{settings.PROJECT}:") for part in key)
+    return first + "".join(f'["{part}"]' if "." in part else f".{part}" for part in rest)
+
+
+def _text_of(value: Any) -> str:
+    return "[secret]" if _holds_secret(value) else json.dumps(value, ensure_ascii=False)
 
 
 def _map(value: object) -> Tree:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 from filelock import FileLock
 
-from local import stackfile, yamlfile
+from local import builds, stackfile, yamlfile
 from local.errors import LocalError
 from local.paths import PROJECT, cache_dir
 from preview.compare import Resource
@@ -84,7 +84,7 @@ def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource
         cwd=folder,
     )
     if done.returncode:
-        lines = "\n".join(done.stderr.strip().splitlines()[-15:])
+        lines = "\n".join(builds.without_traces(done.stderr.strip().splitlines())[-15:])
         raise LocalError(f"the program does not accept stack {stack}:\n{lines}\nNext: put right what it names.")
     return [Resource(**one) for one in json.loads(done.stdout)]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from local import builds
+from local import builds, guard
 from local.paths import Instance, cache_dir
 from local.progress import Progress
 
@@ -36,7 +36,7 @@ def ensure(progress: Progress) -> Engine:
 
     Raises `LocalError` when a build fails.
     """
-    if shutil.which("pulumi"):
+    if shutil.which("pulumi", path=_path()):
         return Engine((), None)
     programs = builds.overlap(*(partial(build, progress) for build in (_cli, _host, _kubernetes, _random)))
     digest = hashlib.sha256("\0".join(map(str, programs)).encode()).hexdigest()[:12]
@@ -56,7 +56,7 @@ def environment(engine: Engine, instance: Instance | None) -> dict[str, str]:
     `pulumi`, then the programs beside this interpreter, come first on PATH.
     """
     folders = [*map(str, engine.path), str(Path(sys.executable).parent)]
-    inherited = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder not in folders]
+    inherited = [folder for folder in _path().split(os.pathsep) if folder not in folders]
     variables = {"PATH": os.pathsep.join([*folders, *inherited]), "PULUMI_SKIP_UPDATE_CHECK": "true"}
     if engine.home:
         variables["PULUMI_HOME"] = str(engine.home)
@@ -64,6 +64,10 @@ def environment(engine: Engine, instance: Instance | None) -> dict[str, str]:
         variables["PULUMI_BACKEND_URL"] = f"file://{instance.state}"
         variables["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(instance.passphrase)
     return variables
+
+
+def _path() -> str:
+    return guard.unguarded(os.environ.get("PATH", os.defpath))
 
 
 def _cli(progress: Progress) -> Path:

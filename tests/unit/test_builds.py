@@ -128,3 +128,23 @@ def test_after_a_failure_nothing_new_begins() -> None:
     with pytest.raises(LocalError, match="broken"):
         builds.overlap(fail, slow, *[lambda: threading.Event().wait(0.2)] * 3, *[late] * 50)
     assert not begun
+
+
+def test_a_failure_keeps_messages_and_drops_stack_traces() -> None:
+    log = [
+        "before\n",
+        "Traceback (most recent call last):\n",
+        '  File "train.py", line 1, in <module>\n',
+        "    connect()\n",
+        "ConnectionError: refused\n",
+        "\n",
+        "During handling of the above exception, another exception occurred:\n",
+        "\n",
+        "Traceback (most recent call last):\n",
+        '  File "train.py", line 2, in <module>\n',
+        "mlflow.exceptions.MlflowException: no answer\n",
+    ]
+    assert builds.failure("logging a run", log, "`make logs`") == (
+        "logging a run failed:\n  before\n  ConnectionError: refused\n  \n  \n"
+        "  mlflow.exceptions.MlflowException: no answer\nNext: `make logs`."
+    )

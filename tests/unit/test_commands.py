@@ -1,5 +1,8 @@
 """The command line's own words: what a shell gets to evaluate, and how failures are told."""
 
+import json
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,7 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from local.__main__ import Asked, _stop_all, exports, main
+from local.__main__ import Asked, _stop_all, command_line, exports, main
+from local.deployment import Deployment
+from local.paths import PROJECT
 from preview.__main__ import main as previews
 
 AWKWARD = {"PASSWORD": "a'b\"c$d `e` \\ f\ng", "PATH": "/a b:/c", "EMPTY": ""}
@@ -124,3 +129,77 @@ def test_a_node_with_other_servers_is_stopped_only_when_that_is_asked_for(
     said = capsys.readouterr().err
     assert "other servers run on the node of instance one: team/mlflow, vision/mlflow\n" in said
     assert ("To stop it with all of them: `make -s down INSTANCE=one STACK=a FORCE=1`" in said) is not stopped
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An instance whose stack file was edited by hand; the file."""
+    monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
+    file = Asked("one", "dev", "", "").deployment().file
+    file.remake({})
+    written = file.path.read_text()
+    file.path.write_text(re.sub("maxArtifactSize: .*", "maxArtifactSize: 2Gi", written))
+    return file.path
+
+
+def test_every_command_says_its_stack_and_the_keys_set_by_hand(edited: Path) -> None:
+    result = CliRunner().invoke(main, ["--instance", "one", "preflight"])
+    assert result.stderr.splitlines()[:2] == [
+        "stack dev of instance one",
+        '  maxArtifactSize: "2Gi"  set by hand on this machine; '
+        "`make -s config INSTANCE=one REMOVE=maxArtifactSize` removes it",
+    ]
+
+
+def test_keys_set_by_hand_are_listed(edited: Path) -> None:
+    assert CliRunner().invoke(main, ["--instance", "one", "config"]).stdout == 'maxArtifactSize: "2Gi"\n'
+    unknown = CliRunner().invoke(main, ["--instance", "one", "config", "--remove", "users"])
+    assert unknown.exit_code == 1
+    assert "users was not set by hand (keys that were: maxArtifactSize)" in unknown.stderr
+
+
+def test_a_key_set_by_hand_is_removed(edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deployment, "prepare", lambda self, _progress: self.file.remake({}))
+    removed = CliRunner().invoke(main, ["--instance", "one", "config", "--remove", "maxArtifactSize"])
+    assert removed.stderr.endswith("removed: maxArtifactSize. Next: `make -s up INSTANCE=one` deploys it.\n")
+    assert "maxArtifactSize: 1Gi" in edited.read_text()
+    assert CliRunner().invoke(main, ["--instance", "one", "config"]).stdout == ""
+
+
+def test_make_follows_the_shell_that_evaluated_env() -> None:
+    def asked(*given: str, **shell: str) -> str:
+        command = ["make", "--dry-run", "--no-print-directory", "status", *given]
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_STACK_S", "MAKE"))}
+        return subprocess.run(command, cwd=PROJECT, env=env | shell, capture_output=True, text=True).stdout
+
+    assert "--instance 'default' --stack 'dev'" in asked()
+    shell = {"MLFLOW_STACK_INSTANCE": "mine", "MLFLOW_STACK_STACK": "team", "MLFLOW_STACK_BACKEND": "s3://b"}
+    assert "--instance 'mine' --stack 'team' --context '' --backend 's3://b'" in asked(**shell)
+    assert "--instance 'mine' --stack 'prod'" in asked("STACK=prod", **shell)
+
+
+def test_the_make_command_names_the_stack_that_the_shell_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_STACK_STACK", "team")
+    assert Asked("default", "team", "", "").make("up") == "make -s up"
+    assert Asked("default", "dev", "", "").make("up") == "make -s up STACK=dev"
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/usr/bin/kubectl"), "/usr/bin/kubectl: No such file"),
+        (PermissionError(13, "Permission denied", "/data"), "/data: Permission denied. Next: "),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "a program's answer is no JSON (Expecting value"),
+    ],
+)
+def test_a_failure_of_a_called_program_is_told_without_a_trace(raised: Exception, told: str) -> None:
+    group = command_line("A group.")
+
+    @group.command()
+    def fails() -> None:
+        raise raised
+
+    result = CliRunner().invoke(group, ["fails"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {told}")
+    assert "Traceback" not in result.stderr

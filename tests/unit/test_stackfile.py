@@ -368,3 +368,33 @@ def test_reads_settings_with_encrypted_values() -> None:
         }
     )
     assert (found.name, found.release, found.args["users"]) == ("team", ["mlflow-data"], ["ann"])
+
+
+def test_keys_set_by_hand_are_listed_without_secrets(file: StackFile) -> None:
+    file.remake(OVERLAY)
+    assert file.by_hand == {}
+    edit(file, size="9Gi", fresh={"secure": "v1:abc"}, list=None)
+    assert file.by_hand == {"p:list": "removed", "p:size": '"9Gi"', "p:fresh": "[secret]"}
+    file.remake(OVERLAY)
+    assert file.by_hand == {"p:list": "removed", "p:size": '"9Gi"', "p:fresh": "[secret]"}
+
+
+def test_a_key_that_is_forgotten_has_the_tracked_value_again(file: StackFile) -> None:
+    file.remake(OVERLAY, {"encryptionsalt": "v1:salt"})
+    edit(file, size="9Gi", list=None, store={"pvc": {"size": "7Gi", "class": "b"}})
+    assert file.forget(lambda key: key == "p:store.pvc.size") == ["p:store.pvc.size"]
+    file.remake(OVERLAY)
+    assert file.config["p:store"] == {"pvc": {"size": "1Gi", "class": "b"}}
+    assert file.by_hand == {"p:list": "removed", "p:size": '"9Gi"', "p:store.pvc.class": '"b"'}
+    assert file.forget(lambda _: True) == ["p:list", "p:size", "p:store.pvc.class"]
+    file.remake(OVERLAY)
+    assert file.by_hand == {}
+    assert file.config["p:list"] == [1]
+    assert file.salted
+
+
+def test_forgetting_what_was_not_set_changes_no_byte(file: StackFile) -> None:
+    file.remake(OVERLAY)
+    before = {path: path.read_bytes() for path in file.path.parent.iterdir()}
+    assert file.forget(lambda _: True) == []
+    assert {path: path.read_bytes() for path in file.path.parent.iterdir()} == before
