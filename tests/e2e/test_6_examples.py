@@ -137,8 +137,7 @@ def test_the_reuse_section_alone_leads_to_a_secret_password(
     program = (repository.folder / "examples" / "reuse-python" / "__main__.py").read_text()
     assert f"```python\n{program}```\n" in readme.read_text()
     example = Example(platform, "reuse-python", repository.folder, {"args": args})
-    platform.namespace(namespace)
-    (commands,) = blocks(readme, "Reuse")
+    commands, *_ = blocks(readme, "Reuse")
     said = example.shell(commands, repository.folder)
     example.folder = tmp_path / "vision"
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from local.follow import standing
+from local import follow
+from local.errors import LocalError
+from local.follow import Blocked, blocked, standing, uncreated
 
 READY = {"ready": True, "state": {"running": {}}}
 DONE = {"ready": True, "state": {"terminated": {"exitCode": 0}}}
@@ -54,3 +56,84 @@ def test_a_pod_s_first_container_that_is_not_through_is_what_it_is_at(
 def test_a_pod_without_a_node_says_why() -> None:
     unscheduled = [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient memory"}]
     assert standing(pod([], [], conditions=unscheduled), lambda *_: "") == "0/1 nodes: Insufficient memory"
+
+
+def waiting(reason: str, message: str = "") -> dict:
+    return {"ready": False, "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def event(reason: str, message: str, uid: str = "p", kind: str = "Pod", name: str = "a", count: int = 1) -> dict:
+    involved = {"kind": kind, "name": name, "uid": uid}
+    return {
+        "metadata": {"uid": f"{reason}-{uid}"}, "involvedObject": involved,
+        "reason": reason, "message": message, "count": count,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"],
+)
+def test_a_container_that_cannot_start_is_blocked_in_the_kubelet_s_words(reason: str) -> None:
+    assert blocked(pod([waiting(reason, "no such image")], [CREATING]), []) == f"fetch: {reason}: no such image"
+    assert blocked(pod([DONE], [waiting(reason, 'secret "keys" not found')]), []) == (
+        f'model: {reason}: secret "keys" not found'
+    )
+
+
+def test_a_pod_without_a_node_is_blocked() -> None:
+    condition = {"type": "PodScheduled", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient memory"}
+    assert blocked(pod([], [], conditions=[condition]), []) == "Unschedulable: 0/1 nodes: Insufficient memory"
+
+
+@pytest.mark.parametrize(("mounted", "why"), [("False", 'FailedMount: secret "tls" not found'), ("True", "")])
+def test_a_missing_volume_is_told_from_the_events_until_all_are_mounted(mounted: str, why: str) -> None:
+    creating = pod([], [CREATING], conditions=[{"type": "PodReadyToStartContainers", "status": mounted}])
+    creating["metadata"]["uid"] = "p"
+    events = [event("FailedMount", "other", uid="q"), event("FailedMount", 'secret "tls" not found')]
+    assert blocked(creating, events) == why
+
+
+@pytest.mark.parametrize(
+    "calm",
+    [
+        pod([], []),
+        pod([DONE], [READY, READY]),
+        pod([{"ready": False, "state": {"running": {}}}], [CREATING]),
+        pod([DONE], [crashed(exitCode=1)]),
+    ],
+)
+def test_a_pod_that_starts_runs_or_restarts_is_not_blocked(calm: dict) -> None:
+    assert blocked(calm, [event("BackOff", "restarting")]) == ""
+
+
+def test_pods_that_the_cluster_refuses_to_create_are_named_by_their_workload() -> None:
+    old = event("FailedCreate", "quota", uid="x", kind="Job", name="schema")
+    new = event("FailedCreate", "forbidden: exceeded quota", uid="y", kind="StatefulSet", name="mlflow")
+    before = {follow._mark(old)}
+    assert uncreated([old, new], before) == {"StatefulSet mlflow": "FailedCreate: forbidden: exceeded quota"}
+    assert uncreated([old | {"count": 2}], before) == {"Job schema": "FailedCreate: quota"}
+
+
+def test_a_reason_is_said_once_and_only_when_it_lasts() -> None:
+    stuck = Blocked()
+    assert stuck.see({"Pod a": "ErrImagePull: no"}, 0) == []
+    assert stuck.see({"Pod a": "ImagePullBackOff: no"}, 19) == []
+    assert stuck.see({"Pod a": "ImagePullBackOff: no"}, 20) == ["  Pod a cannot start: ImagePullBackOff: no"]
+    assert stuck.see({"Pod a": "ErrImagePull: no"}, 40) == []
+    assert stuck.reasons == {"Pod a": "ErrImagePull: no"}
+    assert stuck.see({}, 41) == []
+    assert stuck.see({"Pod a": "ErrImagePull: no"}, 50) == []
+    assert stuck.reasons == {}
+
+
+def test_a_failure_names_what_could_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(*arguments: object) -> None:
+        arguments[-1].reasons = {"Pod a": "schema: ErrImagePull: no such image"}  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(follow, "follow", seen)
+    with (
+        pytest.raises(LocalError, match=r"^pulumi up failed\.\nPod a could not start: schema: ErrImagePull: no such"),
+        follow.following(None, "team", print),  # type: ignore[arg-type]
+    ):
+        raise LocalError("pulumi up failed.")
