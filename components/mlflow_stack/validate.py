@@ -328,7 +328,15 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
             return None
         item = typing.get_args(hint)[1]
         pairs = cast("Mapping[str, Any]", value)
-        return {name: _conform(item, one, join(key, str(name)), secret, problems) for name, one in pairs.items()}
+        found: dict[str, Any] = {}
+        for name, one in pairs.items():
+            before = len(problems)
+            found[name] = _conform(item, one, join(key, str(name)), secret, problems)
+            if len(problems) > before and isinstance(one, Mapping) and plain_type(item) in (str, int):
+                problem = problems.pop()
+                path = f"""'{problems.spell(key)}["{_printable(_dotted(str(name), one))}"]'"""
+                problems.append(Problem(problem.key, f"{problem.message}. A name with dots is quoted: --path {path}"))
+        return found
     if hint is int:
         if isinstance(value, float) and value.is_integer():
             return int(value)
@@ -343,6 +351,14 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
             return None
         return _plain(isinstance(value, str), value, key, secret, "text", problems)
     return value
+
+
+def _dotted(name: str, value: Any) -> str:
+    """The name that was taken for a path of maps, as Pulumi does where a name with dots is not quoted."""
+    while isinstance(value, Mapping) and len(cast("Mapping[str, Any]", value)) == 1:
+        ((part, value),) = cast("Mapping[str, Any]", value).items()
+        name += f".{part}"
+    return name
 
 
 def _plain(right: bool, value: Any, key: str, secret: bool, wanted: str, problems: Problems) -> Any:

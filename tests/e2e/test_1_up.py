@@ -415,7 +415,7 @@ def killed_up(platform: Platform) -> str:
         checkpoint = json.loads(state.read_text())["checkpoint"]["latest"]
         pending = [one["resource"] for one in checkpoint.get("pending_operations") or []]
         named = [one["inputs"]["metadata"]["name"] for one in pending if one["type"].endswith(":StatefulSet")]
-        return named if platform.objects("statefulsets", NAMESPACE) else []
+        return named if named and platform.objects("statefulsets", NAMESPACE) else []
 
     command = [sys.executable, "-m", "local", "--instance", platform.instance.name, "--stack", "dev", "up"]
     with subprocess.Popen(command, cwd=engine.PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:

@@ -52,6 +52,16 @@ def mysql(**fields: object) -> dict:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (
+            {"users": ["ann.lee@x.org"], "passwords": {"ann": {"lee@x": {"org": "hunter2hunter2"}}}},
+            "passwords.ann: the value (not shown) is not accepted; wanted text. "
+            """A name with dots is quoted: --path 'passwords["ann.lee@x.org"]'""",
+        ),
+        (
+            {"users": ["ann.lee@x.org"], "rotation": {"ann": {"lee@x": {"org": 1}}}},
+            "rotation.ann: a map is not accepted; wanted a whole number. "
+            """A name with dots is quoted: --path 'rotation["ann.lee@x.org"]'""",
+        ),
         (pvc(size="10 Gi"), f'backendStore.pvc.size: "10 Gi" is not accepted; {SIZE}'),
         (pvc(size="-1Gi"), f'backendStore.pvc.size: "-1Gi" is not accepted; {SIZE}'),
         (pvc(size="Infinity"), f'backendStore.pvc.size: "Infinity" is not accepted; {SIZE}'),
