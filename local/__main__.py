@@ -129,8 +129,8 @@ def up(asked: Asked) -> None:
         here.recover(tools, _aside)
         here.release(tools)
         cluster = here.cluster(tools)
-        here.resume(tools, _aside, servers=False)
         with progress.streaming("pulumi up"), follow.following(cluster, _namespace(here), _aside):
+            here.resume(tools, _aside, servers=False)
             here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
         with follow.following(cluster, _namespace(here), _aside):
             resumed = here.resume(tools, _aside, servers=True)
