@@ -185,6 +185,9 @@ class S3Artifacts(pulumi.ComponentResource):
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "MLFLOW_ARTIFACTS_DESTINATION": root,
+            # MLflow 3.18 offers signed addresses only with these; the proxy withholds the offer that 3.17 always makes.
+            "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": str(self.presigned).lower(),
+            "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": str(self.presigned).lower(),
         }
         if not proxied:
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}

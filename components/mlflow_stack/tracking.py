@@ -152,6 +152,8 @@ class TrackingServer(pulumi.ComponentResource):
                 # Empty is none.
                 {"name": "MLFLOW_STATIC_PREFIX", "value": addresses.apply(lambda names: names.path)},
                 {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
+                # Empty: the package's own list of models, instead of one from GitHub.
+                {"name": "MLFLOW_MODEL_CATALOG_URI", "value": ""},
                 {"name": "HOME", "value": workload.SCRATCH},
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
                 *(variable for part in parts for variable in part.env),

@@ -138,8 +138,12 @@ def test_on_a_claim_tmp_stays_small() -> None:
     ],
 )
 def test_signed_addresses_are_offered_where_clients_reach_the_server(args: dict, offered: bool) -> None:
-    conf = stack(args).one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+    deployment = stack(args)
+    conf = deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
     assert ("multipart_downloads_enabled" not in conf) is offered
+    variables = env(server(deployment)["containers"][0])
+    assert variables["MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"] == str(offered).lower()
+    assert variables["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] == str(offered).lower()
 
 
 def test_unproxied_clients_get_the_address_and_bring_keys_of_their_own() -> None:
@@ -147,7 +151,8 @@ def test_unproxied_clients_get_the_address_and_bring_keys_of_their_own() -> None
     variables = env(server(deployment)["containers"][0])
     assert variables["MLFLOW_SERVE_ARTIFACTS"] == "false"
     assert variables["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == "s3://team/vision"
-    assert "MLFLOW_ARTIFACTS_DESTINATION" not in variables
+    proxied = ("ARTIFACTS_DESTINATION", "ENABLE_PROXY_MULTIPART_UPLOAD", "ENABLE_PROXY_MULTIPART_DOWNLOAD")
+    assert not {f"MLFLOW_{variable}" for variable in proxied} & set(variables)
     wanted = {
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
