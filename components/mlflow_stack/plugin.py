@@ -22,7 +22,7 @@ ENUMS = {
     models.Environment: ("ModelEnvironment", "Source of a model's libraries."),
 }
 """Values that are one of a few: their name in the schema, and its description."""
-SECRET_OUTPUTS = ("password", "passwords", "client_env")
+SECRET_OUTPUTS = ("password", "passwords", "client_env", "encryption_keys")
 
 
 class _Analyzer(analyzer.Analyzer):

@@ -224,7 +224,7 @@ def test_secrets_are_secret_in_the_schema() -> None:
     stores = {"MysqlStoreArgs.password", "S3ArtifactsArgs.accessKeyId", "S3ArtifactsArgs.secretAccessKey"}
     assert secret == {".passwords", *stores}
     outputs = {name for name, field in resource["properties"].items() if field.get("secret")}
-    assert outputs == {"password", "passwords", "clientEnv"}
+    assert outputs == {"password", "passwords", "clientEnv", "encryptionKeys"}
 
 
 def test_the_readme_program_passes_a_strict_type_checker(tmp_path: Path) -> None:

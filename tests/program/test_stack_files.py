@@ -34,12 +34,13 @@ def test_every_stack_file_is_accepted_and_exports_what_users_need(path: Path, pr
         "password",
         "passwords",
         "clientEnv",
+        "encryptionKeys",
         "modelUrls",
         "modelUris",
         "namespace",
     }
     secret = {name for name, one in deployment.outputs.items() if one["secret"]}
-    assert secret == {"password", "passwords", "clientEnv"}
+    assert secret == {"password", "passwords", "clientEnv", "encryptionKeys"}
     assert deployment.one("kubernetes").inputs["enableSecretMutable"] == "true"
 
 
