@@ -5,6 +5,7 @@ protected resource does not end the preview before it has said everything.
 """
 
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping
@@ -27,6 +28,9 @@ _SECRET: Final = "[secret]"  # noqa: S105 - what the engine shows in place of on
 _AUTONAMED: Final = "pulumi.com/autonamed"
 _ROOT: Final = "pulumi:pulumi:Stack"
 _DEFAULT_PROVIDER: Final = "default"
+_CONFLICT: Final = "server-side apply field conflict"
+_FORCE: Final = "PULUMI_K8S_ENABLE_PATCH_FORCE"
+"""Variable with which the Kubernetes provider takes over fields of other managers."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,12 @@ class Live:
         Raises `LocalError` with the engine's own messages when it refuses.
         """
         state = release.let_go(self._state(), released)
+        preview = ("preview", "--json", "--show-sames")
         with self._copy(_unprotected(state)) as variables:
-            done = self.deployment.tried(variables, "preview", "--json", "--show-sames")
+            done = self.deployment.tried(variables, *preview)
+            said = done.stdout + done.stderr
+            if _CONFLICT in said and not _foreign(said):
+                done = self.deployment.tried({**variables, _FORCE: "true"}, *preview)
         return comparison(state, _steps(done))
 
     def drift(self) -> Comparison:
@@ -116,17 +124,31 @@ def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
     return sorted([*found, *secret], key=lambda one: one.path)
 
 
+def _foreign(said: str) -> list[str]:
+    """Return the managers whose fields an update does not take over; of those edited with kubectl it does."""
+    managers = re.findall(r'conflicts? with \\?"([^"\\]+)', said)
+    return sorted({manager for manager in managers if not manager.startswith("kubectl")})
+
+
+def _failure(lines: list[str]) -> LocalError:
+    step = "put right what it names"
+    if managers := ", ".join(_foreign("\n".join(lines))):
+        step = (
+            f"take the change of {managers} over into the stack file, or let {managers} undo it; "
+            f"`{_FORCE}=true make up` overwrites it"
+        )
+    return LocalError(builds.failure("`pulumi preview`", lines, step))
+
+
 def _steps(done: subprocess.CompletedProcess[str]) -> list[State]:
     """The steps of a preview. Raises `LocalError` with the engine's messages when there are errors among them."""
     try:
         said: State = json.loads(done.stdout)
     except ValueError as error:
-        raise LocalError(
-            builds.failure("`pulumi preview`", (done.stderr + done.stdout).splitlines(), "put right what it names")
-        ) from error
+        raise _failure((done.stderr + done.stdout).splitlines()) from error
     errors = [str(one["message"]).strip() for one in said.get("diagnostics", []) if one["severity"] == "error"]
     if done.returncode or errors:
-        raise LocalError(builds.failure("`pulumi preview`", "\n".join(errors).splitlines(), "put right what it names"))
+        raise _failure("\n".join(errors).splitlines())
     return cast("list[State]", said.get("steps", []))
 
 

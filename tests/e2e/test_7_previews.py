@@ -56,6 +56,17 @@ class Team:
         command = [str(self.repository.folder / "ci" / "stack"), *arguments]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
+    def by_hand(self, command: str) -> subprocess.CompletedProcess[str]:
+        """A command in a shell that has evaluated `make env`."""
+        kubeconfig = self.scratch / "kubeconfig"
+        kubeconfig.write_text(self.env["KUBECONFIG_TEXT"])
+        where = f"STACK={STACK} CONTEXT={STACK} BACKEND={shlex.quote(self.env['BACKEND'])}"
+        script = f'eval "$(make -s env {where})" && {command}'
+        env = {**self.env, "KUBECONFIG": str(kubeconfig)}
+        return subprocess.run(
+            ["bash", "-c", script], cwd=self.repository.folder, env=env, capture_output=True, text=True, check=False
+        )
+
     def preview(self) -> subprocess.CompletedProcess[str]:
         return self.pipeline("preview", STACK, "HEAD~1")
 
@@ -161,7 +172,14 @@ def test_an_object_that_was_edited_by_hand_is_named_with_its_field(team: Team) -
         "- Service `mlflow`\n"
         "  - `metadata.labels.app.kubernetes.io/part-of` is `other`, and `mlflow` in the stack\n"
     )
-    team.platform.kubectl(*edit, "app.kubernetes.io/part-of=mlflow")
+    # As the documents say: the engine learns of the edit, and the next deploy takes it back.
+    refreshed = team.by_hand("pulumi refresh --yes")
+    assert refreshed.returncode == 0, refreshed.stdout + refreshed.stderr
+    preview = team.preview()
+    assert preview.returncode == 0, preview.stderr
+    assert "  - `metadata.labels.app.kubernetes.io/part-of`: `other` → `mlflow`\n" in preview.stdout
+    assert team.deploy() == told(preview.stdout)
+    assert team.pipeline("drift", STACK).stdout == ""
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -47,7 +47,12 @@ def told(repository: Repository, name: str, edit: Edit) -> None:
     if os.environ.get("ACCEPT"):
         golden(name).write_text(done.stdout)
     assert done.stdout == golden(name).read_text()
-    assert done.stderr == "" or name in REFUSED
+    assert done.stderr.startswith("error: 1 red line is not acknowledged:\n  - " if name in REFUSED else "")
+    assert (done.stderr == "") == (name not in REFUSED)
+    red = [
+        line.removeprefix("- 🔴 ").replace("**", "") for line in done.stdout.splitlines() if line.startswith("- 🔴 **")
+    ]
+    assert all(line in done.stderr for line in red)
     assert repository.git("status", "--porcelain") == ""
     assert len(repository.git("worktree", "list").splitlines()) == 1
     if name in REFUSED:

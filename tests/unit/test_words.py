@@ -48,6 +48,41 @@ def test_data_that_is_replaced_is_refused_also_when_release_names_it() -> None:
     assert told([old], [new]).refused[0].startswith("**PersistentVolumeClaim `mlflow` is replaced, and what is in it")
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("mlflow-data", "backendStore.pvc.size"),
+        ("mlflow-artifacts", "artifactStore.pvc.size"),
+        ("mlflow-database", "backendStore.mysql.deploy.size"),
+        ("mlflow-dumps", "backendStore.mysql.dumps.size"),
+    ],
+)
+def test_refuses_a_claim_that_shrinks_by_its_key(name: str, key: str) -> None:
+    def of(size: str) -> Resource:
+        return one("PersistentVolumeClaim", name, inputs=at("spec.resources.requests.storage", size))
+
+    shrunk = told([of("2Gi")], [of("1536Mi")], name)
+    assert shrunk.refused == [
+        f"**PersistentVolumeClaim `{name}` cannot shrink (2Gi → 1536Mi): Kubernetes refuses it.** "
+        f"Set `{key}` to 2Gi or more."
+    ]
+    assert "is resized in place" not in shrunk.comment("dev", "x")
+    assert told([of("2Gi")], [of("2048Mi")]).refused == []
+    assert told([of("1536Mi")], [of("2Gi")]).refused == []
+
+
+def test_says_at_the_end_which_lines_are_refused() -> None:
+    assert told([CLAIM], [CLAIM]).verdict == ""
+    assert told([CLAIM, SALT, password(2)], [SALT]).verdict == (
+        "2 red lines are not acknowledged:\n"
+        "  - PersistentVolumeClaim `mlflow-data` is deleted, with all in it. "
+        "If that is meant, add `mlflow-data` to `release` in the stack file.\n"
+        "  - The password of `bob` is another one. "
+        "If that is meant, add `mlflow-password-bob` to `release` in the stack file.\n"
+        "Next: do what each line says, or take its change back."
+    )
+
+
 def test_protection_that_goes_is_refused() -> None:
     bare = one("PersistentVolumeClaim", "mlflow-data")
     assert (

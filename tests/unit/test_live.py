@@ -1,0 +1,70 @@
+"""Previews of a stack that runs: which field conflicts end them."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+
+from local.errors import LocalError
+from preview.live import Live
+
+FORCE = "PULUMI_K8S_ENABLE_PATCH_FORCE"
+
+
+def conflict(*managers: str) -> str:
+    clashes = "".join(f'\nconflicts with "{manager}" using v1:\n- .metadata.labels.a' for manager in managers)
+    message = f"server-side apply field conflict detected, see …\nApply failed with 2 conflicts: {clashes}"
+    return json.dumps({"diagnostics": [{"severity": "error", "message": message}], "steps": []})
+
+
+class Engine:
+    """Answers a preview, with the given conflict unless it may take fields over."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+        self.forced: list[bool] = []
+
+    def tried(self, variables: Mapping[str, str], *_: str) -> subprocess.CompletedProcess[str]:
+        self.forced.append(variables.get(FORCE) == "true")
+        if self.forced[-1]:
+            return subprocess.CompletedProcess([], 0, json.dumps({"steps": []}), "")
+        return subprocess.CompletedProcess([], 255, self.said, "")
+
+
+def live(said: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Live, Engine]:
+    @contextmanager
+    def copy(_self: Live, _state: Any) -> Iterator[dict[str, str]]:
+        yield {}
+
+    engine = Engine(said)
+    monkeypatch.setattr(Live, "_copy", copy)
+    monkeypatch.setattr(Live, "_state", lambda _: {})
+    return Live(cast(Any, engine), cast(Any, None)), engine
+
+
+def test_takes_back_what_was_edited_with_kubectl_as_an_update_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, engine = live(conflict("kubectl-label", "kubectl"), monkeypatch)
+    assert found.preview([]).changes == []
+    assert engine.forced == [False, True]
+
+
+def test_names_another_manager_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, engine = live(conflict("kubectl-label", "OpenShift Console"), monkeypatch)
+    with pytest.raises(LocalError, match="conflict detected") as raised:
+        found.preview([])
+    assert str(raised.value).endswith(
+        "Next: take the change of OpenShift Console over into the stack file, or let OpenShift Console undo it; "
+        "`PULUMI_K8S_ENABLE_PATCH_FORCE=true make up` overwrites it."
+    )
+    assert engine.forced == [False]
+
+
+def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = json.dumps({"diagnostics": [{"severity": "error", "message": 'conflict with "kubectl"'}], "steps": []})
+    found, engine = live(said, monkeypatch)
+    with pytest.raises(LocalError, match="put right what it names"):
+        found.preview([])
+    assert engine.forced == [False]
