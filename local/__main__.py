@@ -131,7 +131,10 @@ def up(asked: Asked) -> None:
         cluster = here.cluster(tools)
         with progress.streaming("pulumi up"), follow.following(cluster, _namespace(here), _aside):
             here.resume(tools, _aside, servers=False)
-            here.stream(tools, _UP, f"put right what it names, then `{asked.make('up')}` again")
+            preview = asked.make("preview")
+            here.stream(
+                tools, _UP, f"fix the errors above (`{preview}` explains each change), then `{asked.make('up')}` again"
+            )
         with follow.following(cluster, _namespace(here), _aside):
             resumed = here.resume(tools, _aside, servers=True)
         if not resumed and set(here.changes(tools)) <= {"same"}:
