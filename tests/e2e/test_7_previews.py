@@ -75,7 +75,7 @@ class Team:
         done = self.pipeline("deploy", STACK)
         assert done.returncode == 0, done.stdout + done.stderr
         found: dict[str, set[tuple[str, str]]] = {title: set() for title in DONE.values()}
-        for kind, name, ended in re.findall(rf"(\w+) (\S+) ({'|'.join(DONE)})\b", done.stdout):
+        for kind, name, ended in re.findall(rf":(\w+) (\S+) ({'|'.join(DONE)})\b", done.stdout):
             if ended in DONE and not re.search(rf":index:{kind} ", done.stdout.replace("random:index", "random")):
                 found[DONE[ended]].add((kind, name))
         # A replacement is told by its halves as well.
