@@ -163,6 +163,8 @@ class _Read(validate.Fields):
 
 
 def _form(predicate: Any) -> dict[str, Any]:
+    if predicate is validate.not_empty:
+        return {"minItems": 1}
     if predicate in FORMATS:
         return {"pattern": FORMATS[predicate]}
     bounds = inspect.getclosurevars(predicate).nonlocals

@@ -86,10 +86,10 @@ class ExposeArgs(TypedDict):
     controllers, by their charts' labels."""
     allow_from: NotRequired[Sequence[str]]
     """The clients that are answered, as CIDRs; others get 403. Callers in the cluster, who use the Service, are not
-    meant. Default: all."""
+    meant. At least one. Default: all."""
     trusted_proxies: NotRequired[Sequence[str]]
     """The addresses of the controllers in front as CIDRs: X-Forwarded-For is believed from them alone. Required with
-    ``allow_from``, but for nodeport. Default: none."""
+    ``allow_from``, but for nodeport; ranges of your own, not of the internet. Default: none."""
     annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
     """More annotations of the Ingress, Route or HTTPRoute, over the stack's own. Default: {}."""
 
@@ -119,8 +119,14 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("class_name", validate.subdomain)
     fields.check("gateway", validate.namespaced_name)
     fields.check("node_port", validate.between(30000, 32767))
+    for name in ("allow_from", "trusted_proxies"):
+        fields.check(name, validate.not_empty)
     fields.check_each("allow_from", validate.cidr)
     fields.check_each("trusted_proxies", validate.cidr)
+    wide = validate.widest(fields.get("trusted_proxies", ()))
+    if wide is not None:
+        why = "the addresses of the controllers alone: others could claim any address by X-Forwarded-For"
+        fields.refuse_item("trusted_proxies", wide, why)
     fields.check_keys("annotations", validate.label_key)
     kind: Kind | None = fields.get("kind")
     if kind is None or kind not in FIELDS:
@@ -250,9 +256,13 @@ class Exposure(pulumi.ComponentResource):
         accepted = validate.accepted("Exposure", name, ExposureArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:Exposure", name, {}, opts)
         expose = accepted["expose"]
-        for one in expose.get("allow_from", ()):
-            if one in network.ANYWHERE:
-                pulumi.log.warn(f"expose.allowFrom: {one} admits every address.", self)
+        for key, ranges in (
+            ("expose.allowFrom", expose.get("allow_from", ())),
+            ("expose.controller.cidrs", expose.get("controller", {}).get("cidrs", ())),
+        ):
+            wide = validate.widest(ranges)
+            if wide is not None:
+                pulumi.log.warn(f"{key}: {wide} admits most of the internet.", self)
         make = _MAKERS.get(expose["kind"])
         if make is not None:
             make(self, name, accepted)

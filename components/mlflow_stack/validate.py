@@ -527,6 +527,22 @@ def cidr(value: str) -> str | None:
     return None if str(network) == value else f"a range as networks are written; did you mean {network}?"
 
 
+def not_empty(value: Sequence[object]) -> str | None:
+    """A list with at least one item, where an empty one would mean everything."""
+    return None if value else "at least one range; without the key there is no limit"
+
+
+def widest(cidrs: Sequence[str]) -> str | None:
+    """The largest range that accepted :func:`cidr` values make together, if it is most of the internet."""
+    networks = [ipaddress.ip_network(one) for one in cidrs if cidr(one) is None]
+    together = [
+        *ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network)),
+        *ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv6Network)),
+    ]
+    # The widest ranges that are somebody's own are fc00::/7 and 10.0.0.0/8.
+    return next((str(one) for one in together if one.prefixlen < 7), None)
+
+
 def namespaced_name(value: str) -> str | None:
     """An object in a namespace."""
     namespace, slash, name = value.partition("/")

@@ -267,7 +267,13 @@ def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pyt
     warned: list[str] = []
     monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: warned.append(text))
     exposed({"kind": "nodeport", "host": "h", "node_port": 30500, "allow_from": ["0.0.0.0/0", "192.0.2.0/24"]})
-    assert warned == ["expose.allowFrom: 0.0.0.0/0 admits every address."]
+    ingress = {"kind": "ingress", "host": "h.example.com"}
+    exposed({**ingress, "controller": {"cidrs": ["0.0.0.0/1", "128.0.0.0/1"]}})
+    exposed({**ingress, "controller": {"cidrs": ["10.0.0.0/8"]}, "trusted_proxies": ["10.0.0.0/8"]})
+    assert warned == [
+        "expose.allowFrom: 0.0.0.0/0 admits most of the internet.",
+        "expose.controller.cidrs: 0.0.0.0/0 admits most of the internet.",
+    ]
 
 
 def test_nothing_is_made_where_nothing_is_exposed() -> None:

@@ -140,6 +140,7 @@ BUCKET = {"bucket": "team", "existingSecret": "keys"}
         {"expose": {"kind": "nodeport", "host": "h", "nodePort": 80}},
         {"expose": {"kind": "none", "host": "h"}},
         {"expose": {"kind": "ingress", "host": "h", "allowFrom": ["192.0.2.1"]}},
+        {"expose": {"kind": "nodeport", "host": "h", "nodePort": 30500, "allowFrom": []}},
         {"expose": {"kind": "ingress", "host": "h", "tls": {"issuerKind": "Other"}}},
         {"expose": {"kind": "ingress", "host": "h", "path": "mlflow/"}},
         {"models": [{"uri": "models:/iris/1"}]},

@@ -190,6 +190,29 @@ def mysql(**fields: object) -> dict:
             )
             for text in ("1", "192.0.2.7", "192.0.2.0/33", "10.0.0.0/255.0.0.0", "255.255.255.255/32", "all", "")
         ],
+        (
+            exposed(allow_from=[], trusted_proxies=["10.0.0.0/8"]),
+            "expose.allowFrom: a list is not accepted; wanted at least one range; without the key there is no limit",
+        ),
+        (
+            exposed(allow_from=["192.0.2.0/24"], trusted_proxies=[]),
+            "expose.trustedProxies: a list is not accepted; "
+            "wanted at least one range; without the key there is no limit",
+        ),
+        *[
+            (
+                exposed(trusted_proxies=ranges),
+                f'expose.trustedProxies: "{wide}" is not accepted; wanted the addresses of the controllers alone: '
+                "others could claim any address by X-Forwarded-For",
+            )
+            for ranges, wide in (
+                (["0.0.0.0/0"], "0.0.0.0/0"),
+                (["::/0"], "::/0"),
+                (["0.0.0.0/1", "128.0.0.0/1"], "0.0.0.0/0"),
+                (["10.0.0.0/8", "2000::/3"], "2000::/3"),
+                ([f"{n}.0.0.0/8" for n in range(4, 8)], "4.0.0.0/6"),
+            )
+        ],
         (exposed(trusted_proxies=[1]), "expose.trustedProxies[0]: 1 is not accepted; wanted text"),
         (
             exposed(trusted_proxies=["2001:DB8::/32"]),
