@@ -21,6 +21,9 @@ IssuerKind = Literal["ClusterIssuer", "Issuer"]
 TIMEOUT_SECONDS = 3600
 """How long a transfer may take, as in the proxy."""
 
+ANNOTATIONS_BYTES = 200 * 1024
+"""Kubernetes takes 256 KiB of annotations on an object, which are the stack's own and the provider's, too."""
+
 NAME = "app.kubernetes.io/name"
 INGRESS_CONTROLLERS = (
     "ingress-nginx",
@@ -128,6 +131,9 @@ def _rules(fields: validate.Fields) -> None:
         why = "the addresses of the controllers alone: others could claim any address by X-Forwarded-For"
         fields.refuse_item("trusted_proxies", wide, why)
     fields.check_keys("annotations", validate.label_key)
+    texts = [*fields.get("annotations", {}), *fields.get("annotations", {}).values()]
+    if sum(len(text.encode()) for text in texts if isinstance(text, str)) > ANNOTATIONS_BYTES:
+        fields.refuse("annotations", f"at most {ANNOTATIONS_BYTES} bytes, keys included")
     kind: Kind | None = fields.get("kind")
     if kind is None or kind not in FIELDS:
         return

@@ -29,14 +29,15 @@ S3_KEYS_FILE = "credentials"
 
 PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "model_server.py")
 
-REQUESTS = {"cpu": "100m", "memory": "384Mi"}
+SCRATCH_SIZE = "256Mi"
+SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
 LIMITS = {"memory": "1Gi"}
 """A small scikit-learn model is served with 260 MB resident; what a model needs beyond that is its user's to say."""
+SMALLEST_LIMIT = workload.Floor("256Mi", "a server of a small scikit-learn model holds 260 MB")
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": workload.STEP_CPU, "memory": "256Mi"},
     {"memory": "1Gi"},
 )
-SCRATCH_SIZE = "256Mi"
 
 DEFAULT_SIZE = "2Gi"
 DEFAULT_MAX_REQUEST_SIZE = "20Mi"
@@ -170,6 +171,7 @@ def _model_rules(fields: validate.Fields) -> None:
         fields.check(name, validate.size)
     for name in ("request_timeout", "load_timeout", "rollout_timeout"):
         fields.check(name, validate.duration)
+    workload.resource_rules(fields, SERVER_REQUESTS, LIMITS, {"memory": SMALLEST_LIMIT})
     fields.check("node_port", validate.between(30000, 32767))
     fields.check("s3_existing_secret", validate.subdomain)
     fields.check("s3_endpoint_url", validate.endpoint)
@@ -257,7 +259,7 @@ def _server_rules(fields: validate.Fields) -> None:
     fields.check("existing_secret", validate.subdomain)
     fields.check("image", validate.image)
     fields.check("platform", validate.one_of(*workload.PLATFORMS))
-    fields.check_each("labels", validate.label_value)
+    workload.label_rules(fields)
 
 
 class ModelServer(pulumi.ComponentResource):
@@ -410,14 +412,13 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HOME": workload.SCRATCH,
     }
-    requests = {**REQUESTS, "ephemeral-storage": SCRATCH_SIZE}
     return {
         "name": "model",
         "image": _image(args),
         "command": ["python", f"{SCRIPTS}/model_server.py"],
         "args": [],
         "env": workload.env(env),
-        "resources": workload.resources(model.get("resources"), requests, LIMITS),
+        "resources": workload.resources(model.get("resources"), SERVER_REQUESTS, LIMITS),
         "security_context": workload.container_security(),
         # What `pulumi up` prints of a server that does not start.
         "termination_message_policy": "FallbackToLogsOnError",

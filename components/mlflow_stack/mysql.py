@@ -73,6 +73,7 @@ def _mariadb(fields: validate.Fields) -> None:
     fields.check("storage_class", validate.subdomain)
     fields.check("image", validate.image)
     fields.check("rotation", validate.between(0, 2**31))
+    workload.resource_rules(fields, *SERVER_RESOURCES)
 
 
 class DumpsArgs(TypedDict):

@@ -36,6 +36,9 @@ DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
 DEFAULT_MAX_CONCURRENT_UPLOADS = 2
 
+REQUESTS = {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"}
+LIMITS = {"memory": "128Mi"}
+
 CONFIG = "/etc/mlflow-stack"
 AUTH = "/etc/mlflow-stack-auth"
 
@@ -103,6 +106,7 @@ class AuthProxyArgs(TypedDict):
 def _rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
     fields.check("serving", validate.dns_label)
+    workload.resource_rules(fields, REQUESTS, LIMITS)
     size_rules(fields)
 
 
@@ -154,11 +158,7 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "public", "container_port": PUBLIC_PORT},
                         {"name": "internal", "container_port": INTERNAL_PORT},
                     ],
-                    "resources": workload.resources(
-                        accepted.get("resources"),
-                        {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"},
-                        {"memory": "128Mi"},
-                    ),
+                    "resources": workload.resources(accepted.get("resources"), REQUESTS, LIMITS),
                     "security_context": workload.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "startup_probe": {

@@ -178,9 +178,6 @@ class S3Artifacts(pulumi.ComponentResource):
             reach = replace(reach, wait_for=[*reach.wait_for, _check(self, name, root, reach, placement)])
 
         size = validate.bytes_of(placement["max_artifact_size"])
-        downloads = max(size, DOWNLOAD_BYTES)
-        # Without the server in between, it fetches files for the UI, and receives none but the UI's own.
-        uploads = placement["max_concurrent_uploads"] * size if proxied else 0
         serving = {
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -191,7 +188,7 @@ class S3Artifacts(pulumi.ComponentResource):
         }
         if not proxied:
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
-        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(downloads)}
+        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(max(size, DOWNLOAD_BYTES))}
         self.parts = PodParts(
             env=[*reach.env, *workload.env({**serving, **spool})],
             volumes=reach.volumes,
@@ -199,9 +196,19 @@ class S3Artifacts(pulumi.ComponentResource):
             egress=reach.egress,
             wait_for=reach.wait_for,
             identity={identity.ARTIFACTS: data},
-            scratch_bytes=uploads + downloads,
+            scratch_bytes=scratch_bytes(accepted, size, placement["max_concurrent_uploads"]),
         )
         self.register_outputs({})
+
+
+def scratch_bytes(args: S3ArtifactsArgs, largest: int, uploads: int) -> int:
+    """Return what passes through the server's ``/tmp`` at most.
+
+    :param largest: Bytes of the largest artifact.
+    :param uploads: Uploads at once.
+    """
+    # Without the server in between, it fetches files for the UI, and receives none but the UI's own.
+    return max(largest, DOWNLOAD_BYTES) + (uploads * largest if args.get("proxied", True) else 0)
 
 
 def _connection(args: S3ArtifactsArgs) -> dict[str, pulumi.Input[str]]:

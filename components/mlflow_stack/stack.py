@@ -109,8 +109,9 @@ def _rules(fields: validate.Fields) -> None:
     fields.refuse_together("namespace", "existing_namespace", "one creates, the other adopts")
     for name in ("quota", "container_defaults"):
         fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
-    fields.check_keys("quota", validate.label_key)
-    fields.check_each("quota", validate.quantity)
+    fields.check_keys("quota", validate.quota_resource)
+    fields.check_each("quota", validate.hard_limit)
+    workload.resource_rules(fields, {}, {}, name="container_defaults")
     fields.check("proxy_image", validate.image)
     tracking.server_rules(fields)
     credentials.user_rules(fields)
@@ -119,6 +120,11 @@ def _rules(fields: validate.Fields) -> None:
     backend: BackendStoreArgs = fields.get("backend_store", {})
     claim: PvcStoreArgs = backend.get("pvc", {})
     artifacts: ArtifactStoreArgs = fields.get("artifact_store", {})
+    passing = _passing_bytes(fields, artifacts)
+    if validate.size(str(tracking.SCRATCH_BYTES + passing)) is None:
+        tracking.resource_rules(fields, passing)
+    else:
+        fields.refuse("max_artifact_size", f"a smaller size: the server's /tmp would have to hold {passing} bytes")
     mounted = "s3" not in artifacts and artifacts.get("pvc", {}).get("access_mode") != "ReadWriteMany"
     if "mysql" not in backend:
         fields.check("replicas", lambda number: None if number == 1 else "1, as SQLite on a claim has one writer")
@@ -134,6 +140,7 @@ def _rules(fields: validate.Fields) -> None:
             or "existing_secret" in artifacts.get("s3", {})
             or "existing_secret" in backend.get("mysql", {})
             or "existing_secret" in fields.get("encryption_keys", {})
+            or any("s3_existing_secret" in model for model in fields.get("models", []) if model)
         ):
             fields.refuse(
                 "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
@@ -142,6 +149,15 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse(
             "artifact_store", "it left out, as a pod mounts a claim once; the backend store's holds artifacts, too"
         )
+
+
+def _passing_bytes(fields: validate.Fields, artifacts: ArtifactStoreArgs) -> int:
+    """Return what passes through the server's ``/tmp`` at most."""
+    largest = fields.get("max_artifact_size", s3.DEFAULT_MAX_ARTIFACT_SIZE)
+    if "s3" not in artifacts or validate.size(largest) is not None:
+        return 0
+    uploads = fields.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
+    return s3.scratch_bytes(artifacts["s3"], validate.bytes_of(largest), uploads)
 
 
 def accept(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> MlflowStackArgs:

@@ -28,6 +28,8 @@ BODY_COST = 96
 empty spans, 90 for a long search filter (measured with 1 and 8 MiB)."""
 SMALLEST_BODY_LIMIT = 2**20
 """MLflow's client sends batches of up to 1,000,000 bytes."""
+SMALLEST_LIMIT = f"{(SERVER_BYTES + BODY_COST * SMALLEST_BODY_LIMIT) // 2**20}Mi"
+"""Memory limit with which a request of the smallest body limit does not end the server."""
 LARGEST_BODY_LIMIT = 32 * 2**20
 """More memory serves more requests at once. A larger body would occupy the interpreter for minutes."""
 
@@ -68,6 +70,7 @@ def _rules(fields: validate.Fields) -> None:
     server_rules(fields)
     fields.check("replicas", validate.between(1, 100))
     parts: Sequence[PodParts] = fields.get("parts", ())
+    resource_rules(fields, sum(part.scratch_bytes for part in parts))
     if fields.get("replicas", 1) > 1 and any(part.exclusive for part in parts):
         fields.refuse("replicas", "1, as one of the parts is for one pod alone")
 
@@ -77,7 +80,20 @@ def server_rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
     fields.check("platform", validate.one_of(*workload.PLATFORMS))
     fields.check("rollout_timeout", validate.duration)
-    fields.check_each("labels", validate.label_value)
+    workload.label_rules(fields)
+
+
+def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
+    """Judge the server's resources.
+
+    :param passing_bytes: What passes through ``/tmp`` at most beyond the server's own.
+    """
+    scratch = str(SCRATCH_BYTES + passing_bytes)
+    floors = {
+        "memory": workload.Floor(SMALLEST_LIMIT, "MLflow holds 487 MB when idle, and requests need the rest"),
+        "ephemeral-storage": workload.Floor(scratch, "the server's /tmp may hold that many bytes"),
+    }
+    workload.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
 
 
 def max_body_bytes(resources: workload.ResourcesArgs | None) -> int:

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 import pulumi
@@ -145,6 +146,17 @@ class Fields(Mapping[str, Any]):
         """Reports a field, with its value, as not accepted."""
         value = _shown(self._values[name], self._secret or name in SECRETS) if name in self._values else "missing; "
         self._problems.append(Problem(self._where(name), value + wanted))
+
+    def refuse_value(self, name: str, key: str, wanted: str) -> None:
+        """Report one value of a map."""
+        value = _shown(self._values[name][key], self._secret or name in SECRETS)
+        self._problems.append(Problem(join(self._where(name), key), value + wanted))
+
+    def under(self, name: str) -> "Fields":
+        """Return the fields of a map of fields, for rules that judge it together with what surrounds it."""
+        values: dict[str, Any] = self._values.get(name, {})
+        secret = self._secret or name in SECRETS
+        return Fields(self._where(name), values, frozenset(values), secret, self._problems)
 
     def refuse_item(self, name: str, value: str, wanted: str) -> None:
         """Reports one item of a list by its value."""
@@ -399,42 +411,100 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
 
 # What single values may be. Each says what it wants with an example.
 
-_QUANTITY = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|m)?", re.ASCII)
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18} | {
-    unit: 1024 ** (power + 1) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))
+_QUANTITY = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[mkMGTPE])?", re.ASCII)
+_LARGEST_QUANTITY = 2**63 - 1
+"""A larger one is cut to this by the API server, and to something else by nginx."""
+_AMOUNT = re.compile(
+    r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<unit>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?", re.ASCII
+)
+_UNITS = {unit: Fraction(1000) ** power for power, unit in enumerate(["n", "u", "m", "", *"kMGTPE"], -3)} | {
+    f"{letter}i": Fraction(1024) ** power for power, letter in enumerate("KMGTPE", 1)
 }
+_LARGEST_OBJECT = 2**20
+"""Bytes of data in a ConfigMap or Secret."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_REGISTRY = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?"
+_REPOSITORY = r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
-    r"(?P<name>[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*)(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?",
+    rf"(?P<name>({_REGISTRY}/)?{_REPOSITORY}(/{_REPOSITORY})*)"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?",
     re.ASCII,
 )
+"""As container runtimes read references: github.com/distribution/reference."""
+_LONGEST_IMAGE_NAME = 255 - len("docker.io/library/")
 
 
 def quantity(value: str) -> str | None:
     """A Kubernetes quantity above zero: digits with an optional unit, no sign, no exponent, no spaces."""
-    match = _QUANTITY.fullmatch(value)
-    if match is None or float(match["number"]) == 0:
-        return "a Kubernetes quantity above zero, such as 500m or 10Gi"
+    if _QUANTITY.fullmatch(value) is None or not 0 < amount(value) <= _LARGEST_QUANTITY:
+        return "a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
     return None
+
+
+def hard_limit(value: str) -> str | None:
+    """A quantity in a ResourceQuota, where zero forbids."""
+    return None if _QUANTITY.fullmatch(value) and amount(value) == 0 else quantity(value)
 
 
 def size(value: str) -> str | None:
     """A quantity of bytes: at least one, no fractions of a byte."""
-    match = _QUANTITY.fullmatch(value)
-    if match is None or match["unit"] == "m" or bytes_of(value) < 1:
-        return "a size above zero as a Kubernetes quantity, such as 10Gi"
+    if quantity(value) is not None or value.endswith("m") or bytes_of(value) < 1:
+        return "a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
     return None
 
 
-def bytes_of(value: str) -> int:
-    """The bytes in an accepted :func:`size`."""
-    match = _QUANTITY.fullmatch(value)
+def amount(value: str) -> Fraction:
+    """Return the exact value of a quantity, in any form that Kubernetes writes."""
+    match = _AMOUNT.fullmatch(value)
     if match is None:
         raise ValueError(f"not a quantity: {value!r}")
-    return int(float(match["number"]) * _UNITS[match["unit"] or ""])
+    unit = match["unit"] or ""
+    factor = _UNITS[unit] if unit in _UNITS else Fraction(10) ** int(unit[1:])
+    return Fraction(match["number"]) * factor
+
+
+def bytes_of(value: str) -> int:
+    """Return the whole bytes in a quantity."""
+    return int(amount(value))
+
+
+EXTENDED = "an extended resource with its domain, such as nvidia.com/gpu"
+_CONTAINER_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_QUOTA_RESOURCES = frozenset(
+    {
+        *("cpu", "memory", "ephemeral-storage", "pods", "services", "replicationcontrollers", "resourcequotas"),
+        *("secrets", "configmaps", "persistentvolumeclaims", "services.nodeports", "services.loadbalancers"),
+        *(f"{part}.{name}" for part in ("requests", "limits") for name in _CONTAINER_RESOURCES),
+        "requests.storage",
+    }
+)
+
+
+def is_extended(resource: str) -> bool:
+    """Whether a container's resource is a device plugin's, of which only whole ones are given, never shared."""
+    return "/" in resource
+
+
+def container_resource(value: str) -> str | None:
+    """A resource that a container may ask for, as the API server judges names."""
+    if value in _CONTAINER_RESOURCES:
+        return None
+    domain, slash, _ = value.partition("/")
+    native = domain == "kubernetes.io" or domain.endswith(".kubernetes.io") or domain.startswith("requests.")
+    # A quota would name it so.
+    if not slash or native or label_key(value) is not None or label_key(f"requests.{value}") is not None:
+        return f"one of {', '.join(_CONTAINER_RESOURCES)}, or {EXTENDED}"
+    return None
+
+
+def quota_resource(value: str) -> str | None:
+    """A resource that a ResourceQuota may limit, as the API server judges names."""
+    if value in _QUOTA_RESOURCES or ("/" in value and label_key(value) is None):
+        return None
+    return "a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch"
 
 
 def dns_label(value: str, longest: int = 63) -> str | None:
@@ -460,7 +530,11 @@ def label_value(value: str) -> str | None:
 def image(value: str) -> str | None:
     """An image with a tag other than ``latest``, or with a digest, so that what runs is named."""
     match = _IMAGE.fullmatch(value)
-    if match is None or (match["digest"] is None and match["tag"] in (None, "latest")):
+    if (
+        match is None
+        or (match["digest"] is None and match["tag"] in (None, "latest"))
+        or len(match["name"]) > _LONGEST_IMAGE_NAME
+    ):
         return "an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
     return None
 
@@ -475,9 +549,10 @@ def user(value: str) -> str | None:
 
 
 def password(value: str) -> str | None:
-    """At least 12 printable ASCII characters: browsers disagree on the encoding of others."""
-    if len(value) < 12 or not (value.isascii() and value.isprintable()):
-        return "at least 12 printable ASCII characters"
+    """12 to 1024 printable ASCII characters: browsers disagree on the encoding of others, and nginx takes headers of at
+    most 8 KiB."""
+    if not 12 <= len(value) <= 1024 or not (value.isascii() and value.isprintable()):
+        return "12 to 1024 printable ASCII characters"
     return None
 
 
@@ -546,8 +621,9 @@ def widest(cidrs: Sequence[str]) -> str | None:
 def namespaced_name(value: str) -> str | None:
     """An object in a namespace."""
     namespace, slash, name = value.partition("/")
-    if not slash or dns_label(namespace) is not None or subdomain(name) is not None:
-        return "namespace/name"
+    # NetworkPolicies select the pods of a Gateway by a label with its name.
+    if not slash or dns_label(namespace) is not None or subdomain(name) is not None or label_value(name) is not None:
+        return "namespace/name, the name of at most 63 characters" if len(name) > 63 else "namespace/name"
     return None
 
 
@@ -562,7 +638,8 @@ def label_key(value: str) -> str | None:
 def folder(value: str) -> str | None:
     """A relative path without dots, blanks or shell characters."""
     parts = value.split("/")
-    if re.fullmatch(r"[A-Za-z0-9._/-]+", value, re.ASCII) is None or any(part in ("", ".", "..") for part in parts):
+    long = len(value) > 512 or any(len(part) > 255 for part in parts)
+    if long or not re.fullmatch(r"[A-Za-z0-9._/-]+", value, re.ASCII) or {"", ".", ".."} & set(parts):
         return "a folder's path from the claim's root, such as mlruns"
     return None
 
@@ -575,9 +652,9 @@ def absolute_path(value: str) -> str | None:
 
 
 def duration(value: str) -> str | None:
-    """A duration as Pulumi's timeouts take it."""
-    if re.fullmatch(r"[1-9][0-9]*(s|m|h)", value, re.ASCII) is None:
-        return "a duration in whole seconds, minutes or hours, such as 10m"
+    """A duration as Pulumi, Kubernetes and nginx take it; a week at most, which none of them overflows with."""
+    if re.fullmatch(r"[1-9][0-9]{0,5}[smh]", value, re.ASCII) is None or seconds_of(value) > 7 * 24 * 3600:
+        return "a duration of at most 168h in whole seconds, minutes or hours, such as 10m"
     return None
 
 
@@ -621,7 +698,9 @@ def access_key(value: str) -> str | None:
 
 
 def certificates(value: str) -> str | None:
-    """Certificates as text."""
+    """Certificates as text, of a size that a ConfigMap holds."""
+    if len(value.encode()) > _LARGEST_OBJECT:
+        return f"certificates as PEM text of at most {_LARGEST_OBJECT} bytes, which is what a ConfigMap holds"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
     except (ssl.SSLError, ValueError):

@@ -1,9 +1,10 @@
 """What every pod has in common: labels, hardening, and the parts that stores and proxies hand to a server."""
 
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources as package
-from typing import Literal, NotRequired, Protocol, TypedDict, get_args
+from typing import Literal, NotRequired, Protocol, TypedDict, cast, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -38,15 +39,71 @@ class ResourcesArgs(TypedDict):
     """What a container asks for and may use at most, as Kubernetes quantities."""
 
     requests: NotRequired[Mapping[str, str]]
-    """The amounts reserved, by resource name (cpu, memory). Default: the container's own."""
+    """Amounts reserved, by resource: cpu, memory, ephemeral-storage, or a device such as nvidia.com/gpu; none above its
+    limit. Default: the container's own."""
     limits: NotRequired[Mapping[str, str]]
-    """The amounts not to be passed, by resource name (cpu, memory). Default: the container's own."""
+    """Amounts not to be passed, by the same resources. Default: the container's own."""
 
 
 @validate.rules(ResourcesArgs)
 def _resources(fields: validate.Fields) -> None:
     for name in ("requests", "limits"):
+        fields.check_keys(name, validate.container_resource)
         fields.check_each(name, validate.quantity)
+        for resource, value in fields.get(name, {}).items():
+            if validate.is_extended(resource) and validate.quantity(value) is None and not value.isdigit():
+                fields.refuse_value(name, resource, "a whole number, as devices are not shared")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Smallest limit that a container works with."""
+
+    limit: str
+    """Quantity."""
+    why: str
+    """What takes that much."""
+
+
+def resource_rules(
+    fields: validate.Fields,
+    requests: Mapping[str, str],
+    limits: Mapping[str, str],
+    floors: Mapping[str, Floor] = types.MappingProxyType({}),
+    *,
+    name: str = "resources",
+) -> None:
+    """Judge a container's resources with its defaults merged in, as the API server judges its pods.
+
+    :param floors: Smallest limits, by resource.
+    :param name: Name of the field of :class:`ResourcesArgs`.
+    """
+    if name not in fields:
+        return
+    given, stated = fields.under(name), cast(ResourcesArgs, fields[name])
+    own_requests, own_limits = stated.get("requests", {}), stated.get("limits", {})
+    all_limits = {**limits, **own_limits}
+    for resource, floor in floors.items():
+        if resource in own_limits and validate.amount(own_limits[resource]) < validate.amount(floor.limit):
+            given.refuse_value("limits", resource, f"at least {floor.limit}: {floor.why}")
+    for resource, request in {**requests, **own_requests}.items():
+        if resource not in all_limits:
+            if validate.is_extended(resource):
+                wanted = f"the same number at limits.{resource}, as devices are not shared"
+                given.refuse_value("requests", resource, wanted)
+            continue
+        limit = all_limits[resource]
+        excess = validate.amount(request) - validate.amount(limit)
+        if excess and validate.is_extended(resource):
+            given.refuse_value("requests", resource, f"{limit} as in limits, as devices are not shared")
+        elif excess <= 0:
+            continue
+        elif resource not in own_requests:
+            given.refuse_value("limits", resource, f"at least requests.{resource}, which defaults to {request}")
+        elif resource in own_limits:
+            given.refuse_value("requests", resource, f"at most limits.{resource}, {limit}")
+        else:
+            given.refuse_value("requests", resource, f"at most limits.{resource}, which defaults to {limit}")
 
 
 @dataclass(frozen=True)
@@ -126,6 +183,12 @@ def selector(instance: str, component: str) -> dict[str, str]:
         "app.kubernetes.io/instance": instance,
         "app.kubernetes.io/component": component,
     }
+
+
+def label_rules(fields: validate.Fields) -> None:
+    """Judge the labels that a user adds to objects."""
+    fields.check_keys("labels", validate.label_key)
+    fields.check_each("labels", validate.label_value)
 
 
 def container_security() -> SecurityContextArgsDict:

@@ -278,3 +278,22 @@ def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pyt
 
 def test_nothing_is_made_where_nothing_is_exposed() -> None:
     assert [one.type for one in exposed({"kind": "none"}).registrations if one.custom] == []
+
+
+@pytest.mark.parametrize(
+    "expose",
+    [
+        {**INGRESS, "trusted_proxies": ["10.0.0.0/8"]},
+        {**ROUTE, "trusted_proxies": ["10.0.0.0/8"]},
+        {**GATEWAY, "trusted_proxies": ["10.0.0.0/8"]},
+        {"kind": "nodeport", "host": "mlflow.example.com", "node_port": 30500},
+    ],
+    ids=lambda expose: expose["kind"],
+)
+def test_allow_list_reaches_every_proxy(expose: dict[str, Any]) -> None:
+    model = {"name": "iris", "uri": "models:/iris/1"}
+    deployment = stack({**expose, "allow_from": ["192.0.2.0/24"]}, models=[model])
+    for proxy in ("mlflow-proxy", "mlflow-iris-proxy"):
+        text = deployment.one("ConfigMap", proxy).inputs["data"]["nginx.conf"]
+        assert "192.0.2.0/24 0;" in text, proxy
+        assert ("set_real_ip_from 10.0.0.0/8;" in text) is (expose["kind"] != "nodeport"), proxy

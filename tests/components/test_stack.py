@@ -238,7 +238,7 @@ def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None
         MlflowStack("mlflow", {"passwords": {"mlflow": pulumi.Output.secret("short")}})
 
     with pytest.raises(
-        InvalidArgs, match=r"^passwords\.mlflow: the value \(not shown\) is not accepted; wanted at least 12"
+        InvalidArgs, match=r"^passwords\.mlflow: the value \(not shown\) is not accepted; wanted 12 to 1024"
     ):
         engine.deploy(program)
 
@@ -302,4 +302,61 @@ def test_a_quota_and_defaults_of_containers_are_the_created_namespaces() -> None
     assert quota["spec"] == {"hard": {"limits.memory": "16Gi", "count/jobs.batch": "5"}}
     assert limits["spec"] == {
         "limits": [{"type": "Container", "default": {"cpu": "2"}, "defaultRequest": {"cpu": "100m"}}]
+    }
+
+
+def test_containers_reserve_and_limit_what_was_measured() -> None:
+    args: MlflowStackArgs = {
+        "backend_store": {"mysql": {"deploy": {}}},
+        "artifact_store": {"s3": {"bucket": "team", "access_key_id": "a", "secret_access_key": "b"}},
+        "models": [{"name": "iris", "uri": "models:/iris/1"}],
+    }
+    deployment = stack(args)
+    workloads = [one for kind in ("Deployment", "StatefulSet", "Job") for one in deployment.all(kind)]
+    pods = {one.name: one.inputs["spec"]["template"]["spec"] for one in workloads}
+    found = {
+        f"{workload}/{container['name']}": container["resources"]
+        for workload, pod in pods.items()
+        for container in (*pod.get("initContainers", []), *pod["containers"])
+    }
+    step = {"requests": {"cpu": "20m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}}
+    schema = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}}
+    proxy = {
+        "requests": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"},
+        "limits": {"memory": "128Mi"},
+    }
+    assert found == {
+        "mlflow/database": step,
+        "mlflow/encryption-keys": {"requests": {"cpu": "20m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
+        "mlflow/mlflow": {
+            "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": str(7 * 2**29)},
+            "limits": {"memory": "1Gi"},
+        },
+        "mlflow/proxy": proxy,
+        "mlflow-iris/fetch": {
+            "requests": {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "2Gi"},
+            "limits": {"memory": "1Gi"},
+        },
+        "mlflow-iris/model": {
+            "requests": {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"memory": "1Gi"},
+        },
+        "mlflow-iris/proxy": proxy,
+        "mlflow-database/data": schema,
+        "mlflow-database/mariadb": schema,
+        "mlflow-schema/check": schema,
+        "mlflow-schema/dump": schema,
+        "mlflow-schema/migrate": schema,
+        "mlflow-bucket-check/check": {
+            "requests": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "64Mi"},
+            "limits": {"memory": "256Mi"},
+        },
+    }
+
+
+def test_stated_amounts_override_one_by_one() -> None:
+    deployment = stack({"resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "2Gi", "cpu": "1"}}})
+    assert pod(deployment)["containers"][0]["resources"] == {
+        "requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": str(512 * 2**20)},
+        "limits": {"memory": "2Gi", "cpu": "1"},
     }

@@ -102,12 +102,13 @@ def refusals(args: dict) -> list[str]:
         ),
         (
             {"name": "a", "size": "big"},
-            'size: "big" is not accepted; wanted a size above zero as a Kubernetes quantity, such as 10Gi',
+            'size: "big" is not accepted; '
+            "wanted a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi",
         ),
         (
             {"name": "a", "load_timeout": "1 minute"},
             'loadTimeout: "1 minute" is not accepted; '
-            "wanted a duration in whole seconds, minutes or hours, such as 10m",
+            "wanted a duration of at most 168h in whole seconds, minutes or hours, such as 10m",
         ),
     ],
 )

@@ -10,10 +10,10 @@ from spelling import accepted
 from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
 
 CLAIM = {"backend_store": {"pvc": {}}}
-SIZE = "wanted a size above zero as a Kubernetes quantity, such as 10Gi"
+SIZE = "wanted a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
 USER = "wanted 1 to 64 of letters, digits and . _ @ + -, starting with a letter or a digit"
 IMAGE = "wanted an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
-PASSWORD = "the value (not shown) is not accepted; wanted at least 12 printable ASCII characters"
+PASSWORD = "the value (not shown) is not accepted; wanted 12 to 1024 printable ASCII characters"
 NAME = (
     "wanted lower-case letters, digits and '-', starting with a letter, at most 40 characters, "
     "so that the names made from it fit into 63"
@@ -129,7 +129,8 @@ def mysql(**fields: object) -> dict:
         ),
         (
             {"rollout_timeout": "soon"},
-            'rolloutTimeout: "soon" is not accepted; wanted a duration in whole seconds, minutes or hours, such as 10m',
+            'rolloutTimeout: "soon" is not accepted; '
+            "wanted a duration of at most 168h in whole seconds, minutes or hours, such as 10m",
         ),
         (
             {"namespace": "a", "existing_namespace": "b"},
@@ -344,7 +345,7 @@ def mysql(**fields: object) -> dict:
         (
             {"quota": {"limits.memory": "lots"}},
             'quota.limits.memory: "lots" is not accepted; '
-            "wanted a Kubernetes quantity above zero, such as 500m or 10Gi",
+            "wanted a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi",
         ),
         (
             {"quota": {"pods": "5"}, "existing_namespace": "team"},
@@ -367,7 +368,7 @@ def mysql(**fields: object) -> dict:
         (
             {"resources": {"limits": {"memory": "lots"}}},
             "resources.limits.memory: "
-            '"lots" is not accepted; wanted a Kubernetes quantity above zero, such as 500m or 10Gi',
+            '"lots" is not accepted; wanted a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi',
         ),
         ({"replica": 1}, "replica: unknown key; did you mean replicas?"),
         (
