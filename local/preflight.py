@@ -200,6 +200,21 @@ def s3_keys(cluster: Cluster, config: Tree) -> str | None:
     )
 
 
+def users(cluster: Cluster, config: Tree) -> str | None:
+    """The Secret with existing users is there and holds a password file."""
+    name, where = config.get("usersExistingSecret"), config.get("existingNamespace")
+    if not name or not where:
+        return None
+    found = cluster.get("secret", name, f"--namespace={where}")
+    if found is not None and "htpasswd" in _section(found, "data"):
+        return None
+    lack = f"is not in namespace {where}" if found is None else "has no key htpasswd"
+    return (
+        f"usersExistingSecret: {name} {lack}; make it: "
+        f"`kubectl create secret generic {name} --namespace={where} --from-file=htpasswd=FILE`"
+    )
+
+
 def route_api(cluster: Cluster, config: Tree) -> str | None:
     """The cluster knows the kind of object that the address needs."""
     kind = _section(config, "expose").get("kind", "none")
@@ -317,6 +332,7 @@ _CHECKS: tuple[Check, ...] = (
     artifact_claim,
     claims_to_grow,
     s3_keys,
+    users,
     route_api,
     ingress_class,
     gateway,

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from mlflow_stack.credentials import USER_ANNOTATION
 from mlflow_stack.identity import RECORDS
+from mlflow_stack.proxy import USERS_VOLUME
 from mlflow_stack.validate import bytes_of
 from preview import data
 from preview.compare import COMPONENT, Change, Comparison, Resource
@@ -108,6 +109,12 @@ class Effects:
             yield f"User `{user}` can come in. Nothing restarts for it."
         for user in sorted(before - after):
             yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
+        listed, kept = (_users_secret(side) for side in (self._comparison.old, self._comparison.new))
+        if listed != kept:
+            if listed:
+                yield f"Revokes access for the users in the Secret `{listed}`."
+            if kept:
+                yield f"Grants access to the users in the Secret `{kept}`."
         first, now = (_first_user(side) for side in (self._comparison.old, self._comparison.new))
         if first and now and first != now:
             yield f"**The outputs `username`, `password` and `clientEnv` become those of `{now}`, not of `{first}`.**"
@@ -257,6 +264,14 @@ def _first_user(resources: Sequence[Resource]) -> str:
     secrets = (cast("Mapping[str, Any]", one.inputs.get("metadata", {})) for one in resources if one.kind == "Secret")
     annotations = (cast("Mapping[str, str]", one.get("annotations") or {}) for one in secrets)
     return next((one[USER_ANNOTATION] for one in annotations if USER_ANNOTATION in one), "")
+
+
+def _users_secret(resources: Sequence[Resource]) -> str:
+    """Return the existing Secret with users; empty for a stack without one."""
+    server = data.tracking(resources)
+    volumes: list[Mapping[str, Any]] = server.pod.get("volumes", []) if server else []
+    found = (one["secret"]["secretName"] for one in volumes if one["name"] == USERS_VOLUME)
+    return next(found, "")
 
 
 def users(resources: Sequence[Resource]) -> set[str]:

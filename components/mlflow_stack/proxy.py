@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
+from pulumi_kubernetes.core.v1 import SecretVolumeSourceArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
 from mlflow_stack import validate, workload
 from mlflow_stack.addresses import Addresses
@@ -41,6 +42,9 @@ LIMITS = {"memory": "128Mi"}
 
 CONFIG = "/etc/mlflow-stack"
 AUTH = "/etc/mlflow-stack-auth"
+EXISTING_USERS = "/etc/mlflow-stack-users"
+"""Mount path of the Secret with users that the stack does not manage."""
+USERS_VOLUME = "existing-users"
 
 DRAIN_SECONDS = 50
 """How long requests under way may take when the pod ends."""
@@ -60,6 +64,16 @@ HSTS = "max-age=31536000"
 
 
 @dataclass(frozen=True)
+class ExistingUsers:
+    """Users of an existing Secret, beside those of the stack."""
+
+    secret: pulumi.Input[str]
+    """Name of the Secret, key ``htpasswd``."""
+    managed: Sequence[str]
+    """The stack's own users, whose passwords are never looked up in the Secret."""
+
+
+@dataclass(frozen=True)
 class Access:
     """Who comes to the two ports."""
 
@@ -69,6 +83,8 @@ class Access:
     """The clients that the public port answers, as CIDRs; without any, all."""
     trusted_proxies: Sequence[str] = ()
     """The proxies whose X-Forwarded-For is believed, as CIDRs."""
+    existing_users: ExistingUsers | None = None
+    """Users with passwords that the stack does not know."""
 
 
 class AuthProxyArgs(TypedDict):
@@ -147,6 +163,7 @@ class AuthProxy(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         scratch, scratch_mount = workload.scratch("proxy-tmp", "64Mi")
+        volumes, mounts = _users(access)
         self.parts = PodParts(
             containers=[
                 {
@@ -184,6 +201,7 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "proxy", "mount_path": CONFIG, "read_only": True},
                         # A whole folder, not a subPath: only so a changed Secret reaches the container.
                         {"name": "htpasswd", "mount_path": AUTH, "read_only": True},
+                        *mounts,
                         scratch_mount,
                     ],
                 }
@@ -197,6 +215,7 @@ class AuthProxy(pulumi.ComponentResource):
                     },
                 },
                 {"name": "htpasswd", "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
+                *volumes,
                 scratch,
             ],
             ingress=access.ingress,
@@ -260,6 +279,9 @@ def nginx_conf(
         # localhost: what `kubectl port-forward` leads here.
         _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"], "", guarded),
     ]
+    if access.existing_users is not None:
+        managed = "|".join(map(re.escape, access.existing_users.managed))
+        servers.insert(0, _USER_FILES.format(managed=managed, own=AUTH, existing=EXISTING_USERS, key=HTPASSWD_KEY))
     if addresses.host is not None:
         rules = _public(addresses, addresses.host, access, max_uploads)
         servers.append(_server(PUBLIC_PORT, [addresses.host], rules, guarded))
@@ -270,12 +292,25 @@ def nginx_conf(
         requests=REQUESTS_PER_SECOND,
         drain=DRAIN_SECONDS,
         upstream=UPSTREAM_PORT,
-        auth=f"{AUTH}/{HTPASSWD_KEY}",
+        auth="$user_file" if access.existing_users else f"{AUTH}/{HTPASSWD_KEY}",
         clients="".join(f"\n        {client} 0;" for client in dict.fromkeys(access.allow_from)),
         https=f"{addresses.host} https;" if addresses.scheme == "https" else "",
         hsts=HSTS,
         servers="\n".join(servers),
     )
+
+
+def _users(access: Access) -> tuple[list[VolumeArgsDict], list[VolumeMountArgsDict]]:
+    """Return the volume and the mount of existing users, if there are any."""
+    if access.existing_users is None:
+        return [], []
+    source: SecretVolumeSourceArgsDict = {
+        "secret_name": access.existing_users.secret,
+        "default_mode": 0o440,
+        "items": [{"key": HTPASSWD_KEY, "path": HTPASSWD_KEY}],
+    }
+    mount: VolumeMountArgsDict = {"name": USERS_VOLUME, "mount_path": EXISTING_USERS, "read_only": True}
+    return [{"name": USERS_VOLUME, "secret": source}], [mount]
 
 
 @dataclass(frozen=True)
@@ -371,6 +406,14 @@ _PROBES = f"""\
             proxy_read_timeout 10s;
             proxy_pass http://guarded{{ready}};
         }}}}
+"""
+
+# A regular expression, since other keys of a map do not tell upper from lower case.
+_USER_FILES = """\
+    map $remote_user $user_file {{
+        default {existing}/{key};
+        "~^({managed})$" {own}/{key};
+    }}
 """
 
 _DEFAULT_SERVER = """\

@@ -1,6 +1,7 @@
 """A team's own MLflow, whole: wiring only."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, cast
 
 import pulumi
@@ -13,7 +14,7 @@ from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs
 from mlflow_stack.models import ModelArgs, ModelServer
 from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
 from mlflow_stack.network import EgressArgs, PeerArgs
-from mlflow_stack.proxy import AuthProxy
+from mlflow_stack.proxy import AuthProxy, ExistingUsers
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
 from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs
 from mlflow_stack.tracking import TrackingServer
@@ -74,6 +75,9 @@ class MlflowStackArgs(TypedDict):
     """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
     passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
+    users_existing_secret: NotRequired[pulumi.Input[str]]
+    """Name of an existing Secret with more users: an htpasswd file under the key ``htpasswd``, read at each request.
+    Names of ``users`` in it do not count, and the outputs have nothing of it. Default: none."""
     rotation: NotRequired[Mapping[str, int]]
     """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
     encryption_keys: NotRequired[EncryptionKeysArgs]
@@ -113,6 +117,7 @@ def _rules(fields: validate.Fields) -> None:
     fields.check_each("quota", validate.hard_limit)
     workload.resource_rules(fields, {}, {}, name="container_defaults")
     fields.check("proxy_image", validate.image)
+    fields.check("users_existing_secret", validate.subdomain)
     tracking.server_rules(fields)
     credentials.user_rules(fields)
     proxy.size_rules(fields)
@@ -141,6 +146,7 @@ def _rules(fields: validate.Fields) -> None:
             or "existing_secret" in backend.get("mysql", {})
             or "existing_secret" in fields.get("encryption_keys", {})
             or any("s3_existing_secret" in model for model in fields.get("models", []) if model)
+            or "users_existing_secret" in fields
         ):
             fields.refuse(
                 "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
@@ -283,6 +289,10 @@ class MlflowStack(pulumi.ComponentResource):
             child,
         )
         access = exposure.access(expose, accepted.get("internal_from", []))
+        if "users_existing_secret" in accepted:
+            managed = [user.name for user in users.everyone]
+            existing_users = ExistingUsers(accepted["users_existing_secret"], managed)
+            access = replace(access, existing_users=existing_users)
         auth_proxy = AuthProxy(
             name,
             {

@@ -360,3 +360,26 @@ def test_stated_amounts_override_one_by_one() -> None:
         "requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": str(512 * 2**20)},
         "limits": {"memory": "2Gi", "cpu": "1"},
     }
+
+
+def test_existing_users_are_mounted_by_every_proxy() -> None:
+    args: MlflowStackArgs = {
+        "existing_namespace": "team",
+        "users": ["ann"],
+        "users_existing_secret": "people",
+        "models": [{"name": "iris", "uri": "models:/iris/1"}],
+    }
+    deployment = engine.deploy(lambda: MlflowStack("mlflow", args) and None)
+    for one in (deployment.one("StatefulSet"), deployment.one("Deployment")):
+        pod = one.inputs["spec"]["template"]["spec"]
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "existing-users")
+        assert volume["secret"]["secretName"] == "people"
+        assert volume["secret"]["items"] == [{"key": "htpasswd", "path": "htpasswd"}]
+        holders = [
+            container["name"]
+            for container in [*pod["containers"], *pod["initContainers"]]
+            if "existing-users" in [mount["name"] for mount in container["volumeMounts"]]
+        ]
+        assert holders == ["proxy"]
+    maps = [one.inputs["data"] for one in deployment.all("ConfigMap") if "nginx.conf" in one.inputs["data"]]
+    assert ['"~^(ann|models)$"' in one["nginx.conf"] for one in maps] == [True, True]

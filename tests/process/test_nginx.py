@@ -69,10 +69,11 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 class Nginx:
     """A running proxy and its two ports."""
 
-    def __init__(self, public: int, internal: int, auth: Path, log: Path) -> None:
+    def __init__(self, public: int, internal: int, auth: Path, existing: Path, log: Path) -> None:
         self.public = public
         self.internal = internal
         self.auth = auth
+        self.existing = existing
         self.log = log
 
     def ask(
@@ -118,8 +119,8 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None) ->
     # A copy, so that the root filesystem is left as it is.
     etc, scratch = folder / "etc", folder / "tmp"
     shutil.copytree(root / "etc", etc, symlinks=True)
-    config, auth = (folder / path.lstrip("/") for path in (proxy.CONFIG, proxy.AUTH))
-    for path in (config, auth, scratch):
+    config, auth, existing = (folder / path.lstrip("/") for path in (proxy.CONFIG, proxy.AUTH, proxy.EXISTING_USERS))
+    for path in (config, auth, existing, scratch):
         path.mkdir()
     scratch.chmod(0o777)
     (config / "nginx.conf").write_text(conf)
@@ -130,7 +131,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None) ->
     script += f'exec chroot "{root}" nginx -e stderr -c {proxy.CONFIG}/nginx.conf -g "daemon off;"'
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=log, stderr=log)
-        nginx = Nginx(public, internal, auth, folder / "log")
+        nginx = Nginx(public, internal, auth, existing, folder / "log")
         for _ in range(100):
             try:
                 nginx.status("/livez")
@@ -171,6 +172,36 @@ def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ng
         root, tmp_path_factory.mktemp("serving"), proxy.nginx_conf(addresses, 1000, 2, serving="iris")
     ) as made:
         yield made
+
+
+def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: Path) -> None:
+    """By their own file alone: no name of the stack is looked up in it, whatever the case of its letters."""
+
+    def basic(user: str, password: str) -> dict[str, str]:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+    users = proxy.ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
+    conf = proxy.nginx_conf(
+        Addresses("mlflow", "team", host=HOST, port=30500), 1000, 2, proxy.Access(existing_users=users)
+    )
+    with running(root, tmp_path, conf) as made:
+        theirs = [
+            ("eve", "theirs-of-eve-1"),
+            ("ann", "theirs-of-ann-1"),
+            ("models", "theirs-of-models"),
+            ("Ann", "A-b-c-d-e-f-g"),
+        ]
+        lines = [htpasswd.line(user, password, "B" * 16) for user, password in theirs]
+        (made.existing / "htpasswd").write_text("".join(f"{line}\n" for line in lines))
+        assert made.status("/", **AUTH) == 200
+        assert made.status("/", **basic("eve", "theirs-of-eve-1")) == 200
+        assert made.status("/", **basic("Ann", "A-b-c-d-e-f-g")) == 200
+        for user, password in (("eve", "wrong"), *theirs[1:3], ("bob", PASSWORD), ("axb+c@example.com", PASSWORD)):
+            assert made.status("/", **basic(user, password)) == 401, user
+        assert made.status("/") == 401
+        (made.existing / "htpasswd").write_text("")
+        assert made.status("/", **basic("eve", "theirs-of-eve-1")) == 401
+        assert "[emerg]" not in made.log.read_text()
 
 
 def test_it_starts_without_a_warning(nginx: Nginx, behind: Nginx, serving: Nginx) -> None:

@@ -51,6 +51,7 @@ BASES: dict[str, dict[str, Any]] = {
     "guest": _guest(),
     "limited": {"namespace": "team", "quota": {"pods": "9"}, "containerDefaults": {"limits": {}, "requests": {}}},
     "given password": {"users": ["ann", "bob"], "passwords": {"bob": _secret("one")}, "rotation": {"ann": 1}},
+    "directory": _guest(usersExistingSecret="people"),
     "external": _guest(
         backendStore=_mysql(existingSecret="db"), artifactStore={"s3": {"bucket": "bin", "existingSecret": "s"}}
     ),
@@ -96,6 +97,8 @@ ROWS: list[tuple[str, str, Any]] = [
     ("passwords", "bare", {"bob": _secret("one")}),
     ("passwords", "given password", {"bob": _secret("two")}),
     ("passwords", "given password", {}),
+    ("usersExistingSecret", "guest", "people"),
+    ("usersExistingSecret", "directory", "others"),
     ("rotation", "bare", {"bob": 1}),
     ("rotation", "given password", {}),
     ("backendStore", "bare", _mysql(password=_secret("one"))),

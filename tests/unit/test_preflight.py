@@ -72,6 +72,9 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
+BOUND = {"persistentvolumeclaim data --namespace=team": {"status": {"phase": "Bound"}}}
+
+
 @pytest.mark.parametrize(
     ("objects", "stated", "line"),
     [
@@ -105,6 +108,20 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
             config(existingNamespace="team", artifactStore=BUCKET),
             f"artifactStore.s3.existingSecret: keys has no key credentials; {MAKE}",
         ),
+        *[
+            (
+                {"namespace team": {}, **objects},
+                config(
+                    existingNamespace="team", usersExistingSecret="people", backendStore=claim(existingClaim="data")
+                ),
+                f"usersExistingSecret: people {lack}; make it: "
+                "`kubectl create secret generic people --namespace=team --from-file=htpasswd=FILE`",
+            )
+            for objects, lack in (
+                (BOUND, "is not in namespace team"),
+                ({**BOUND, "secret people --namespace=team": {"data": {"users": "eA=="}}}, "has no key htpasswd"),
+            )
+        ],
         (
             {"storageclass fast": {}},
             config(artifactStore=claim(storageClass="slow"), backendStore=claim(storageClass="fast")),

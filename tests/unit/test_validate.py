@@ -241,6 +241,10 @@ def mysql(**fields: object) -> dict:
             "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
         ),
         (
+            {"users_existing_secret": "people"},
+            "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
+        ),
+        (
             exposed(tls={"issuer_kind": "Issuer"}),
             'expose.tls.issuerKind: "Issuer" is not accepted; wanted it left out without issuer',
         ),
