@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from local.errors import LocalError
-from local.stackfile import Tree
+from local.stackfile import Tree, section
 from mlflow_stack import mysql, pvc, validate
 
 _PROJECT = "mlflow-stack"
@@ -91,7 +91,7 @@ def pod_security(cluster: Cluster, config: Tree) -> str | None:
 
 
 def _storage_class(cluster: Cluster, config: Tree, store: str) -> str | None:
-    claim = _section(config, store, "pvc")
+    claim = section(config, store, "pvc")
     if "existingClaim" in claim:
         return None
     name = claim.get("storageClass")
@@ -112,18 +112,18 @@ def storage_class(cluster: Cluster, config: Tree) -> str | None:
 
 def artifact_storage_class(cluster: Cluster, config: Tree) -> str | None:
     """The StorageClass of a claim of the artifacts' own that is to be made is there, or a default one."""
-    own = "pvc" in _section(config, "artifactStore")
+    own = "pvc" in section(config, "artifactStore")
     return _storage_class(cluster, config, "artifactStore") if own else None
 
 
 def _claim(cluster: Cluster, config: Tree, store: str) -> str | None:
-    name, where = _section(config, store, "pvc").get("existingClaim"), config.get("existingNamespace")
+    name, where = section(config, store, "pvc").get("existingClaim"), config.get("existingNamespace")
     if not name or not where:
         return None
     found = cluster.get("persistentvolumeclaim", name, f"--namespace={where}")
     if found is None:
         return f"{store}.pvc.existingClaim: {name} is not in namespace {where}; make it or state a size instead"
-    phase = _section(found, "status").get("phase")
+    phase = section(found, "status").get("phase")
     if phase == "Lost":
         return f"{store}.pvc.existingClaim: {name} has lost its volume; restore it or name another claim"
     return None
@@ -147,16 +147,16 @@ def claims_to_grow(cluster: Cluster, config: Tree) -> str | None:
 
 def _claims(config: Tree) -> Iterator[tuple[str, str, Any]]:
     """The claims that the stack makes: the key of the size, the end of the claim's name, the size."""
-    store, artifacts = _section(config, "backendStore"), _section(config, "artifactStore")
+    store, artifacts = section(config, "backendStore"), section(config, "artifactStore")
     made = [("backendStore.pvc", "data", pvc.DEFAULT_SIZE)]
     if "mysql" in store:
         made = [("backendStore.mysql.dumps", "dumps", mysql.DEFAULT_DUMPS_SIZE)]
-        if "deploy" in _section(store, "mysql"):
+        if "deploy" in section(store, "mysql"):
             made.append(("backendStore.mysql.deploy", "database", mysql.DEFAULT_SIZE))
     if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
         made.append(("artifactStore.pvc", "artifacts", pvc.DEFAULT_SIZE))
     for key, end, default in made:
-        stated = _section(config, *key.split("."))
+        stated = section(config, *key.split("."))
         if "existingClaim" not in stated:
             yield f"{key}.size", end, stated.get("size", default)
 
@@ -168,10 +168,10 @@ def _growth(cluster: Cluster, config: Tree, key: str, end: str, size: Any) -> st
     found = cluster.get("persistentvolumeclaim", f"{instance}-{end}", f"--namespace={where}")
     if found is None or _labels(found).get(_INSTANCE) != instance:
         return None
-    asked = str(_section(found, "spec", "resources", "requests").get("storage", size))
+    asked = str(section(found, "spec", "resources", "requests").get("storage", size))
     if validate.bytes_of(size) <= validate.bytes_of(asked):
         return None
-    name = str(_section(found, "spec").get("storageClassName", ""))
+    name = str(section(found, "spec").get("storageClassName", ""))
     if name and (cluster.get("storageclass", name) or {}).get("allowVolumeExpansion"):
         return None
     wanted = f"set it back to {asked}"
@@ -186,11 +186,11 @@ def _growth(cluster: Cluster, config: Tree, key: str, end: str, size: Any) -> st
 
 def s3_keys(cluster: Cluster, config: Tree) -> str | None:
     """The Secret with the keys of the bucket is there and holds them."""
-    name, where = _section(config, "artifactStore", "s3").get("existingSecret"), config.get("existingNamespace")
+    name, where = section(config, "artifactStore", "s3").get("existingSecret"), config.get("existingNamespace")
     if not name or not where:
         return None
     found = cluster.get("secret", name, f"--namespace={where}")
-    if found is not None and "credentials" in _section(found, "data"):
+    if found is not None and "credentials" in section(found, "data"):
         return None
     lack = f"is not in namespace {where}" if found is None else "has no key credentials"
     return (
@@ -206,7 +206,7 @@ def users(cluster: Cluster, config: Tree) -> str | None:
     if not name or not where:
         return None
     found = cluster.get("secret", name, f"--namespace={where}")
-    if found is not None and "htpasswd" in _section(found, "data"):
+    if found is not None and "htpasswd" in section(found, "data"):
         return None
     lack = f"is not in namespace {where}" if found is None else "has no key htpasswd"
     return (
@@ -217,7 +217,7 @@ def users(cluster: Cluster, config: Tree) -> str | None:
 
 def route_api(cluster: Cluster, config: Tree) -> str | None:
     """The cluster knows the kind of object that the address needs."""
-    kind = _section(config, "expose").get("kind", "none")
+    kind = section(config, "expose").get("kind", "none")
     if kind not in _APIS or cluster.serves(_APIS[kind]):
         return None
     return f"expose.kind: {kind} needs {_APIS[kind]}, which the cluster does not have; take another kind"
@@ -225,7 +225,7 @@ def route_api(cluster: Cluster, config: Tree) -> str | None:
 
 def ingress_class(cluster: Cluster, config: Tree) -> str | None:
     """The IngressClass is there, or a default one."""
-    expose = _section(config, "expose")
+    expose = section(config, "expose")
     if expose.get("kind") != "ingress":
         return None
     if name := expose.get("className"):
@@ -240,7 +240,7 @@ def ingress_class(cluster: Cluster, config: Tree) -> str | None:
 
 def gateway(cluster: Cluster, config: Tree) -> str | None:
     """The Gateway that an HTTPRoute attaches to is there."""
-    named = _section(config, "expose").get("gateway")
+    named = section(config, "expose").get("gateway")
     if not named:
         return None
     where, _, name = named.partition("/")
@@ -251,7 +251,7 @@ def gateway(cluster: Cluster, config: Tree) -> str | None:
 
 def issuer(cluster: Cluster, config: Tree) -> str | None:
     """The cert-manager issuer is there."""
-    tls = _section(config, "expose", "tls")
+    tls = section(config, "expose", "tls")
     name, kind = tls.get("issuer"), tls.get("issuerKind", "ClusterIssuer")
     if not name:
         return None
@@ -265,19 +265,19 @@ def issuer(cluster: Cluster, config: Tree) -> str | None:
 
 def certificate(cluster: Cluster, config: Tree) -> str | None:
     """The Secret with a certificate is there and holds one."""
-    name, where = _section(config, "expose", "tls").get("secret"), config.get("existingNamespace")
+    name, where = section(config, "expose", "tls").get("secret"), config.get("existingNamespace")
     if not name or not where:
         return None
     found = cluster.get("secret", name, f"--namespace={where}")
     if found is None:
         return f"expose.tls.secret: {name} is not in namespace {where}; make it or name an issuer instead"
-    missing = sorted({"tls.crt", "tls.key"} - set(_section(found, "data")))
+    missing = sorted({"tls.crt", "tls.key"} - set(section(found, "data")))
     return f"expose.tls.secret: {name} has no {' and no '.join(missing)}" if missing else None
 
 
 def host(cluster: Cluster, config: Tree) -> str | None:
     """No object of another stack claims the public host and path."""
-    expose = _section(config, "expose")
+    expose = section(config, "expose")
     kind, name, path = expose.get("kind"), expose.get("host"), expose.get("path", "/")
     if kind not in _CLAIMS or not name:
         return None
@@ -305,7 +305,7 @@ def hosts(cluster: Cluster) -> set[str]:
 
 def _claimed(found: Tree) -> set[tuple[str, str]]:
     """The hosts with paths that an Ingress, Route or HTTPRoute is for."""
-    spec = _section(found, "spec")
+    spec = section(found, "spec")
     if found["kind"] == "Route":
         return {(spec.get("host", ""), spec.get("path") or "/")}
     if found["kind"] == "HTTPRoute":
@@ -315,7 +315,7 @@ def _claimed(found: Tree) -> set[tuple[str, str]]:
     return {
         (rule.get("host", ""), path.get("path", "/"))
         for rule in spec.get("rules", [])
-        for path in _section(rule, "http").get("paths", [])
+        for path in section(rule, "http").get("paths", [])
     }
 
 
@@ -367,19 +367,12 @@ def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:
     return unknown
 
 
-def _section(tree: Tree, *path: str) -> Tree:
-    for part in path:
-        under = tree.get(part)
-        tree = cast(Tree, under) if isinstance(under, dict) else {}
-    return tree
-
-
 def _labels(found: Tree | None) -> Tree:
-    return _section(found or {}, "metadata", "labels")
+    return section(found or {}, "metadata", "labels")
 
 
 def _annotations(found: Tree) -> Tree:
-    return _section(found, "metadata", "annotations")
+    return section(found, "metadata", "annotations")
 
 
 def _last(text: str) -> str:
