@@ -107,7 +107,7 @@ class EncryptionKeys(pulumi.ComponentResource):
         program = workload.text_volume(
             f"{name}-keys",
             "keys-program",
-            workload.scripts(PROGRAM),
+            workload.scripts(PROGRAM, "claim_lock.py"),
             namespace=placement["namespace"],
             labels=labels,
             opts=child,

@@ -105,7 +105,12 @@ class PvcStore(pulumi.ComponentResource):
             f"{name}-schema",
             metadata={"namespace": placement["namespace"], "labels": labels},
             immutable=True,
-            data={one: workload.script(one) for one in ("sqlite_schema.py", "file_store.py", "revisions.py")},
+            data=workload.scripts(
+                "sqlite_schema.py",
+                "file_store.py",
+                "revisions.py",
+                "claim_lock.py",
+            ),
             opts=pulumi.ResourceOptions(parent=self),
         )
         scripts_name = workload.name_of(scripts)
@@ -144,7 +149,8 @@ class PvcStore(pulumi.ComponentResource):
         steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
         self.parts = PodParts(
             init_containers=steps,
-            env=workload.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}"}),
+            # Of the server as of the steps: whichever runs, no other pod writes.
+            env=workload.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}", "CLAIM_LOCK": f"{DATABASE}.lock"}),
             volumes=[
                 _volume("data", self.claim),
                 {"name": "schema", "config_map": {"name": scripts_name, "default_mode": 0o444}},

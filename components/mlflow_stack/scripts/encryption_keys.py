@@ -20,8 +20,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+import claim_lock
 import sqlalchemy
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import Connection, column, select, table, update
@@ -33,6 +35,7 @@ GATEWAY: Final = table(
     "secrets", column("secret_id"), column("secret_name"), column("wrapped_dek"), column("kek_version")
 )
 DISABLED: Final = "DISABLED"
+LOCK_SECONDS: Final = 600
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,12 @@ def _say(text: str) -> None:
 def main() -> int:
     """Run as the pod does, or as an operator with ``report``."""
     report = sys.argv[1:] == ["report"]
+    if not report and (lock := os.environ.get("CLAIM_LOCK")):
+        try:
+            claim_lock.take(Path(lock), "encryption keys step", LOCK_SECONDS)
+        except claim_lock.HeldError as error:
+            _say(f"Refused: {error}. Look for a second pod with this claim and end it; this one tries again by itself.")
+            return 1
     before = former(os.environ)
     findings, idle = settle(os.environ["MLFLOW_BACKEND_STORE_URI"], present(os.environ), before, keep=not report)
     if report:

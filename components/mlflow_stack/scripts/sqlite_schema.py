@@ -7,7 +7,6 @@ new one, and the next run goes on from there. What it cannot understand it leave
 line on standard error says why and what to do.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import claim_lock
 from revisions import COUNTED, RefusedError, installed_version, known_revisions, say
 
 LOCK_SECONDS: Final = 600
@@ -53,26 +53,17 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def alone(database: Path) -> Generator[None]:
-    """Keeps every other run of this step off the database, until it ends or is killed."""
-    with beside(database, ".lock").open("w") as lock:
-        deadline = time.monotonic() + LOCK_SECONDS
-        told = False
-        while True:
-            try:
-                # A POSIX lock: it also works between the nodes that mount a network volume.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise RefusedError(
-                        f"another schema step has held {lock.name} for {LOCK_SECONDS} s. "
-                        "Look for a second pod with this claim and end it; this one tries again by itself."
-                    ) from error
-            if not told:
-                say("Another schema step is at work on this database; waiting for it.")
-                told = True
-            time.sleep(0.1)
+    """Keep every other step and every server off the database, until this step ends or is killed."""
+    try:
+        descriptor = claim_lock.take(beside(database, ".lock"), "schema step", LOCK_SECONDS)
+    except claim_lock.HeldError as error:
+        raise RefusedError(
+            f"{error}. Look for a second pod with this claim and end it; this one tries again by itself."
+        ) from error
+    try:
         yield
+    finally:
+        os.close(descriptor)
 
 
 def connect(database: Path) -> sqlite3.Connection:
