@@ -188,12 +188,13 @@ class S3Artifacts(pulumi.ComponentResource):
         }
         if not proxied:
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
-        spool = {"PYTHONPATH": SCRIPTS, "SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(max(size, DOWNLOAD_BYTES))}
+        spool = {"SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(max(size, DOWNLOAD_BYTES))}
         self.parts = PodParts(
             env=[*reach.env, *workload.env({**serving, **spool})],
             volumes=reach.volumes,
             mounts=reach.mounts,
             egress=reach.egress,
+            python_path=[SCRIPTS],
             wait_for=reach.wait_for,
             identity={identity.ARTIFACTS: data},
             scratch_bytes=scratch_bytes(accepted, size, placement["max_concurrent_uploads"]),

@@ -89,6 +89,9 @@ class MlflowStackArgs(TypedDict):
     max_artifact_size: NotRequired[str]
     """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi, with artifact_store.s3 1Gi, as the pod
     then reserves room for artifacts on its node."""
+    artifact_locations: NotRequired[Sequence[str]]
+    """Artifact locations that the server may use beside its own artifact store, such as ``s3://older-bucket`` or
+    ``file:///mlflow/mlruns``, where runs of an adopted database have artifacts. Others are refused. Default: []."""
     max_concurrent_uploads: NotRequired[int]
     """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
     models: NotRequired[Sequence[ModelArgs]]
@@ -320,6 +323,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "platform": platform,
                 "replicas": accepted.get("replicas", 1),
                 "resources": accepted.get("resources", {}),
+                "artifact_locations": accepted.get("artifact_locations", []),
                 "rollout_timeout": rollout_timeout,
                 "labels": labels,
             },

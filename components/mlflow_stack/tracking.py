@@ -10,9 +10,14 @@ from mlflow_stack import identity, network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.network import EgressArgs
+from mlflow_stack.pvc import ARTIFACTS_VOLUME, DATA
+from mlflow_stack.scripts import locations
 from mlflow_stack.workload import PodParts
 
 COMPONENT = "tracking"
+
+PROGRAMS = "/opt/mlflow-stack-tracking"
+"""Where the server's start and MLflow's plugin are mounted."""
 
 DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
 """MLflow 3.17.2 is the oldest without a known hole that matters here (CVE-2026-115886 and those before it)."""
@@ -33,10 +38,22 @@ SMALLEST_LIMIT = f"{(SERVER_BYTES + BODY_COST * SMALLEST_BODY_LIMIT) // 2**20}Mi
 LARGEST_BODY_LIMIT = 32 * 2**20
 """More memory serves more requests at once. A larger body would occupy the interpreter for minutes."""
 
+SCRIPTS = (
+    "tracking_server.py",
+    "tracking_app.py",
+    "claim_lock.py",
+    "locations.py",
+    "request_bodies.py",
+    "searches.py",
+    "wsgi_bridge.py",
+)
+
 SCRATCH_BYTES = 512 * 2**20
 """MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it, beside what the artifact store says."""
 
 GRACE_SECONDS = 60
+STUCK_GRACE_SECONDS = 5
+"""The same where the liveness probe ends a server, which does not answer."""
 DEFAULT_ROLLOUT_TIMEOUT = "10m"
 
 
@@ -57,6 +74,8 @@ class TrackingServerArgs(TypedDict):
     """kubernetes or openshift. Default: kubernetes."""
     replicas: NotRequired[int]
     """Pods at once; one, where a part allows no more. Default: 1."""
+    artifact_locations: NotRequired[Sequence[str]]
+    """Artifact locations that the server may use beside its own artifact store. Default: []."""
     resources: NotRequired[workload.ResourcesArgs]
     """Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as ephemeral storage, limit 1Gi memory."""
     rollout_timeout: NotRequired[str]
@@ -81,6 +100,7 @@ def server_rules(fields: validate.Fields) -> None:
     fields.check("platform", validate.one_of(*workload.PLATFORMS))
     fields.check("rollout_timeout", validate.duration)
     workload.label_rules(fields)
+    fields.check_each("artifact_locations", artifact_location)
 
 
 def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
@@ -94,6 +114,31 @@ def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
         "ephemeral-storage": workload.Floor(scratch, "the server's /tmp may hold that many bytes"),
     }
     workload.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
+
+
+def artifact_location(value: str) -> str | None:
+    """Check the root of artifact locations that a server may use."""
+    wanted = "a URI such as s3://bucket/prefix, or the path of a folder such as file:///mlflow/mlruns"
+    try:
+        location = locations.parse(value)
+    except locations.MalformedError as error:
+        return f"{wanted} ({error})"
+    if location.scheme in locations.REFERENCES or not (location.authority or location.segments):
+        return wanted
+    if location.scheme == "file":
+        claims = [locations.parse(claim) for claim in (DATA, ARTIFACTS_VOLUME)]
+        absolute = value.removeprefix("file:").startswith("/")
+        if not absolute or not any(location.is_within(claim) and location != claim for claim in claims):
+            return f"{wanted}; a path is a folder below {DATA} or {ARTIFACTS_VOLUME}, where claims are mounted"
+    return None
+
+
+def programs() -> dict[str, str]:
+    """Return the server's start and MLflow's plugin, by path."""
+    return {
+        **workload.scripts(*SCRIPTS),
+        **workload.plugin("mlflow-stack-tracking", "mlflow.app", "mlflow-stack = tracking_app:create_app"),
+    }
 
 
 def max_body_bytes(resources: workload.ResourcesArgs | None) -> int:
@@ -126,7 +171,22 @@ class TrackingServer(pulumi.ComponentResource):
         addresses = pulumi.Output.from_input(accepted["addresses"])
         size = str(SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"]))
         scratch, scratch_mount = workload.scratch("tmp", size)
-        parts = [*accepted["parts"], PodParts(volumes=[scratch])]
+        programs_volume = workload.text_volume(
+            f"{name}-tracking",
+            "tracking",
+            programs(),
+            namespace=namespace,
+            labels=labels,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        parts = [
+            *accepted["parts"],
+            PodParts(
+                volumes=[scratch, programs_volume],
+                mounts=[{"name": "tracking", "mount_path": PROGRAMS, "read_only": True}],
+                python_path=[PROGRAMS],
+            ),
+        ]
 
         account = workload.service_account(name, namespace, labels, pulumi.ResourceOptions(parent=self))
         service = proxy.service(
@@ -144,12 +204,19 @@ class TrackingServer(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         exclusive = any(part.exclusive for part in parts)
+        body_limit = max_body_bytes(accepted.get("resources"))
         container: k8s.core.v1.ContainerArgsDict = {
             "name": "mlflow",
             "image": accepted.get("image", DEFAULT_IMAGE),
-            "command": ["mlflow", "server"],
+            "command": ["python", f"{PROGRAMS}/tracking_server.py"],
             "args": [],
             "env": [
+                {"name": "PYTHONPATH", "value": ":".join(folder for part in parts for folder in part.python_path)},
+                {"name": "SCRATCH_FOLDER", "value": workload.SCRATCH},
+                {"name": "MAX_BODY_BYTES", "value": str(body_limit)},
+                {"name": "MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE", "value": str(body_limit)},
+                # One a line: commas are part of a location.
+                {"name": "ARTIFACT_LOCATIONS", "value": "\n".join(accepted.get("artifact_locations", []))},
                 {"name": "MLFLOW_HOST", "value": "127.0.0.1"},
                 {"name": "MLFLOW_PORT", "value": str(proxy.UPSTREAM_PORT)},
                 # More workers need more memory and give nothing on the same cores; more replicas do.
@@ -172,6 +239,9 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MLFLOW_MODEL_CATALOG_URI", "value": ""},
                 {"name": "HOME", "value": workload.SCRATCH},
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+                # The C library gives memory of large requests back, instead of keeping some for each thread.
+                {"name": "MALLOC_ARENA_MAX", "value": "2"},
+                {"name": "MALLOC_TRIM_THRESHOLD_", "value": str(128 * 2**10)},
                 *(variable for part in parts for variable in part.env),
             ],
             "resources": workload.resources(accepted.get("resources"), {**REQUESTS, "ephemeral-storage": size}, LIMITS),
@@ -179,7 +249,11 @@ class TrackingServer(pulumi.ComponentResource):
             "termination_message_policy": "FallbackToLogsOnError",
             # Through the proxy, since MLflow listens on loopback alone.
             "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
-            "liveness_probe": _probe(proxy.HEALTHY, period=10, failures=6),
+            # A server that answers nothing for a minute has nothing to drain.
+            "liveness_probe": {
+                **_probe(proxy.HEALTHY, period=10, failures=6),
+                "termination_grace_period_seconds": STUCK_GRACE_SECONDS,
+            },
             "readiness_probe": _probe(proxy.READY, period=5, failures=2),
             "lifecycle": workload.drained(parts),
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],

@@ -142,6 +142,8 @@ class PodParts:
     """Volumes of the pod."""
     mounts: Sequence[VolumeMountArgsDict] = ()
     """Mounts of the server's own container."""
+    python_path: Sequence[str] = ()
+    """Folders of the server's own container in which Python finds modules and MLflow's plugins."""
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     """Annotations of the pod."""
     wait_for: Sequence[pulumi.Resource] = ()

@@ -87,7 +87,7 @@ def test_tmp_holds_what_may_pass_through_it() -> None:
     assert mlflow["resources"]["requests"]["ephemeral-storage"] == size
     assert env(mlflow)["SPOOL_LARGEST"] == str(2**30)
     assert env(mlflow)["SPOOL_BYTES"] == str(2**30)
-    assert env(mlflow)["PYTHONPATH"] == "/opt/mlflow-stack-s3"
+    assert env(mlflow)["PYTHONPATH"] == "/opt/mlflow-stack-s3:/opt/mlflow-stack-tracking"
     scripts = deployment.one("ConfigMap", "mlflow-s3-scripts").inputs["data"]
     assert "s3 = s3_spool:Repository" in scripts["mlflow_stack_s3-1.dist-info_entry_points.txt"]
 

@@ -4,7 +4,7 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, tracking
 
 
 def stack(args: MlflowStackArgs, name: str = "mlflow", **options: object) -> engine.Deployment:
@@ -23,9 +23,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
     deployment = stack({})
     kinds = [one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.custom]
     assert sorted(kinds) == [
-        "ConfigMap",
-        "ConfigMap",
-        "ConfigMap",
+        *["ConfigMap"] * 4,
         "Namespace",
         "NetworkPolicy",
         "PersistentVolumeClaim",
@@ -81,7 +79,7 @@ def test_mlflow_listens_on_loopback_and_nothing_else_of_it_is_a_port(preview: bo
     deployment = stack({}, preview=preview)
     mlflow, proxy = pod(deployment)["containers"]
     variables = env(deployment)
-    assert mlflow["command"] == ["mlflow", "server"]
+    assert mlflow["command"] == ["python", "/opt/mlflow-stack-tracking/tracking_server.py"]
     assert mlflow["args"] == []
     assert "ports" not in mlflow
     assert variables["MLFLOW_HOST"] == "127.0.0.1"
@@ -266,6 +264,23 @@ def test_two_side_by_side_share_no_name() -> None:
     assert selectors[0] != selectors[1]
 
 
+def test_the_server_runs_with_its_bounds() -> None:
+    listed = ["s3://older", "file:///mlflow/mlruns"]
+    deployment = stack({"artifact_locations": listed, "resources": {"limits": {"memory": "2Gi"}}})
+    (pod,) = [one for one in deployment.registrations if one.type.endswith(":StatefulSet")]
+    spec = pod.inputs["spec"]["template"]["spec"]
+    (mlflow,) = [one for one in spec["containers"] if one["name"] == "mlflow"]
+    env = {one["name"]: one.get("value") for one in mlflow["env"]}
+    limit = str(tracking.max_body_bytes({"limits": {"memory": "2Gi"}}))
+    assert env["MAX_BODY_BYTES"] == env["MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE"] == limit
+    assert env["ARTIFACT_LOCATIONS"] == "s3://older\nfile:///mlflow/mlruns"
+    assert env["CLAIM_LOCK"] == "/mlflow/mlflow.db.lock"
+    assert env["SCRATCH_FOLDER"] == "/tmp"
+    assert mlflow["livenessProbe"]["terminationGracePeriodSeconds"] == 5
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "tracking"]
+    assert {item["path"] for item in volume["configMap"]["items"]} == set(tracking.programs())
+
+
 def test_labels_reach_every_object_and_override_none_of_ours() -> None:
     deployment = stack(
         {
@@ -274,7 +289,7 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
         }
     )
     objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
-    assert len(objects) == 14
+    assert len(objects) == 15
     for one in objects:
         labels = one.inputs["metadata"]["labels"]
         assert labels["team"] == "red", one.name

@@ -12,6 +12,7 @@ from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
 CLAIM = {"backend_store": {"pvc": {}}}
 SIZE = "wanted a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
 USER = "wanted 1 to 64 of letters, digits and . _ @ + -, starting with a letter or a digit"
+LOCATION = "wanted a URI such as s3://bucket/prefix, or the path of a folder such as file:///mlflow/mlruns"
 IMAGE = "wanted an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
 PASSWORD = "the value (not shown) is not accepted; wanted 12 to 1024 printable ASCII characters"
 NAME = (
@@ -126,6 +127,19 @@ def mysql(**fields: object) -> dict:
         (
             {"max_concurrent_uploads": 0},
             "maxConcurrentUploads: 0 is not accepted; wanted a whole number from 1 to 1000",
+        ),
+        (
+            {"artifact_locations": ["s3://a/../b"]},
+            f'artifactLocations[0]: "s3://a/../b" is not accepted; {LOCATION} (has a part "..")',
+        ),
+        ({"artifact_locations": ["runs:/a/b"]}, f'artifactLocations[0]: "runs:/a/b" is not accepted; {LOCATION}'),
+        *(
+            (
+                {"artifact_locations": ["s3://fine", path]},
+                f'artifactLocations[1]: "{path}" is not accepted; {LOCATION}; a path is a folder below /mlflow or '
+                "/mlflow-artifacts, where claims are mounted",
+            )
+            for path in ("/mlflow", "file:///etc", "/tmp/x", "file:mlruns", "mlruns")
         ),
         (
             {"rollout_timeout": "soon"},

@@ -1,0 +1,114 @@
+"""Bounds of the tracking server's searches: how long a statement may take, and a regular expression that ends.
+
+SQLite calls Python for ``RLIKE``, and Python's ``re`` can take hours over one text, in which no other thread runs. RE2
+takes time in proportion to the text; it comes with PyArrow, which MLflow depends on.
+"""
+
+# MLflow, PyArrow and SQLAlchemy carry no types.
+# pyright: basic
+
+import time
+from functools import wraps
+from typing import Any
+
+SECONDS = 25
+"""How long one query may take: less than the 30 s after which MLflow's MySQL driver gives up."""
+STEPS = 10_000
+"""SQLite's instructions between two looks at the clock."""
+
+LONGEST = 500
+"""Characters of a regular expression: RE2's time grows with it, too."""
+
+TOO_LONG = (
+    f"the search took longer than {SECONDS} s and was ended. Narrow it: name experiments, compare with = or a LIKE "
+    "pattern that starts with text, or ask for fewer results."
+)
+TIMED_OUT = (3024, 1969, 3699)
+"""What MySQL and MariaDB say of a statement, and MySQL of a regular expression, past its time."""
+
+
+def matches(pattern: str | None, text: object) -> bool:
+    """Return whether RE2 finds the pattern in the text. Raises `ValueError` where it is no pattern of RE2."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pattern is None or text is None:
+        return False
+    if len(pattern) > LONGEST:
+        raise ValueError(f"it has {len(pattern)} characters; at most {LONGEST}")
+    options = pyarrow.compute.MatchSubstringOptions(pattern)
+    return pyarrow.compute.call_function("match_substring_regex", [pyarrow.scalar(str(text))], options).as_py()
+
+
+def _bound_sqlite(connection: Any, state: dict[str, Any]) -> None:
+    def regexp(pattern: str | None, text: object) -> bool:
+        try:
+            return matches(pattern, text)
+        except ValueError as error:
+            state["refused"] = f"RLIKE takes a regular expression of RE2 (got {pattern!r}): {error}"
+            raise
+
+    connection.create_function("regexp", 2, regexp)
+    connection.set_progress_handler(lambda: time.monotonic() > state["deadline"], STEPS)
+
+
+def _bound_mysql(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("select version()")
+        if "MariaDB" in cursor.fetchone()[0]:
+            cursor.execute(f"set session max_statement_time = {SECONDS}")
+        else:
+            cursor.execute(f"set session max_execution_time = {SECONDS * 1000}")
+
+
+def bind(engine: Any) -> None:
+    """Bound the queries of a SQLAlchemy engine."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+    from sqlalchemy import event
+
+    if engine.dialect.name not in ("sqlite", "mysql", "mariadb"):
+        raise RuntimeError(f"searches of {engine.dialect.name} have no bound")
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        state = record.info.setdefault("search", {"deadline": float("inf")})
+        if engine.dialect.name == "sqlite":
+            _bound_sqlite(connection, state)
+        else:
+            _bound_mysql(connection)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        reads = statement.lstrip()[:6].upper().startswith(("SELECT", "WITH"))
+        state = connection.info["search"]
+        state["deadline"] = time.monotonic() + SECONDS if reads else float("inf")
+        state.pop("refused", None)
+
+    @event.listens_for(engine, "handle_error")
+    def explain(context: Any) -> None:
+        """Answer 400: MLflow would answer 503, and its client would ask again."""
+        state = context.connection.info.get("search", {}) if context.connection is not None else {}
+        error = context.original_exception
+        if message := state.pop("refused", None):
+            raise MlflowException(message, BAD_REQUEST) from error
+        number = error.args[0] if error.args else None
+        if number in TIMED_OUT or (number == "interrupted" and time.monotonic() > state.get("deadline", 0)):
+            raise MlflowException(TOO_LONG, BAD_REQUEST) from error
+
+
+def bound() -> None:
+    """Bound every engine that MLflow makes in this process. Raises where this MLflow has other internals."""
+    import mlflow.store.db.utils as databases
+
+    create = databases.create_sqlalchemy_engine
+
+    @wraps(create)
+    def create_sqlalchemy_engine(db_uri: str) -> Any:
+        engine = create(db_uri)
+        bind(engine)
+        return engine
+
+    databases.create_sqlalchemy_engine = create_sqlalchemy_engine
+    if "create_sqlalchemy_engine" not in databases.create_sqlalchemy_engine_with_retry.__code__.co_names:
+        raise RuntimeError("this MLflow makes its database engines in another way: its searches have no bound")
