@@ -121,6 +121,7 @@ FORMATS: dict[Any, str] = {
     validate.bucket: "^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
     validate.certificates: "-----BEGIN CERTIFICATE-----",
     validate.cidr: "^[0-9a-fA-F:.]+/[0-9]{1,3}$",
+    validate.data_key: "^[A-Za-z0-9._-]+$",
     validate.database: "^[A-Za-z0-9_-]{1,64}$",
     validate.database_user: "^[A-Za-z0-9_.@-]{1,80}$",
     validate.dns_label: "^[a-z]([a-z0-9-]*[a-z0-9])?$",
@@ -138,6 +139,7 @@ FORMATS: dict[Any, str] = {
     validate.subdomain: _NAME,
     validate.url_path: "^(/[A-Za-z0-9][A-Za-z0-9._-]*)+$",
     validate.user: "^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$",
+    validate.variable: "^[A-Za-z_][A-Za-z0-9_]*$",
     models.model_uri: "^(models:/|runs:/|s3://)",
 }
 """What a schema can say of a value's form; each admits all that its rule does."""

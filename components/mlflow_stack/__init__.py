@@ -13,7 +13,7 @@ from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
 from mlflow_stack.stack import ArtifactStoreArgs, BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
 from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.validate import InvalidArgs
-from mlflow_stack.workload import PodParts, ResourcesArgs
+from mlflow_stack.workload import EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 
 __version__ = "0.1.0"
 
@@ -32,10 +32,13 @@ __all__ = [
     "EncryptionKeys",
     "EncryptionKeysArgs",
     "EncryptionKeysPlacementArgs",
+    "EnvSourceArgs",
+    "EnvVarArgs",
     "ExposeArgs",
     "Exposure",
     "ExposureArgs",
     "InvalidArgs",
+    "KeyRefArgs",
     "MariadbArgs",
     "MlflowStack",
     "MlflowStackArgs",

@@ -27,7 +27,7 @@ REGISTRY = "/etc/mlflow-stack-registry"
 S3_KEYS = "/etc/mlflow-stack-s3"
 S3_KEYS_FILE = "credentials"
 
-PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "model_server.py")
+PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "prediction_size.py", "model_server.py")
 
 SCRATCH_SIZE = "256Mi"
 SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
@@ -39,9 +39,29 @@ STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"memory": "1Gi"},
 )
 
+USER = "model"
+COMMON_ENV = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HOME": workload.SCRATCH,
+    # The UID has no line in the image's /etc/passwd.
+    "USER": USER,
+    "LOGNAME": USER,
+}
+NO_TRACKING = "none://this-model-server-has-no-tracking-server"
+"""An address that MLflow refuses at once. Without any it opens a SQLite file in the working folder."""
+NO_LIMIT = str(10**6)
+OWN_VARIABLES = (
+    *("MODEL_URI", "VOLUME", "PORT", "MAX_REQUEST_BYTES", "REQUEST_SECONDS", "PREDICTIONS", "MEMORY_BYTES"),
+    *("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PYTHONPATH"),
+    *COMMON_ENV,
+)
+"""Variables that the server's container needs for itself."""
+
 DEFAULT_SIZE = "2Gi"
 DEFAULT_MAX_REQUEST_SIZE = "20Mi"
 DEFAULT_REQUEST_TIMEOUT = "60s"
+DEFAULT_MAX_CONCURRENT_PREDICTIONS = 8
 DEFAULT_LOAD_TIMEOUT = "3m"
 DEFAULT_ROLLOUT_TIMEOUT = "10m"
 DEFAULT_CPU_PERCENT = 80
@@ -130,9 +150,14 @@ class ModelArgs(TypedDict):
     size: NotRequired[str]
     """Space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
     max_request_size: NotRequired[str]
-    """The largest request, a quantity of bytes; above it 413. Default: 20Mi."""
+    """The largest request, a quantity of bytes, also after it is unpacked; above it 413, and for a request that
+    becomes more than the server's memory holds. Default: 20Mi."""
     request_timeout: NotRequired[str]
-    """How long one prediction may take; then 504. Default: 60s."""
+    """How long one prediction may take, with the time that it waits; then 504. Default: 60s."""
+    max_concurrent_predictions: NotRequired[int]
+    """Predictions at once in one server. Four times as many wait, one more gets 429. Default: 8."""
+    env: NotRequired[Sequence[workload.EnvVarArgs]]
+    """Variables of the server's container, as Kubernetes spells them. The model's code can read them. Default: []."""
     load_timeout: NotRequired[str]
     """How long loading may take before the server is started again. Default: 3m."""
     rollout_timeout: NotRequired[str]
@@ -172,6 +197,8 @@ def _model_rules(fields: validate.Fields) -> None:
     for name in ("request_timeout", "load_timeout", "rollout_timeout"):
         fields.check(name, validate.duration)
     workload.resource_rules(fields, SERVER_REQUESTS, LIMITS, {"memory": SMALLEST_LIMIT})
+    fields.check("max_concurrent_predictions", validate.between(1, 1000))
+    workload.env_rules(fields, OWN_VARIABLES)
     fields.check("node_port", validate.between(30000, 32767))
     fields.check("s3_existing_secret", validate.subdomain)
     fields.check("s3_endpoint_url", validate.endpoint)
@@ -198,6 +225,11 @@ def _index(value: str) -> str | None:
     if re.fullmatch(r"https?://[A-Za-z0-9.:/_~-]+", value, re.ASCII) and parts.hostname:
         return None
     return "the address of a package index without user or password, such as https://pypi.org/simple/"
+
+
+def existing_objects(model: ModelArgs) -> bool:
+    """Return whether a model names Secrets or ConfigMaps, which must exist before the stack."""
+    return "s3_existing_secret" in model or any("value_from" in variable for variable in model.get("env", []))
 
 
 def models_rules(fields: validate.Fields) -> None:
@@ -305,6 +337,7 @@ class ModelServer(pulumi.ComponentResource):
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE),
                 "serving": model["name"],
+                "answer_timeout": model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT),
                 "linger": True,
                 "access": accepted.get("access", Access()),
                 "labels": labels,
@@ -336,7 +369,7 @@ class ModelServer(pulumi.ComponentResource):
             labels=labels,
             selector=selector,
             ingress=[connection for part in parts for connection in part.ingress],
-            egress=network.narrowed(_egress(accepted), accepted.get("egress", [])),
+            egress=network.opened(_egress(accepted), accepted.get("egress", [])),
             opts=child,
         )
         account = workload.service_account(name, namespace, labels, child)
@@ -396,28 +429,32 @@ def _image(args: ModelServerArgs) -> pulumi.Input[str]:
 
 
 def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
-    """The container that runs the model's code. It has no credential, and writes nowhere but in its ``/tmp``."""
+    """Return the container that runs the model's code. It has no credential but those of the model's ``env``, and
+    writes nowhere but in its ``/tmp``."""
     model = args["model"]
     load = validate.seconds_of(model.get("load_timeout", DEFAULT_LOAD_TIMEOUT))
+    memory = {**LIMITS, **model.get("resources", {}).get("limits", {})}["memory"]
     env = {
         "MODEL_URI": uri,
         "VOLUME": VOLUME,
         "PORT": str(proxy.UPSTREAM_PORT),
         "MAX_REQUEST_BYTES": str(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE))),
-        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(
-            validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))
-        ),
+        "REQUEST_SECONDS": str(validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))),
+        "PREDICTIONS": str(model.get("max_concurrent_predictions", DEFAULT_MAX_CONCURRENT_PREDICTIONS)),
+        "MEMORY_BYTES": str(validate.bytes_of(memory)),
+        # The wrapper keeps the limit; the app would cancel what it waits for, and the thread would go on unseen.
+        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": NO_LIMIT,
+        "MLFLOW_TRACKING_URI": NO_TRACKING,
         "PYTHONPATH": f"{VOLUME}/libraries",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HOME": workload.SCRATCH,
+        **COMMON_ENV,
     }
     return {
         "name": "model",
         "image": _image(args),
         "command": ["python", f"{SCRIPTS}/model_server.py"],
         "args": [],
-        "env": workload.env(env),
+        "working_dir": workload.SCRATCH,
+        "env": [*workload.env(env), *workload.env_given(model.get("env", []))],
         "resources": workload.resources(model.get("resources"), SERVER_REQUESTS, LIMITS),
         "security_context": workload.container_security(),
         # What `pulumi up` prints of a server that does not start.
@@ -459,12 +496,6 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
         step_scratch_mount,
     ]
     requests, limits = STEP_RESOURCES
-    common = {
-        "VOLUME": VOLUME,
-        "HOME": workload.SCRATCH,
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
 
     def step(
         name: str, program: str, env: list[EnvVarArgsDict], more: Sequence[VolumeMountArgsDict]
@@ -474,7 +505,8 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
             "image": _image(args),
             "command": ["python", f"{SCRIPTS}/{program}"],
             "args": [],
-            "env": [*workload.env(common), *env],
+            "working_dir": workload.SCRATCH,
+            "env": [*workload.env({"VOLUME": VOLUME, **COMMON_ENV}), *env],
             # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
             "resources": workload.resources(None, {**requests, "ephemeral-storage": size}, limits),
             "security_context": workload.container_security(),

@@ -36,6 +36,9 @@ SERVING_ERRORS = tuple(map(HTTPStatus, (401, 403, 404, 413, 429, 502, 503, 504))
 DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
 DEFAULT_MAX_CONCURRENT_UPLOADS = 2
+DEFAULT_ANSWER_TIMEOUT = "1h"
+ANSWER_MARGIN_SECONDS = 15
+"""How long nginx waits beyond a model server's own limit."""
 
 REQUESTS = {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"}
 LIMITS = {"memory": "128Mi"}
@@ -109,6 +112,8 @@ class AuthProxyArgs(TypedDict):
     serving: NotRequired[str]
     """Name of a model: the guarded server is that model's, which answers under ``/serving/<name>/`` of the addresses.
     Default: none, it is MLflow's tracking server."""
+    answer_timeout: NotRequired[str]
+    """How long a served model may take for an answer. Default: 1h."""
     linger: NotRequired[bool]
     """Whether a pod that ends still takes requests for 5 s, until none is sent to it: where another pod comes before it
     goes. Default: false."""
@@ -123,6 +128,7 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
     fields.check("serving", validate.dns_label)
     workload.resource_rules(fields, REQUESTS, LIMITS)
+    fields.check("answer_timeout", validate.duration)
     size_rules(fields)
 
 
@@ -144,6 +150,7 @@ class AuthProxy(pulumi.ComponentResource):
         size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
         uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
         serving = accepted.get("serving")
+        answer_seconds = validate.seconds_of(accepted.get("answer_timeout", DEFAULT_ANSWER_TIMEOUT))
         linger = LINGER_SECONDS if accepted.get("linger") else 0
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
@@ -156,7 +163,7 @@ class AuthProxy(pulumi.ComponentResource):
             immutable=True,
             data={
                 "nginx.conf": pulumi.Output.from_input(accepted["addresses"]).apply(
-                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving, presigned)
+                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving, presigned, answer_seconds)
                 ),
                 "ready": "ready\n",
             },
@@ -264,15 +271,20 @@ def nginx_conf(
     access: Access | None = None,
     serving: str | None = None,
     presigned: bool = True,
+    answer_seconds: int = 3600,
 ) -> str:
     """nginx's whole configuration.
 
     ``max_body`` is the largest request body in bytes, ``max_uploads`` how many artifact uploads may run at once.
     ``serving`` is the name of the model, where a model server is guarded. Without ``presigned`` clients are not told
-    that they may ask for signed addresses of the artifact store.
+    that they may ask for signed addresses of the artifact store. ``answer_seconds`` is a model server's limit.
     """
     access = access or Access()
-    guarded = _tracking(addresses.path, presigned) if serving is None else _serving(addresses.serving_path(serving))
+    guarded = (
+        _tracking(addresses.path, presigned)
+        if serving is None
+        else _serving(addresses.serving_path(serving), answer_seconds)
+    )
     servers = [
         # The kubelet's and load balancers' probes come here: their Host is the pod's address.
         _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_probes("", guarded)),
@@ -336,10 +348,11 @@ def _tracking(path: str, presigned: bool) -> _Guarded:
     return _Guarded(path, f"{path}/health", search, locations)
 
 
-def _serving(base: str) -> _Guarded:
-    endpoints = "".join(_ENDPOINT.format(base=base, name=name) for name in SERVING)
+def _serving(base: str, answer_seconds: int) -> _Guarded:
+    timeout = answer_seconds + ANSWER_MARGIN_SECONDS
+    endpoints = "".join(_ENDPOINT.format(base=base, name=name, timeout=timeout) for name in SERVING)
     errors = "".join(_ERROR.format(status=int(one), code=one.name, message=one.phrase) for one in SERVING_ERRORS)
-    return _Guarded(base, "/ping", "/ping", endpoints + _NOTHING_ELSE + errors)
+    return _Guarded(base, "/health", "/ping", endpoints + _NOTHING_ELSE + errors)
 
 
 def _server(port: int, names: Sequence[str], rules: str, guarded: _Guarded) -> str:
@@ -466,6 +479,9 @@ _TRACKING = """\
 
 _ENDPOINT = """\
         location = {base}/{name} {{
+            # The model server itself answers at the limit, and starts nothing whose caller has gone.
+            proxy_read_timeout {timeout}s;
+            proxy_ignore_client_abort off;
             proxy_pass http://guarded/{name};
         }}
 """

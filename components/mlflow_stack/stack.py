@@ -148,8 +148,8 @@ def _rules(fields: validate.Fields) -> None:
             or "existing_secret" in artifacts.get("s3", {})
             or "existing_secret" in backend.get("mysql", {})
             or "existing_secret" in fields.get("encryption_keys", {})
-            or any("s3_existing_secret" in model for model in fields.get("models", []) if model)
             or "users_existing_secret" in fields
+            or any(models.existing_objects(model) for model in fields.get("models", []) if model)
         ):
             fields.refuse(
                 "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"

@@ -635,6 +635,20 @@ def label_key(value: str) -> str | None:
     return None
 
 
+def variable(value: str) -> str | None:
+    """Judge an environment variable's name."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII) is None:
+        return "a variable's name of letters, digits and '_', not starting with a digit"
+    return None
+
+
+def data_key(value: str) -> str | None:
+    """Judge a key of a Secret or a ConfigMap."""
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value, re.ASCII) is None or value in (".", ".."):
+        return "a key of letters, digits, '.', '_' and '-'"
+    return None
+
+
 def folder(value: str) -> str | None:
     """A relative path without dots, blanks or shell characters."""
     parts = value.split("/")

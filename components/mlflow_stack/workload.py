@@ -106,6 +106,68 @@ def resource_rules(
             given.refuse_value("requests", resource, f"at most limits.{resource}, which defaults to {limit}")
 
 
+class KeyRefArgs(TypedDict):
+    """One key of an existing Secret or ConfigMap."""
+
+    name: pulumi.Input[str]
+    """Name of the object, in the servers' namespace."""
+    key: str
+    """The key in it."""
+
+
+class EnvSourceArgs(TypedDict):
+    """Where the value of a variable comes from: one of the two."""
+
+    secret_key_ref: NotRequired[KeyRefArgs]
+    """A key of a Secret. Default: none."""
+    config_map_key_ref: NotRequired[KeyRefArgs]
+    """A key of a ConfigMap. Default: none."""
+
+
+class EnvVarArgs(TypedDict):
+    """One environment variable."""
+
+    name: str
+    """The variable's name: letters, digits and '_'."""
+    value: NotRequired[pulumi.Input[str]]
+    """Its value, in plain text in the cluster. Default: none, it is given by value_from."""
+    value_from: NotRequired[EnvSourceArgs]
+    """Where its value comes from. Default: none, it is given by value."""
+
+
+@validate.rules(KeyRefArgs)
+def _key_ref_rules(fields: validate.Fields) -> None:
+    fields.check("name", validate.subdomain)
+    fields.check("key", validate.data_key)
+
+
+@validate.rules(EnvSourceArgs)
+def _env_source_rules(fields: validate.Fields) -> None:
+    _one_of_two(fields, "secret_key_ref", "config_map_key_ref")
+
+
+@validate.rules(EnvVarArgs)
+def _env_var_rules(fields: validate.Fields) -> None:
+    fields.check("name", validate.variable)
+    _one_of_two(fields, "value", "value_from")
+
+
+def _one_of_two(fields: validate.Fields, name: str, other: str) -> None:
+    fields.refuse_together(name, other, "a variable has one value")
+    if not fields.stated & {name, other}:
+        fields.refuse(name, f"it or {fields.spell(other)}")
+
+
+def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
+    """Judge the ``env`` of a server, which must not set the variables of its own container."""
+    names = [variable["name"] for variable in fields.get("env", []) if variable and "name" in variable]
+    for name in dict.fromkeys(names):
+        if name in own:
+            fields.refuse_item("env", name, "another name: the server sets this variable itself")
+        if names.count(name) > 1:
+            fields.refuse_item("env", name, "each variable once")
+
+
 @dataclass(frozen=True)
 class Ingress:
     """One kind of connection that a pod answers; everything else is denied to it."""
@@ -235,6 +297,11 @@ def scratch(name: str, size: str) -> tuple[VolumeArgsDict, VolumeMountArgsDict]:
 def env(variables: Mapping[str, pulumi.Input[str]]) -> list[EnvVarArgsDict]:
     """Environment of a container, plain values."""
     return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def env_given(variables: Sequence[EnvVarArgs]) -> list[EnvVarArgsDict]:
+    """Return the variables that a user gave, as a container takes them."""
+    return [cast(EnvVarArgsDict, variable) for variable in variables]
 
 
 STEP_CPU = "20m"

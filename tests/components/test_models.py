@@ -51,6 +51,7 @@ def test_a_model_is_seven_resources_and_shares_its_programs(preview: bool) -> No
         "install_libraries.py",
         "model_server.py",
         "model_volume.py",
+        "prediction_size.py",
     ]
     assert programs["immutable"] is True
     assert stack().all("ConfigMap", "mlflow-programs") == []
@@ -83,14 +84,83 @@ def test_the_server_s_container_has_no_credential_and_the_fetching_one_has_the_m
         "VOLUME": "/model",
         "PORT": "5000",
         "MAX_REQUEST_BYTES": "20971520",
-        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "60",
+        "REQUEST_SECONDS": "60",
+        "PREDICTIONS": "8",
+        "MEMORY_BYTES": "1073741824",
+        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "1000000",
+        "MLFLOW_TRACKING_URI": "none://this-model-server-has-no-tracking-server",
         "PYTHONPATH": "/model/libraries",
         "PYTHONDONTWRITEBYTECODE": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HOME": "/tmp",
+        "USER": "model",
+        "LOGNAME": "model",
     }
     assert env(fetch)["MLFLOW_TRACKING_URI"] == "http://mlflow.mlflow.svc"
     assert env(fetch)["CREDENTIALS"] == "/etc/mlflow-stack-registry"
+
+
+def test_every_container_has_a_user_name_and_a_writable_working_folder() -> None:
+    spec = pod(stack({**IRIS, "environment": "install"}))
+    for container in (*spec["initContainers"], spec["containers"][0]):
+        assert container["workingDir"] == env(container)["HOME"] == "/tmp"
+        assert env(container)["USER"] == env(container)["LOGNAME"] == "model"
+        assert any(mount["mountPath"] == "/tmp" and not mount.get("readOnly") for mount in container["volumeMounts"])
+
+
+def test_the_steps_are_bounded_and_reserve_little() -> None:
+    spec = pod(stack({**IRIS, "environment": "install", "size": "3Gi"}))
+    assert [one["resources"] for one in spec["initContainers"]] == [
+        {"requests": {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "3Gi"}, "limits": {"memory": "1Gi"}}
+    ] * 2
+    assert spec["containers"][0]["resources"] == {
+        "requests": {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": "256Mi"},
+        "limits": {"memory": "1Gi"},
+    }
+
+
+def test_the_server_knows_its_own_memory_and_limits() -> None:
+    model = {
+        **IRIS,
+        "resources": {"limits": {"memory": "3Gi"}},
+        "request_timeout": "2m",
+        "max_concurrent_predictions": 3,
+        "max_request_size": "1Mi",
+    }
+    deployment = stack(model)
+    variables = env(pod(deployment)["containers"][0])
+    names = ("MEMORY_BYTES", "REQUEST_SECONDS", "PREDICTIONS", "MAX_REQUEST_BYTES")
+    assert [variables[name] for name in names] == ["3221225472", "120", "3", "1048576"]
+    conf = deployment.one("ConfigMap", "mlflow-iris-proxy").inputs["data"]["nginx.conf"]
+    # nginx waits a little longer than the server, which answers at its limit.
+    assert conf.count("proxy_read_timeout 135s;") == 4
+    assert conf.count("proxy_ignore_client_abort off;") == 4
+
+
+def test_a_model_has_variables_of_its_own() -> None:
+    variables = [
+        {"name": "REGION", "value": "north"},
+        {"name": "API_KEY", "value_from": {"secret_key_ref": {"name": "provider", "key": "key"}}},
+        {"name": "MODE", "value_from": {"config_map_key_ref": {"name": "settings", "key": "mode"}}},
+    ]
+    spec = pod(stack({**IRIS, "env": variables}, existing_namespace="team"))
+    assert spec["containers"][0]["env"][-3:] == [
+        {"name": "REGION", "value": "north"},
+        {"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": "provider", "key": "key"}}},
+        {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode"}}},
+    ]
+    others = [*spec["initContainers"], spec["containers"][1]]
+    assert not any(one["name"] in ("REGION", "API_KEY", "MODE") for other in others for one in other.get("env", []))
+
+
+def test_the_stack_s_egress_is_opened_for_models_too() -> None:
+    egress = [{"cidr": "192.0.2.0/24", "port": 443}, {"cidr": "198.51.100.7/32", "port": 5432}]
+    policy = stack(IRIS, egress=egress).one("NetworkPolicy", "mlflow-iris").inputs["spec"]
+    opened = {rule["ports"][0]["port"]: rule["to"] for rule in policy["egress"][2:]}
+    assert opened == {
+        443: [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
+        5432: [{"ipBlock": {"cidr": "198.51.100.7/32"}}],
+    }
 
 
 def test_the_machine_user_s_secret_has_its_password_alone() -> None:
@@ -123,7 +193,7 @@ def test_libraries_and_buckets_are_asked_where_they_are_used() -> None:
         "environment": "install",
         "index_url": "http://index.example:8080/simple/",
     }
-    deployment = stack(bucket)
+    deployment = stack(bucket, existing_namespace="team")
     policy = deployment.one("NetworkPolicy", "mlflow-iris").inputs["spec"]
     assert [rule["ports"][0]["port"] for rule in policy["egress"][1:]] == [9000, 8080]
     fetch, install = pod(deployment)["initContainers"]

@@ -1,8 +1,11 @@
 """A model's server as a process, with real models; a pod's network and probes are shown in tests/e2e."""
 
+import gzip
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 import requests
 from mlflow.models import infer_signature
@@ -23,8 +28,19 @@ from process.steps import SCRIPTS
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
+from mlflow_stack import models
+from mlflow_stack.scripts.prediction_size import weight
+
 DATA = load_diabetes(as_frame=True).data
 MOST = 1_000_000
+# As the pod's container has them.
+LIMITS = {
+    "REQUEST_SECONDS": "60",
+    "PREDICTIONS": "8",
+    "MEMORY_BYTES": str(2**30),
+    "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": models.NO_LIMIT,
+    "MLFLOW_TRACKING_URI": models.NO_TRACKING,
+}
 JSON = "application/json"
 COLUMNS = list(DATA.columns)
 SPLIT = {"columns": COLUMNS, "data": DATA.head(2).to_numpy().tolist()}
@@ -46,8 +62,26 @@ class Odd(mlflow.pyfunc.PythonModel):
             raise ValueError("cannot read /srv/inside/model.py")
         if what == "odd":
             return [object()]
+        if what == "ends":
+            with Path("running").open("a") as running:
+                running.write(what)
+            while not Path("end").exists():
+                time.sleep(0.05)
+            return [what]
+        with Path("started").open("a") as started:
+            started.write(f"{what}\n")
         time.sleep(float(what))
         return [what]
+
+
+class Traced(mlflow.pyfunc.PythonModel):
+    """Traces itself, and tries MLflow's default store."""
+
+    @mlflow.trace
+    def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
+        if model_input["what"][0] == "run":
+            mlflow.set_experiment("mine")
+        return [1]
 
 
 class Late(mlflow.pyfunc.PythonModel):
@@ -68,11 +102,17 @@ def running(volume: Path, log: Path, **env: str) -> Iterator[tuple[str, subproce
         "MODEL_URI": "models:/m/1",
         "PORT": str(port),
         "MAX_REQUEST_BYTES": str(MOST),
+        **LIMITS,
         **env,
     }
+    # A working folder of its own, as the pod has.
+    folder = volume / "work"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    command = [sys.executable, str(SCRIPTS / "model_server.py")]
     with (
         log.open("wb") as file,
-        subprocess.Popen([sys.executable, str(SCRIPTS / "model_server.py")], env=environment, stderr=file) as process,
+        subprocess.Popen(command, env=environment, stderr=file, cwd=folder) as process,
     ):
         url = f"http://127.0.0.1:{port}"
         for _ in range(1200):
@@ -82,9 +122,11 @@ def running(volume: Path, log: Path, **env: str) -> Iterator[tuple[str, subproce
             except requests.ConnectionError:
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
-        yield url, process
-        process.terminate()
-        process.wait(60)
+        try:
+            yield url, process
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +267,7 @@ def test_what_the_model_s_own_code_does_is_told_without_its_inside(odd: Path) ->
     def ask(what: str) -> requests.Response:
         return predict(url, j({"dataframe_records": [{"what": what}]}))
 
-    with running(odd, odd / "log", MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT="3") as (url, process):
+    with running(odd, odd / "log", REQUEST_SECONDS="3") as (url, process):
         failed = ask("fail")
         assert (failed.status_code, refused(failed)["error_code"]) == (400, "BAD_REQUEST")
         answer = ask("odd")
@@ -246,7 +288,14 @@ def ended(volume: Path) -> tuple[int, str]:
     """How the server ends that does not start, and the last line of its log."""
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "model_server.py")],
-        env={**os.environ, "VOLUME": str(volume), "MODEL_URI": "models:/m/1", "PORT": "1", "MAX_REQUEST_BYTES": "1"},
+        env={
+            **os.environ,
+            "VOLUME": str(volume),
+            "MODEL_URI": "models:/m/1",
+            "PORT": "1",
+            "MAX_REQUEST_BYTES": "1",
+            **LIMITS,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -296,3 +345,183 @@ def test_a_library_that_the_model_does_not_name_ends_the_start_by_name(ridge: Pa
 def test_what_the_steps_before_refused_is_said_again(tmp_path: Path) -> None:
     (tmp_path / "refused").write_text("Refused: models:/m/1 is not there\n")
     assert ended(tmp_path) == (1, "Refused: models:/m/1 is not there")
+
+
+def ask(url: str, what: str, **options: Any) -> requests.Response:
+    return requests.post(
+        f"{url}/invocations", json={"dataframe_records": [{"what": what}]}, **{"timeout": 120, **options}
+    )
+
+
+def runs(volume: Path) -> int:
+    """How many endless predictions have started."""
+    note = volume / "work" / "running"
+    return note.read_text().count("ends") if note.exists() else 0
+
+
+def ready(url: str, page: str = "/ping") -> int:
+    return requests.get(url + page, timeout=10).status_code
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
+def test_answers_at_the_limit_and_is_unready_until_a_place_is_free(odd: Path) -> None:
+    with running(odd, odd / "log", REQUEST_SECONDS="2", PREDICTIONS="2") as (url, _), ThreadPoolExecutor(8) as pool:
+        endless = [pool.submit(ask, url, "ends") for _ in range(2)]
+        eventually(lambda: runs(odd) == 2)
+        waiting = pool.submit(ask, url, "0")
+        for answer in (*endless, waiting):
+            assert refused(answer.result()) == {"error_code": "GATEWAY_TIMEOUT", "message": "no answer within 2 s"}
+            # Answered at the limit, and not when the prediction ends.
+            assert answer.result().elapsed.total_seconds() < 20
+        eventually(lambda: ready(url) == 503)
+        assert ready(url, "/health") == 200
+        full = ask(url, "1")
+        assert (full.status_code, full.headers["Retry-After"]) == (429, "2")
+        assert refused(full)["message"] == "every prediction that runs is past its limit"
+        (odd / "work" / "end").touch()
+        eventually(lambda: ready(url) == 200)
+        assert ask(url, "0.01").json() == {"predictions": ["0.01"]}
+        # Neither the one whose limit passed in the queue nor the refused one was ever started.
+        assert (odd / "work" / "started").read_text() == "0.01\n"
+
+
+def test_starts_no_prediction_whose_caller_has_gone(odd: Path) -> None:
+    with running(odd, odd / "log", PREDICTIONS="1") as (url, _), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, url, "ends")
+        eventually(lambda: runs(odd) == 1)
+        with pytest.raises(requests.ReadTimeout):
+            ask(url, "0", timeout=1)
+        (odd / "work" / "end").touch()
+        assert first.result().json() == {"predictions": ["ends"]}
+        assert ask(url, "0.02").json() == {"predictions": ["0.02"]}
+        assert (odd / "work" / "started").read_text() == "0.02\n"
+
+
+def test_bounds_how_many_predictions_wait(odd: Path) -> None:
+    with running(odd, odd / "log", PREDICTIONS="1") as (url, _), ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(ask, url, "ends") for _ in range(9)]
+        eventually(lambda: sum(answer.done() for answer in answers) == 4)
+        refusals = [answer.result() for answer in answers if answer.done()]
+        assert [(answer.status_code, answer.headers["Retry-After"]) for answer in refusals] == [(429, "2")] * 4
+        (odd / "work" / "end").touch()
+        assert sorted(answer.result().status_code for answer in answers) == [200] * 5 + [429] * 4
+
+
+def test_traces_and_mlflow_s_default_store_end_at_once(tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    model_folder(tmp_path, lambda path: mlflow.pyfunc.save_model(path, python_model=Traced(), pip_requirements=[]))
+    with running(tmp_path, tmp_path / "log", REQUEST_SECONDS="30") as (url, _):
+        assert ask(url, "trace").json() == {"predictions": [1]}
+        answer = ask(url, "run")
+        assert answer.status_code == 400
+        assert models.NO_TRACKING in answer.json()["message"]
+        assert list((tmp_path / "work").iterdir()) == []
+
+
+def zipped(url: str, body: bytes, encoding: str = "gzip") -> requests.Response:
+    headers = {"Content-Type": JSON, "Content-Encoding": encoding}
+    return requests.post(f"{url}/invocations", data=body, headers=headers, timeout=60)
+
+
+def test_takes_gzip_and_bounds_what_it_becomes(ridge: Path, url: str) -> None:
+    body = j({"dataframe_records": [ROW]})
+    plain = predict(url, body)
+    assert zipped(url, gzip.compress(body)).json() == plain.json()
+    assert zipped(url, gzip.compress(body[:9]) + gzip.compress(body[9:])).json() == plain.json()
+    bomb = zipped(url, gzip.compress(b" " * 500_000_000))
+    assert bomb.status_code == 413
+    assert refused(bomb)["message"] == "the body may have 1000000 bytes"
+    for broken in (body, gzip.compress(body)[:-9], b""):
+        answer = zipped(url, broken)
+        assert (answer.status_code, refused(answer)["message"]) == (400, "the body is not gzip"), broken
+    other = zipped(url, body, "br")
+    assert other.status_code == 415
+    assert refused(other)["message"] == "the header Content-Encoding takes identity or gzip"
+
+
+SECRET = "Kq7-secret-value"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (SECRET.encode() + b"\xff", JSON),
+        (SECRET.encode() + b"\xff", "text/csv"),
+        (j({SECRET: 1}), JSON),
+        (j({"dataframe_records": [{**ROW, "age": SECRET}]}), JSON),
+        (j({"dataframe_records": [{**ROW, "age": f"Error: {SECRET}"}]}), JSON),
+        (j({"dataframe_records": [{**ROW, "age": f"'; Error: '{SECRET}"}]}), JSON),
+        (j({"inputs": {SECRET: [1]}}), JSON),
+        (f"age\n{SECRET}\n".encode(), "text/csv"),
+        (gzip.compress(SECRET.encode() * 99), JSON),
+        (b"{}", f"application/json; {SECRET}=1"),
+        (b"{}", f"text/{SECRET}"),
+    ],
+)
+def test_errors_never_repeat_the_caller_s_input(url: str, body: bytes, content_type: str) -> None:
+    answer = predict(url, body, content_type)
+    assert answer.status_code in (400, 415)
+    refused(answer)
+    assert SECRET not in answer.text
+    assert "\\x" not in answer.text
+
+
+def of_size(first: str, item: str, last: str, size: int = 19_000_000) -> bytes:
+    return (first + ",".join([item] * ((size - len(first) - len(last)) // (len(item) + 1))) + last).encode()
+
+
+def parquet(values: list[str]) -> bytes:
+    target = io.BytesIO()
+    pd.DataFrame({"a": values}).to_parquet(target, compression="zstd")
+    return target.getvalue()
+
+
+LARGE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "small records": (lambda: of_size('{"dataframe_records":[', '{"a":1}', "]}"), JSON),
+    "small rows": (lambda: of_size('{"dataframe_split":{"columns":["a"],"data":[', "[1]", "]}}"), JSON),
+    "empty lists": (lambda: of_size('{"inputs":[', "[]", "]}"), JSON),
+    "other names in each record": (lambda: j({"dataframe_records": [{f"k{n}": 1} for n in range(20_000)]}), JSON),
+    "names": (lambda: j({"dataframe_records": [{f"k{n}": 1 for n in range(1_000_000)}]}), JSON),
+    "columns": (lambda: b"," * 9_000_000 + b"\n" + b"," * 9_000_000, "text/csv"),
+    "short lines below many columns": (lambda: b"a," * 20_000 + b"a\n" + b"1\n" * 20_000, "text/csv"),
+    "Parquet of many small values": (lambda: parquet(["x"] * 6_000_000), "application/vnd.apache.parquet"),
+}
+
+
+@pytest.fixture(scope="module")
+def small(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """A server with the default sizes."""
+    log = tmp_path_factory.mktemp("small") / "log"
+    with running(odd, log, MAX_REQUEST_BYTES=str(20 * 2**20)) as (url, process):
+        yield url, psutil.Process(process.pid)
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_requests_are_counted_by_what_they_become(small: tuple[str, psutil.Process], shape: str) -> None:
+    url, process = small
+    body, content_type = LARGE[shape]
+    before = process.memory_info().rss
+    answer = predict(url, body(), content_type)
+    assert answer.status_code == 413, answer.text
+    assert refused(answer)["message"] == "the body becomes more than the server's memory holds: send fewer rows at once"
+    assert process.memory_info().rss - before < 300e6
+
+
+def test_counts_a_parquet_value_in_each_row_it_stands_in() -> None:
+    body = parquet(["x" * 10_000] * 2000)
+    assert len(body) < 10_000
+    assert weight(body, "application/vnd.apache.parquet", 10**8) > 4 * 20_000_000
+    assert weight(body, "application/vnd.apache.parquet", 10**6) > 10**6
+    assert weight(parquet(["x"]), "application/vnd.apache.parquet", 10**6) < 10_000
+
+
+def test_a_large_request_of_few_values_passes(small: tuple[str, psutil.Process]) -> None:
+    url, _ = small
+    body = j({"dataframe_records": [{"what": "0", "image": "x" * 19_000_000}]})
+    assert predict(url, body).json() == {"predictions": ["0"]}

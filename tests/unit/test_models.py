@@ -110,6 +110,42 @@ def refusals(args: dict) -> list[str]:
             'loadTimeout: "1 minute" is not accepted; '
             "wanted a duration of at most 168h in whole seconds, minutes or hours, such as 10m",
         ),
+        (
+            {"name": "a", "max_concurrent_predictions": 0},
+            "maxConcurrentPredictions: 0 is not accepted; wanted a whole number from 1 to 1000",
+        ),
+        *(
+            (
+                {"name": "a", "env": [{"name": name, "value": "x"}]},
+                f'env: "{name}" is not accepted; wanted another name: the server sets this variable itself',
+            )
+            for name in (
+                "HOME",
+                "LOGNAME",
+                "MEMORY_BYTES",
+                "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT",
+                "MLFLOW_TRACKING_URI",
+                "MODEL_URI",
+                "PORT",
+                "PYTHONPATH",
+                "USER",
+                "VOLUME",
+            )
+        ),
+        (
+            {"name": "a", "env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]},
+            'env: "A" is not accepted; wanted each variable once',
+        ),
+        (
+            {"name": "a", "env": [{"name": "A-B", "value": "x"}]},
+            'env[0].name: "A-B" is not accepted; '
+            "wanted a variable's name of letters, digits and '_', not starting with a digit",
+        ),
+        ({"name": "a", "env": [{"name": "A"}]}, "env[0].value: missing; it or valueFrom"),
+        (
+            {"name": "a", "env": [{"name": "A", "value_from": {}}]},
+            "env[0].valueFrom.secretKeyRef: missing; it or configMapKeyRef",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_key_value_and_what_is_wanted(model: dict, message: str) -> None:
@@ -132,6 +168,24 @@ def test_bad_input_is_refused_by_key_value_and_what_is_wanted(model: dict, messa
 )
 def test_models_that_do_not_go_together_are_refused(args: dict, message: str) -> None:
     assert refusals(args) == [message]
+
+
+REFERENCE = {"name": "keys", "key": "key"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "a", "uri": "s3://models/a", "s3_existing_secret": "keys"},
+        {"name": "a", "env": [{"name": "A", "value_from": {"secret_key_ref": REFERENCE}}]},
+        {"name": "a", "env": [{"name": "A", "value_from": {"config_map_key_ref": REFERENCE}}]},
+    ],
+)
+def test_existing_objects_need_an_existing_namespace(model: dict) -> None:
+    assert refusals({"models": [model]}) == [
+        "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now"
+    ]
+    accepted({"models": [model], "existing_namespace": "team"})
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,32 @@
-"""Serves the model in the pod's volume with MLflow's scoring app, on loopback.
+"""Model server: MLflow's scoring app with the model in the pod's volume, on loopback.
 
-Around the app stands what a caller may see of it: four paths, requests of a bounded size, and errors that are JSON of
-``error_code`` and ``message`` alone. MLflow's own also have a stack trace, the caller's input, and texts that are no
-JSON. One process: one copy of the model in memory, and as PID 1 it drains and ends at SIGTERM.
+The wrapper around the app bounds what a caller can do and see: four paths; requests of a bounded size, counted by what
+they become; a bounded number of predictions that run and wait; errors that are JSON of ``error_code`` and ``message``,
+without MLflow's stack traces and the caller's input. One process: one copy of the model in memory, and as PID 1 it
+drains and ends at SIGTERM.
+
+A prediction runs in a thread, which cannot be ended from outside. Its caller gets 504 at the limit, and the prediction
+keeps its place until it ends.
 """
 
+import asyncio
 import json
 import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+import zlib
+from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, cast
 
 from model_volume import Volume, absent, brief, requirements, say
+from prediction_size import TooLargeError, unpacked, weight
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,91 +35,353 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 METHODS: Final = {"/ping": "GET", "/health": "GET", "/version": "GET", "/invocations": "POST"}
 DRAIN_SECONDS: Final = 50
+WAITING_PER_PLACE: Final = 4
+"""Requests that wait for each prediction that may run; one more gets 429."""
+STUCK_SECONDS: Final = 300
+"""How long every place may be held by predictions past their limit before the server calls itself dead."""
+RETRY_SECONDS: Final = 2
+SLOWEST_BYTES: Final = 100_000
+"""Bytes a second of the slowest body that is read to its end, after a first minute."""
+READABLE: Final = 0.9
+"""Share of the free memory that requests may take."""
+SMALLEST_BUDGET: Final = 64_000_000
 LONGEST_MESSAGE: Final = 500
 _PATH: Final = re.compile(r"(?<![\w.:/-])(/[\w.@+~-]+){2,}/?")
+_WORD: Final = re.compile(r"""[^\s'"(),:;=\[\]{}]+""")
+SHORTEST_WORD: Final = 3
+ENCODINGS: Final = ("identity", "gzip")
+
+
+class RefusedRequestError(Exception):
+    """A request that is answered with an error of ours."""
+
+    def __init__(self, status: HTTPStatus, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def _busy(message: str) -> RefusedRequestError:
+    # 429: the only code beside 408 that MLflow's clients of all accepted releases repeat for a POST.
+    return RefusedRequestError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=str(RETRY_SECONDS))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one server."""
+
+    request_bytes: int
+    """The largest body, also after it is unpacked."""
+    seconds: float
+    """How long a prediction may take, with the time that it waits."""
+    places: int
+    """Predictions at once."""
+    memory: int
+    """Bytes for requests: a quarter for bodies as they came, the rest for what running predictions read of them."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bodies at once, in bytes."""
+        return self.memory // 4
+
+    @property
+    def read_bytes(self) -> int:
+        """What all running predictions may read, in bytes of memory."""
+        return self.memory - self.held_bytes
+
+
+class Places:
+    """Places for predictions, and a queue in front of them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._running: dict[asyncio.Task[None], tuple[float, int]] = {}
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._promised = 0
+        self._promised_bytes = 0
+
+    def overdue_seconds(self) -> float | None:
+        """Return for how long every place has been held by a prediction past its limit; None if one is not."""
+        if len(self._running) < self._limits.places:
+            return None
+        since = time.monotonic() - max(deadline for deadline, _ in self._running.values())
+        return since if since >= 0 else None
+
+    async def enter(self, size: int, deadline: float, gone: asyncio.Task[None]) -> bool:
+        """Wait for a place; False if the deadline passes or the caller goes first. Raises if too many wait."""
+        if self.overdue_seconds() is not None:
+            raise _busy("every prediction that runs is past its limit")
+        if not self._waiting and self._fits(size):
+            self._promise(size)
+            return True
+        if len(self._waiting) >= WAITING_PER_PLACE * self._limits.places:
+            raise _busy("too many predictions run and wait")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = size
+        self._next()
+        try:
+            left = max(0.0, deadline - time.monotonic())
+            await asyncio.wait({turn, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.pop(turn, None)
+        if not turn.done():
+            return False
+        if gone.done() or time.monotonic() >= deadline:
+            self.leave(size)
+            return False
+        return True
+
+    def run(self, prediction: asyncio.Task[None], size: int, deadline: float) -> None:
+        """Hold the place that was entered until the prediction ends."""
+        self._running[prediction] = (deadline, size)
+        self._promised -= 1
+        self._promised_bytes -= size
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._running[prediction]
+            self._next()
+
+        prediction.add_done_callback(ended)
+
+    def leave(self, size: int) -> None:
+        """Give an entered place back."""
+        self._promised -= 1
+        self._promised_bytes -= size
+        self._next()
+
+    def _promise(self, size: int) -> None:
+        self._promised += 1
+        self._promised_bytes += size
+
+    def _fits(self, size: int) -> bool:
+        taken = self._promised_bytes + sum(held for _, held in self._running.values())
+        free_place = len(self._running) + self._promised < self._limits.places
+        return free_place and taken + size <= self._limits.read_bytes
+
+    def _next(self) -> None:
+        for turn, size in list(self._waiting.items()):
+            if not turn.done() and self._fits(size):
+                self._promise(size)
+                turn.set_result(None)
 
 
 class Served:
     """The ASGI app that callers reach."""
 
-    def __init__(self, app: App, most_bytes: int) -> None:
-        """`most_bytes`: the largest request body."""
+    def __init__(self, app: App, names: frozenset[str], limits: Limits) -> None:
+        """
+        :param app: MLflow's, which runs each prediction in the default executor of the event loop.
+        :param names: Names of the model's inputs, which errors may tell.
+        """
         self._app = app
-        self._most = most_bytes
+        self._known = names
+        self._limits = limits
+        self._places = Places(limits)
+        self._held = 0
+        # Apart from the predictions' own threads, which can all be busy.
+        self._reading = ThreadPoolExecutor(1, "reading")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] != "http":
             # The server's own start and end; a WebSocket is nobody's here, and MLflow's app refuses it.
+            if scope["type"] == "lifespan":
+                predictions = ThreadPoolExecutor(self._limits.places, "prediction")
+                asyncio.get_running_loop().set_default_executor(predictions)
             await self._app(scope, receive, send)
             return
         method = METHODS.get(scope["path"])
-        if method is None:
-            await _fail(send, HTTPStatus.NOT_FOUND, f"known are {', '.join(METHODS)}")
-        elif scope["method"] != method:
-            await _fail(send, HTTPStatus.METHOD_NOT_ALLOWED, f"{scope['path']} takes {method}", allow=method)
-        elif scope["path"] != "/invocations":
+        try:
+            if method is None:
+                raise RefusedRequestError(HTTPStatus.NOT_FOUND, f"known are {', '.join(METHODS)}")
+            if scope["method"] != method:
+                message = f"{scope['path']} takes {method}"
+                raise RefusedRequestError(HTTPStatus.METHOD_NOT_ALLOWED, message, allow=method)
+            if scope["path"] == "/invocations":
+                await self._invoke(scope, receive, send)
+                return
+            overdue = self._places.overdue_seconds()
+            tolerated = {"/ping": 0.0, "/health": STUCK_SECONDS}.get(scope["path"])
+            if overdue is not None and tolerated is not None and overdue >= tolerated:
+                message = "every prediction that runs is past its limit"
+                raise RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=str(RETRY_SECONDS))
             await self._app(scope, receive, send)
-        elif not any(name == b"content-type" for name, _ in scope["headers"]):
-            await _fail(send, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the header Content-Type is missing")
-        elif (body := await self._body(receive)) is None:
-            await _fail(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have {self._most} bytes")
-        else:
-            await self._predict(scope, body, receive, send)
+        except RefusedRequestError as refused:
+            await _fail(send, refused.status, str(refused), headers=refused.headers)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The request's body; None where it is too large. All is read: who still sends hears nothing."""
+    async def _invoke(self, scope: Message, receive: Receive, send: Send) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if b"content-type" not in headers:
+            raise RefusedRequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the header Content-Type is missing")
+        encoding = headers.get(b"content-encoding", "identity").strip().lower()
+        if encoding not in ENCODINGS:
+            message = f"the header Content-Encoding takes {' or '.join(ENCODINGS)}"
+            raise RefusedRequestError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message, accept_encoding=", ".join(ENCODINGS))
+        with self._holding() as hold:
+            patience = 60 + self._limits.request_bytes / SLOWEST_BYTES
+            try:
+                body = await asyncio.wait_for(self._read(receive, hold), patience)
+            except asyncio.TimeoutError:  # noqa: UP041 - another class before Python 3.11
+                raise RefusedRequestError(HTTPStatus.REQUEST_TIMEOUT, "the body came too slowly") from None
+            if body is None:
+                return
+            deadline = time.monotonic() + self._limits.seconds
+            gone = asyncio.create_task(_until_gone(receive))
+            try:
+                body, size = await self._judge(body, headers[b"content-type"], encoding, hold)
+                await self._predict(scope, body, size, deadline, gone, send)
+            finally:
+                gone.cancel()
+
+    @contextmanager
+    def _holding(self) -> Generator[Callable[[int], bool]]:
+        """Count a body towards all that are held; the given function says whether more bytes fit."""
+        mine = 0
+
+        def hold(size: int) -> bool:
+            nonlocal mine
+            if self._held + size > self._limits.held_bytes:
+                return False
+            mine += size
+            self._held += size
+            return True
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
+
+    async def _read(self, receive: Receive, hold: Callable[[int], bool]) -> bytes | None:
+        """Return the request's body; None if its caller goes. All is read: a caller that still sends hears nothing."""
         chunks: list[bytes] = []
         size = 0
+        refused: RefusedRequestError | None = None
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
             chunk: bytes = message.get("body", b"")
             size += len(chunk)
-            if size <= self._most:
+            if size > self._largest:
+                refused = self._too_large()
+            elif refused is None and not hold(len(chunk)):
+                refused = _busy("the requests under way fill the memory")
+            if refused is None:
                 chunks.append(chunk)
             else:
                 chunks.clear()
             if not message.get("more_body"):
-                return b"".join(chunks) if size <= self._most else None
+                if refused is not None:
+                    raise refused
+                return b"".join(chunks)
 
-    async def _predict(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
-        """Hands the request on; a good answer passes as it is, a bad one is put into our words."""
-        handed = False
-        failed: list[bytes] = []
-        status = 0
+    @property
+    def _largest(self) -> int:
+        return min(self._limits.request_bytes, self._limits.held_bytes)
 
-        async def once() -> Message:
-            nonlocal handed
-            if handed:
-                return await receive()
-            handed = True
-            return {"type": "http.request", "body": body, "more_body": False}
+    def _too_large(self) -> RefusedRequestError:
+        message = f"the body may have {self._largest} bytes"
+        return RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
 
-        async def judged(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            if status < HTTPStatus.BAD_REQUEST:
-                await send(message)
-            else:
-                failed.append(message.get("body", b""))
+    async def _judge(
+        self, body: bytes, content_type: str, encoding: str, hold: Callable[[int], bool]
+    ) -> tuple[bytes, int]:
+        """Return the unpacked body, and how many bytes a prediction reads of it."""
+
+        def judge() -> tuple[bytes, int]:
+            plain = unpacked(body, self._largest) if encoding == "gzip" else body
+            if "parquet" not in content_type:
+                plain.decode()
+            return plain, weight(plain, content_type, self._limits.read_bytes)
 
         try:
-            await self._app(scope, once, judged)
+            plain, size = await asyncio.get_running_loop().run_in_executor(self._reading, judge)
+        except TooLargeError:
+            raise self._too_large() from None
+        except zlib.error:
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the body is not gzip") from None
+        except UnicodeDecodeError:
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the body is not UTF-8") from None
         except Exception as error:
-            traceback.print_exc()
-            if 0 < status < HTTPStatus.BAD_REQUEST:
-                raise
-            if _is_the_models(error):
-                await _fail(send, HTTPStatus.INTERNAL_SERVER_ERROR, "the model's answer cannot be written as JSON")
-            else:
-                await _fail(send, HTTPStatus.BAD_REQUEST, f"the input cannot be read: {type(error).__name__}")
+            message = f"the input cannot be read: {type(error).__name__}"
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, message) from None
+        if size > self._limits.read_bytes:
+            message = "the body becomes more than the server's memory holds: send fewer rows at once"
+            raise RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+        if encoding == "gzip" and not hold(len(plain)):
+            raise _busy("the requests under way fill the memory")
+        return plain, size
+
+    async def _predict(
+        self, scope: Message, body: bytes, size: int, deadline: float, gone: asyncio.Task[None], send: Send
+    ) -> None:
+        """Hand the request on; a good answer passes as it is, a bad one is put into our words."""
+        late = RefusedRequestError(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {self._limits.seconds:g} s")
+        if not await self._places.enter(size, deadline, gone):
+            raise late
+        answer: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            answer.append(message)
+
+        headers = dict(scope["headers"])
+        request = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in _OF_THE_WIRE]}
+
+        async def predict() -> None:
+            await self._app(request, _once(body), collect)
+
+        prediction = asyncio.create_task(predict())
+        self._places.run(prediction, size, deadline)
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait({prediction, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not prediction.done():
+            # Nobody awaits the prediction any more; what it raises is for the log.
+            prediction.add_done_callback(_logged)
+            raise late
+        failure = prediction.exception()
+        if failure is not None:
+            _logged(prediction)
+            if _is_the_models(failure):
+                message = "the model's answer cannot be written as JSON"
+                raise RefusedRequestError(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+            message = f"the input cannot be read: {type(failure).__name__}"
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, message)
+        status: int = answer[0]["status"]
+        if status < HTTPStatus.BAD_REQUEST:
+            for message in answer:
+                await send(message)
             return
-        if status >= HTTPStatus.BAD_REQUEST:
-            await _fail(send, HTTPStatus(status), *_told(b"".join(failed)))
+        told, code = _told(b"".join(message.get("body", b"") for message in answer[1:]))
+        brought = f"{headers[b'content-type'].decode('latin-1')} {body.decode('utf-8', 'replace')}"
+        await _fail(send, HTTPStatus(status), without_input(public(told), brought, self._known), code)
 
 
-def _is_the_models(error: Exception) -> bool:
+_OF_THE_WIRE: Final = (b"content-encoding", b"content-length", b"transfer-encoding")
+
+
+def _once(body: bytes) -> Receive:
+    """Return what receives one whole request, and then waits as for a caller that stays."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    return receive
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _logged(prediction: asyncio.Task[None]) -> None:
+    if not prediction.cancelled() and (error := prediction.exception()) is not None:
+        traceback.print_exception(error)
+
+
+def _is_the_models(error: BaseException) -> bool:
     """Whether what MLflow did not catch happened after the prediction; all else happens while it reads the input."""
     return any(
         frame.name in ("predictions_to_json", "unwrapped_predictions_to_json")
@@ -130,6 +402,21 @@ def _told(body: bytes) -> tuple[str, str | None]:
     return str(fields.get("message") or "the request was refused"), fields.get("error_code")
 
 
+def without_input(message: str, request: str, known: frozenset[str]) -> str:
+    """Replace the words of a message that its request brought: those that no message of MLflow's is made of, and
+    behind its first quote all. The model's own names stay."""
+    quoted = min((message.find(quote) for quote in "'\"" if quote in message), default=len(message))
+
+    def hide(match: re.Match[str]) -> str:
+        word = match[0]
+        if word in known or len(word) < SHORTEST_WORD or (match.start() < quoted and word.isascii() and word.isalpha()):
+            return word
+        brought = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", request)
+        return "…" if brought or "\\" in word or not word.isascii() else word
+
+    return _WORD.sub(hide, message)
+
+
 def public(message: str) -> str:
     """A message without the caller's input, which MLflow repeats, and without paths of this container."""
     # The second is a page of advice for users of MLflow 1.
@@ -139,9 +426,11 @@ def public(message: str) -> str:
     return _PATH.sub("…", " ".join(text.split()))[:LONGEST_MESSAGE]
 
 
-async def _fail(send: Send, status: HTTPStatus, message: str, code: str | None = None, **headers: str) -> None:
+async def _fail(
+    send: Send, status: HTTPStatus, message: str, code: str | None = None, headers: Mapping[str, str] | None = None
+) -> None:
     content = json.dumps({"error_code": code or status.name, "message": public(message)}).encode()
-    fields = {"content-type": "application/json", "content-length": str(len(content)), **headers}
+    fields = {"content-type": "application/json", "content-length": str(len(content)), **(headers or {})}
     pairs = [(name.encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": pairs})
     await send({"type": "http.response.body", "body": content})
@@ -156,8 +445,8 @@ def missed(error: BaseException | None) -> str | None:
     return None
 
 
-def loaded(volume: Volume, name: str) -> App | None:
-    """MLflow's app with the model; None where that is impossible, which is then said."""
+def loaded(volume: Volume, name: str) -> tuple[App, frozenset[str]] | None:
+    """Return MLflow's app with the model, and the names of its inputs; None if that fails, which is logged."""
     if volume.note.exists():
         say(volume.note.read_text(encoding="utf-8").strip())
         return None
@@ -169,12 +458,17 @@ def loaded(volume: Volume, name: str) -> App | None:
     if lacking:
         say(f"Warning: the image lacks what {name} names: {lacking}")
     try:
+        from mlflow import tracing
         from mlflow.pyfunc import load_model, scoring_server
 
+        # No tracking server is in reach: each trace would be tried again and again before its prediction is answered.
+        tracing.disable()
         model = load_model(str(volume.model))
         if lacking and model.input_example is not None:  # pyright: ignore[reportUnknownMemberType]
             model.predict(model.input_example)  # pyright: ignore[reportUnknownMemberType]
-        return scoring_server.init(model)  # pyright: ignore[reportUnknownMemberType]
+        schema = cast(Any, model.metadata).get_input_schema()
+        names = frozenset(schema.input_names() if schema is not None and schema.has_input_names() else ())
+        return scoring_server.init(model), names  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:
         traceback.print_exc()
         library = missed(error)
@@ -193,18 +487,18 @@ def loaded(volume: Volume, name: str) -> App | None:
     return None
 
 
-def main() -> int:
-    """The server as the pod runs it: ends with 0 after SIGTERM."""
+def memory_for_requests(limit: int) -> int:
+    """Return the bytes that requests may take, beside what the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return max(SMALLEST_BUDGET, int((limit - pages * os.sysconf("SC_PAGE_SIZE")) * READABLE))
+
+
+async def serve(app: App) -> None:
+    """Serve until SIGTERM, and end the process then, also if a prediction never ends."""
     import uvicorn
 
-    started = time.monotonic()
-    name = os.environ["MODEL_URI"]
-    app = loaded(Volume(Path(os.environ["VOLUME"])), name)
-    if app is None:
-        return 1
-    say(f"Loaded {name} in {time.monotonic() - started:.1f} s")
-    uvicorn.run(
-        Served(app, int(os.environ["MAX_REQUEST_BYTES"])),
+    config = uvicorn.Config(
+        app,
         host="127.0.0.1",
         port=int(os.environ["PORT"]),
         log_level="warning",
@@ -212,6 +506,27 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    await uvicorn.Server(config).serve()
+    sys.stderr.flush()
+    # The interpreter would wait for the threads of predictions.
+    os._exit(0)
+
+
+def main() -> int:
+    """Run the server as the pod does."""
+    started = time.monotonic()
+    name = os.environ["MODEL_URI"]
+    found = loaded(Volume(Path(os.environ["VOLUME"])), name)
+    if found is None:
+        return 1
+    say(f"Loaded {name} in {time.monotonic() - started:.1f} s")
+    limits = Limits(
+        request_bytes=int(os.environ["MAX_REQUEST_BYTES"]),
+        seconds=float(os.environ["REQUEST_SECONDS"]),
+        places=int(os.environ["PREDICTIONS"]),
+        memory=memory_for_requests(int(os.environ["MEMORY_BYTES"])),
+    )
+    asyncio.run(serve(Served(*found, limits)))
     return 0
 
 
