@@ -23,6 +23,13 @@ INGRESS = {"kind": "ingress", "host": "mlflow.example.com"}
 MODEL = {"name": "iris", "uri": "s3://models/iris"}
 CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 
+
+def _reference(kind: str) -> dict[str, Any]:
+    """Args with a model whose variable comes from an existing object."""
+    source = {kind: {"name": "settings", "key": "key"}}
+    return {**ADOPTED, "models": [{"name": "iris", "env": [{"name": "A", "value_from": source}]}]}
+
+
 CONTEXT: dict[str, dict[str, Any]] = {
     "backend_store.pvc.existing_claim": ADOPTED,
     "backend_store.mysql": {"backend_store": {"mysql": MYSQL}},
@@ -39,6 +46,10 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "models": {"models": [MODEL]},
     "models[0].index_url": {"models": [{"name": "iris", "uri": "models:/iris/1", "environment": "install"}]},
     "models[0].s3_existing_secret": {**ADOPTED, "models": [MODEL]},
+    "models[0].env": {**ADOPTED, "models": [{"name": "iris", "env": [{"name": "A", "value": "a"}]}]},
+    "models[0].env[0].value_from": {**ADOPTED, "models": [{"name": "iris", "env": [{"name": "A", "value_from": {}}]}]},
+    "models[0].env[0].value_from.secret_key_ref": _reference("secret_key_ref"),
+    "models[0].env[0].value_from.config_map_key_ref": _reference("config_map_key_ref"),
     "internal_from": {"internal_from": [{}]},
     "egress": {"egress": [{"cidr": "192.0.2.0/24", "port": 443}]},
 }
@@ -80,6 +91,9 @@ VALUES: dict[str, Any] = {
     "models[0].s3_existing_secret": "model-keys",
     "models[0].s3_endpoint_url": "http://minio.minio.svc:9000",
     "models[0].s3_region": "eu-north-1",
+    "models[0].env[0].value": "north",
+    "models[0].env[0].value_from.secret_key_ref.name": "provider",
+    "models[0].env[0].value_from.config_map_key_ref.name": "settings-of-team",
     "expose.host": "made.example.com",
     "expose.tls.issuer": "letsencrypt",
     "expose.tls.secret": "certificate",

@@ -107,11 +107,10 @@ def test_every_option_has_a_decision() -> None:
 @pytest.mark.parametrize("server", ["tracking", "model"])
 def test_containers_set_what_is_decided(server: str) -> None:
     entries = {name: entry[server] for name, entry in DECIDED.items()}
-    assert set(entries.values()) <= {"set", "unset", "unused", "open"}
+    assert set(entries.values()) <= {"set", "unset", "unused"}
     wanted = {name for name, decision in entries.items() if decision == "set"}
-    undecided = {name for name, decision in entries.items() if decision == "open"}
     present = {name for env in containers()[server] for name in env} & variables()
-    assert present - undecided == wanted
+    assert present == wanted
 
 
 def test_decisions_name_a_known_kind_and_a_reason() -> None:

@@ -460,7 +460,7 @@ SECRET = "Kq7-secret-value"
         (j({"inputs": {SECRET: [1]}}), JSON),
         (f"age\n{SECRET}\n".encode(), "text/csv"),
         (gzip.compress(SECRET.encode() * 99), JSON),
-        (b"{}", f"application/json; {SECRET}=1"),
+        (b"{}", f"application/json; {SECRET}=1; plainsecret=1"),
         (b"{}", f"text/{SECRET}"),
     ],
 )
@@ -468,7 +468,7 @@ def test_errors_never_repeat_the_caller_s_input(url: str, body: bytes, content_t
     answer = predict(url, body, content_type)
     assert answer.status_code in (400, 415)
     refused(answer)
-    assert SECRET not in answer.text
+    assert "secret" not in answer.text
     assert "\\x" not in answer.text
 
 

@@ -37,6 +37,8 @@ TLS = {"kind": "ingress", "host": "a.example.com", "tls": {"issuer": "le"}}
 PORT = {"kind": "nodeport", "host": "a.example.com", "nodePort": 30500}
 IRIS = {"name": "iris", "uri": "models:/iris@champion", "version": 1, "environment": "install"}
 
+REFERENCE = {"name": "settings", "key": "key"}
+
 
 def _guest(**keys: Any) -> dict[str, Any]:
     return {"existingNamespace": "team", **keys}
@@ -71,6 +73,11 @@ BASES: dict[str, dict[str, Any]] = {
     "model": _guest(models=[IRIS]),
     "autoscaled model": _guest(models=[{**IRIS, "autoscale": {"maxReplicas": 3}}]),
     "model in a bucket": _guest(models=[{"name": "iris", "uri": "s3://bin/iris", "s3ExistingSecret": "s"}]),
+    "model with variables": _guest(models=[{**IRIS, "env": [{"name": "MODE", "value": "fast"}]}]),
+    "model with keys": _guest(models=[{**IRIS, "env": [{"name": "KEY", "valueFrom": {"secretKeyRef": REFERENCE}}]}]),
+    "model with settings": _guest(
+        models=[{**IRIS, "env": [{"name": "MODE", "valueFrom": {"configMapKeyRef": REFERENCE}}]}]
+    ),
     "peers": _guest(internalFrom=[{"namespaceSelector": {"a": "b"}}], egress=[{"cidr": "192.0.2.0/24", "port": 443}]),
 }
 """Stack files in which one key is changed."""
@@ -165,6 +172,14 @@ ROWS: list[tuple[str, str, Any]] = [
     ("models[].size", "model", "4Gi"),
     ("models[].maxRequestSize", "model", "10Mi"),
     ("models[].requestTimeout", "model", "30s"),
+    ("models[].maxConcurrentPredictions", "model", 2),
+    ("models[].env", "model", [{"name": "MODE", "value": "fast"}]),
+    ("models[].env[].name", "model with variables", "OTHER"),
+    ("models[].env[].value", "model with variables", "slow"),
+    ("models[].env[].valueFrom.secretKeyRef.name", "model with keys", "other"),
+    ("models[].env[].valueFrom.secretKeyRef.key", "model with keys", "other"),
+    ("models[].env[].valueFrom.configMapKeyRef.name", "model with settings", "other"),
+    ("models[].env[].valueFrom.configMapKeyRef.key", "model with settings", "other"),
     ("models[].loadTimeout", "model", "5m"),
     ("models[].rolloutTimeout", "model", "30m"),
     ("models[].nodePort", "node port", 30502),

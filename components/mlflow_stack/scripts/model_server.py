@@ -47,7 +47,7 @@ READABLE: Final = 0.9
 SMALLEST_BUDGET: Final = 64_000_000
 LONGEST_MESSAGE: Final = 500
 _PATH: Final = re.compile(r"(?<![\w.:/-])(/[\w.@+~-]+){2,}/?")
-_WORD: Final = re.compile(r"""[^\s'"(),:;=\[\]{}]+""")
+_WORD: Final = re.compile(r"""[^\s'"(),:;=\[\]{}]*[^\s'"(),:;=\[\]{}.]""")
 SHORTEST_WORD: Final = 3
 ENCODINGS: Final = ("identity", "gzip")
 
@@ -403,9 +403,9 @@ def _told(body: bytes) -> tuple[str, str | None]:
 
 
 def without_input(message: str, request: str, known: frozenset[str]) -> str:
-    """Replace the words of a message that its request brought: those that no message of MLflow's is made of, and
-    behind its first quote all. The model's own names stay."""
-    quoted = min((message.find(quote) for quote in "'\"" if quote in message), default=len(message))
+    """Replace the words of a message that its request brought: those that are not plain words, and behind the first
+    colon or quote all. The model's own names stay."""
+    quoted = min((message.find(sign) for sign in "'\":" if sign in message), default=len(message))
 
     def hide(match: re.Match[str]) -> str:
         word = match[0]
