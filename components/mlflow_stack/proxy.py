@@ -22,6 +22,9 @@ INTERNAL_PORT = 8081
 UPSTREAM_PORT = 5000
 """Where the guarded server listens, on 127.0.0.1."""
 
+VERIFY_PORT = 8082
+"""Where nginx asks itself about a password, on 127.0.0.1."""
+
 LIVE = "/livez"
 """Answers 204 while nginx runs."""
 HEALTHY = "/healthz"
@@ -36,11 +39,25 @@ SERVING_ERRORS = tuple(map(HTTPStatus, (401, 403, 404, 413, 429, 502, 503, 504))
 DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
 DEFAULT_MAX_CONCURRENT_UPLOADS = 2
+DEFAULT_MAX_REQUEST_BYTES = 4 * 2**20
+"""For the tracking server's default memory limit."""
+GRAPHQL_BYTES = 64 * 2**10
+"""The longest GraphQL query. MLflow parses it in full before it counts its fields, at 400 times its size."""
+FORM_BYTES = 10 * 2**20
+"""The largest file that MLflow takes from its UI. It holds it in memory."""
+FORMS = 4
+"""Files that the UI uploads at once."""
+NO_BODY = 1024
+"""Bytes of a body where none is expected."""
+SCRATCH_MI = 16
+"""MiB of the proxy's ``/tmp`` beside request bodies: cached probes and the process ID."""
+HELD_BYTES = 384 * 2**20
+"""Bytes of request bodies on the proxy's disk."""
 DEFAULT_ANSWER_TIMEOUT = "1h"
 ANSWER_MARGIN_SECONDS = 15
 """How long nginx waits beyond a model server's own limit."""
 
-REQUESTS = {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"}
+REQUESTS = {"cpu": "20m", "memory": "32Mi"}
 LIMITS = {"memory": "128Mi"}
 
 CONFIG = "/etc/mlflow-stack"
@@ -62,6 +79,13 @@ CONNECTIONS_OF_ALL = 1000
 REQUESTS_PER_SECOND = 2000
 """Requests of one client address: far above the 260 a second that MLflow can answer on two cores, since nginx counts
 before it authenticates and must not slow a team behind one address."""
+HEAVY_REQUESTS_PER_SECOND = 200
+"""Requests of one client address with a body above 16 kB, or an artifact. They take their places after
+authentication, so this bounds the connections that a client without a password holds."""
+PROBES_PER_SECOND = 20
+"""Probes of one client address. The kubelet sends two a second."""
+PROBES_OF_ALL_PER_SECOND = 200
+"""Probes of all addresses at the public port, where the kubelet sends none."""
 HSTS = "max-age=31536000"
 """Strict-Transport-Security of an https address: a year, without other names of its domain."""
 
@@ -104,9 +128,12 @@ class AuthProxyArgs(TypedDict):
     resources: NotRequired[workload.ResourcesArgs]
     """Default: requests 20m CPU and 32Mi, limit 128Mi."""
     max_artifact_size: NotRequired[str]
-    """The largest request body, a quantity of bytes; above it 413. Default: 10Gi."""
+    """The largest artifact, or a model server's largest request, a quantity of bytes; above it 413. Default: 10Gi."""
+    max_request_bytes: NotRequired[int]
+    """Bytes of the largest body of any other request; above it 413. Default: 4194304."""
     max_concurrent_uploads: NotRequired[int]
-    """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    """Artifact uploads at once, of which one user has half; one more gets 429, which MLflow's client repeats.
+    Default: 2."""
     presigned: NotRequired[bool]
     """Whether MLflow may offer clients signed addresses of its artifact store. Default: true."""
     serving: NotRequired[str]
@@ -147,13 +174,18 @@ class AuthProxy(pulumi.ComponentResource):
     def __init__(self, name: str, args: AuthProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.accepted("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:AuthProxy", name, {}, opts)
-        size = validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE))
-        uploads = accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS)
+        limits = Limits(
+            validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE)),
+            accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS),
+            accepted.get("max_request_bytes", DEFAULT_MAX_REQUEST_BYTES),
+        )
         serving = accepted.get("serving")
         answer_seconds = validate.seconds_of(accepted.get("answer_timeout", DEFAULT_ANSWER_TIMEOUT))
         linger = LINGER_SECONDS if accepted.get("linger") else 0
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
+        # A model server's requests are not held.
+        size = f"{SCRATCH_MI if serving else limits.scratch // 2**20 + 1}Mi"
         config = k8s.core.v1.ConfigMap(
             f"{name}-proxy",
             metadata={
@@ -163,13 +195,13 @@ class AuthProxy(pulumi.ComponentResource):
             immutable=True,
             data={
                 "nginx.conf": pulumi.Output.from_input(accepted["addresses"]).apply(
-                    lambda addresses: nginx_conf(addresses, size, uploads, access, serving, presigned, answer_seconds)
+                    lambda addresses: nginx_conf(addresses, limits, access, serving, presigned, answer_seconds)
                 ),
                 "ready": "ready\n",
             },
             opts=pulumi.ResourceOptions(parent=self),
         )
-        scratch, scratch_mount = workload.scratch("proxy-tmp", "64Mi")
+        scratch, scratch_mount = workload.scratch("proxy-tmp", size)
         volumes, mounts = _users(access)
         self.parts = PodParts(
             containers=[
@@ -182,7 +214,9 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "public", "container_port": PUBLIC_PORT},
                         {"name": "internal", "container_port": INTERNAL_PORT},
                     ],
-                    "resources": workload.resources(accepted.get("resources"), REQUESTS, LIMITS),
+                    "resources": workload.resources(
+                        accepted.get("resources"), {**REQUESTS, "ephemeral-storage": size}, LIMITS
+                    ),
                     "security_context": workload.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "startup_probe": {
@@ -264,49 +298,95 @@ def service(
     )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Sizes and numbers of requests that the proxy passes on."""
+
+    artifact: int
+    """Bytes of an artifact, or of a model server's request."""
+    uploads: int
+    """Artifact uploads at once."""
+    request: int = DEFAULT_MAX_REQUEST_BYTES
+    """Bytes of the body of any other request."""
+
+    @property
+    def uploads_of_user(self) -> int:
+        """Uploads of one user at once: half of all, so that no user takes every place."""
+        return (self.uploads + 1) // 2
+
+    @property
+    def held(self) -> int:
+        """Request bodies on disk at once: more of them, the smaller they may be."""
+        return min(max(HELD_BYTES // self.request, 16), 96)
+
+    @property
+    def held_of_user(self) -> int:
+        """Request bodies of one user on disk at once."""
+        return self.held // 2
+
+    @property
+    def form(self) -> int:
+        """Bytes of a file that the UI uploads."""
+        return min(FORM_BYTES, self.artifact)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that the proxy's ``/tmp`` holds at most: bodies, cached probes, and the process ID."""
+        return self.held * self.request + FORMS * self.form + SCRATCH_MI * 2**20
+
+
 def nginx_conf(
     addresses: Addresses,
-    max_body: int,
-    max_uploads: int,
+    limits: Limits,
     access: Access | None = None,
     serving: str | None = None,
     presigned: bool = True,
     answer_seconds: int = 3600,
 ) -> str:
-    """nginx's whole configuration.
+    """Return nginx's whole configuration.
 
-    ``max_body`` is the largest request body in bytes, ``max_uploads`` how many artifact uploads may run at once.
-    ``serving`` is the name of the model, where a model server is guarded. Without ``presigned`` clients are not told
-    that they may ask for signed addresses of the artifact store. ``answer_seconds`` is a model server's limit.
+    ``serving`` is the name of the model, if a model server is guarded, and ``answer_seconds`` that server's own limit.
+    Without ``presigned`` clients are not told that they may ask for signed addresses of the artifact store.
     """
     access = access or Access()
     guarded = (
-        _tracking(addresses.path, presigned)
+        _tracking(addresses.path, limits, presigned)
         if serving is None
-        else _serving(addresses.serving_path(serving), answer_seconds)
+        else _serving(addresses, serving, limits, answer_seconds)
     )
+    internal = [*addresses.internal_hosts, "localhost"]
     servers = [
-        # The kubelet's and load balancers' probes come here: their Host is the pod's address.
-        _DEFAULT_SERVER.format(public=PUBLIC_PORT, internal=INTERNAL_PORT, probes=_probes("", guarded)),
-        # localhost: what `kubectl port-forward` leads here.
-        _server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"], "", guarded),
+        # Probes of the kubelet and of load balancers use the pod's address as Host.
+        _default_server(PUBLIC_PORT, _PUBLIC_PROBES, guarded),
+        _default_server(INTERNAL_PORT, "", guarded),
+        # `kubectl port-forward` leads to localhost.
+        _server(INTERNAL_PORT, internal, [], "", guarded, CONNECTIONS_PER_CLIENT),
     ]
     if access.existing_users is not None:
         managed = "|".join(map(re.escape, access.existing_users.managed))
         servers.insert(0, _USER_FILES.format(managed=managed, own=AUTH, existing=EXISTING_USERS, key=HTPASSWD_KEY))
     if addresses.host is not None:
-        rules = _public(addresses, addresses.host, access, max_uploads)
-        servers.append(_server(PUBLIC_PORT, [addresses.host], rules, guarded))
+        # Without trusted proxies, all clients of a controller have its address.
+        shared = addresses.port is None and not access.trusted_proxies
+        connections = CONNECTIONS_OF_ALL if shared else CONNECTIONS_PER_CLIENT
+        rules = _public(addresses, addresses.host, access)
+        servers.append(_server(PUBLIC_PORT, [addresses.host], rules, _PUBLIC_PROBES, guarded, connections))
     return _MAIN.format(
-        max_body=max_body,
-        max_uploads=max_uploads,
-        connections=CONNECTIONS_PER_CLIENT,
+        max_body=limits.request,
         requests=REQUESTS_PER_SECOND,
+        heavy=HEAVY_REQUESTS_PER_SECOND,
+        probes=PROBES_PER_SECOND,
+        all_probes=PROBES_OF_ALL_PER_SECOND,
         drain=DRAIN_SECONDS,
         upstream=UPSTREAM_PORT,
+        verify=VERIFY_PORT,
+        ready=f"{CONFIG}/ready",
+        path=addresses.path,
+        uploads="".join(f'\n        "~^PUT {pattern}" 1;' for pattern in guarded.uploads),
         auth="$user_file" if access.existing_users else f"{AUTH}/{HTPASSWD_KEY}",
         clients="".join(f"\n        {client} 0;" for client in dict.fromkeys(access.allow_from)),
         https=f"{addresses.host} https;" if addresses.scheme == "https" else "",
+        origin=f"{addresses.host} {addresses.origin};" if addresses.host is not None else "",
         hsts=HSTS,
         servers="\n".join(servers),
     )
@@ -326,8 +406,20 @@ def _users(access: Access) -> tuple[list[VolumeArgsDict], list[VolumeMountArgsDi
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """A kind of path: how large a body it takes, and how a request is passed on."""
+
+    body: int
+    """Bytes of the largest body."""
+    settings: str
+    """Lines of the location that passes the request on, after the password has been checked."""
+    door: str = ""
+    """Lines of the location that checks the password, besides the check itself."""
+
+
+@dataclass(frozen=True)
 class _Guarded:
-    """The server behind the proxy, as nginx sees it."""
+    """The server behind the proxy."""
 
     base: str
     """The path that it is reached under."""
@@ -335,91 +427,120 @@ class _Guarded:
     """Its own page that says that it lives."""
     ready: str
     """Its own page that says that it can work."""
-    locations: str
-    """What is passed on to it."""
+    kinds: Mapping[str, _Kind]
+    """Kinds of paths by name."""
+    routes: Sequence[tuple[str, str]]
+    """Patterns of paths below the base, each with the name of its kind. The first that matches is taken."""
+    rest: str
+    """The locations of everything else."""
+    uploads: Sequence[str] = ()
+    """Patterns of whole paths whose PUT requests are artifact uploads."""
 
 
-def _tracking(path: str, presigned: bool) -> _Guarded:
-    search = f"{path}/api/2.0/mlflow/experiments/search?max_results=1"
+_ARTIFACTS = r"/(ajax-api|api)/2\.0/mlflow-artifacts/artifacts/."
+"""Artifacts by path. MLflow streams GET and PUT; the listing, one segment shorter, is an API request."""
+
+_ROUTES = (
+    (_ARTIFACTS, "artifact"),
+    (r"/ajax-api/2\.0/mlflow/upload-artifact$", "form"),
+    (r"/(model-versions/)?get-artifact$", "download"),
+    (r"/ajax-api/2\.0/mlflow/logged-models/[^/]+/artifacts/files$", "download"),
+    (r"/ajax-api/[23]\.0/mlflow/get-trace-artifact$", "download"),
+    (r"/gateway/", "gateway"),
+    (r"/graphql$", "graphql"),
+    (r"/(static-files/.*)?$", "page"),
+)
+"""Paths of MLflow that are not of the kind ``api``, below its static prefix. A path that a newer MLflow adds is of that
+kind: its body is small, complete and counted before MLflow sees it."""
+
+_SERVER_INFO = (r"/(ajax-api|api)/3\.0/mlflow/server-info$", "unsigned")
+
+
+def _tracking(path: str, limits: Limits, presigned: bool) -> _Guarded:
+    base = re.escape(path)
+    held = _HELD.format(bodies="bodies", held=limits.held, held_of_user=limits.held_of_user)
+    forms = _HELD.format(bodies="forms", held=FORMS, held_of_user=FORMS // 2)
+    uploads = _UPLOAD.format(base=base, uploads=limits.uploads, uploads_of_user=limits.uploads_of_user)
+    kinds = {
+        "api": _Kind(limits.request, held),
+        "artifact": _Kind(limits.artifact, _DOWNLOAD + uploads, _NO_OTHER_BODY),
+        "form": _Kind(limits.form, forms),
+        "download": _Kind(NO_BODY, _DOWNLOAD),
+        "gateway": _Kind(limits.request, held + _GATEWAY, _GATEWAY_DOOR),
+        "graphql": _Kind(min(GRAPHQL_BYTES, limits.request), held),
+        "page": _Kind(NO_BODY, ""),
+    }
+    routes = _ROUTES
+    if not presigned:
+        kinds["unsigned"] = _Kind(NO_BODY, _UNSIGNED)
+        routes = (_SERVER_INFO, *_ROUTES)
+    rest = _ASSISTANT.format(path=base) + _GATEWAY_CHECK + _door("location /", "api", kinds["api"])
     # MLflow's own redirect would name a scheme and no port.
     redirect = _REDIRECT.format(path=path) if path else ""
-    proxied = "" if presigned else _NOT_PRESIGNED
-    locations = redirect + (proxied + _TRACKING).format(path=re.escape(path))
-    return _Guarded(path, f"{path}/health", search, locations)
+    search = f"{path}/api/2.0/mlflow/experiments/search?max_results=1"
+    return _Guarded(path, f"{path}/health", search, kinds, routes, redirect + rest, [f"{base}{_ARTIFACTS}"])
 
 
-def _serving(base: str, answer_seconds: int) -> _Guarded:
-    timeout = answer_seconds + ANSWER_MARGIN_SECONDS
-    endpoints = "".join(_ENDPOINT.format(base=base, name=name, timeout=timeout) for name in SERVING)
+def _serving(addresses: Addresses, name: str, limits: Limits, answer_seconds: int) -> _Guarded:
+    base = addresses.serving_path(name)
+    settings = _PREDICTION.format(base=re.escape(base), timeout=answer_seconds + ANSWER_MARGIN_SECONDS)
+    kinds = {"prediction": _Kind(limits.artifact, settings)}
     errors = "".join(_ERROR.format(status=int(one), code=one.name, message=one.phrase) for one in SERVING_ERRORS)
-    return _Guarded(base, "/health", "/ping", endpoints + _NOTHING_ELSE + errors)
+    routes = [(f"/{endpoint}$", "prediction") for endpoint in SERVING]
+    return _Guarded(base, "/health", "/ping", kinds, routes, _NOTHING_ELSE + errors)
 
 
-def _server(port: int, names: Sequence[str], rules: str, guarded: _Guarded) -> str:
+def _default_server(port: int, probes: str, guarded: _Guarded) -> str:
+    return _DEFAULT_SERVER.format(port=port, probes=_probes("", probes, guarded))
+
+
+def _server(
+    port: int, names: Sequence[str], rules: Sequence[str], probes: str, guarded: _Guarded, connections: int
+) -> str:
+    base = re.escape(guarded.base)
+    doors = [_door(f"location ~ ^{base}{pattern}", kind, guarded.kinds[kind]) for pattern, kind in guarded.routes]
+    used = dict.fromkeys([*(kind for _, kind in guarded.routes), *guarded.kinds])
+    rooms = [_room(kind, guarded.kinds[kind], connections) for kind in used]
     return _SERVER.format(
         port=port,
         names=" ".join(names),
-        rules=rules,
-        probes=_probes(guarded.base, guarded),
-        locations=guarded.locations,
+        connections=connections,
+        requests=REQUESTS_PER_SECOND,
+        heavy=HEAVY_REQUESTS_PER_SECOND,
+        rules="".join(f"        {rule}\n" for rule in rules),
+        probes=_probes(guarded.base, probes, guarded),
+        locations=guarded.rest + "".join([*doors, *rooms]),
     )
 
 
-def _probes(base: str, guarded: _Guarded) -> str:
-    return _PROBES.format(base=base, health=guarded.health, ready=guarded.ready)
+def _door(location: str, name: str, kind: _Kind) -> str:
+    return _DOOR.format(location=location, kind=name, body=kind.body, door=kind.door)
 
 
-def _public(addresses: Addresses, host: str, access: Access, max_uploads: int) -> str:
-    """What holds for the public port alone."""
+def _room(name: str, kind: _Kind, connections: int) -> str:
+    return _ROOM.format(kind=name, body=kind.body, connections=connections, settings=kind.settings)
+
+
+def _probes(base: str, limits: str, guarded: _Guarded) -> str:
+    return _PROBES.format(base=base, limits=_PROBE + limits, health=_ask(guarded.health), ready=_ask(guarded.ready))
+
+
+def _ask(page: str) -> str:
+    return _ASK.format(page=page)
+
+
+def _public(addresses: Addresses, host: str, access: Access) -> list[str]:
+    """Return the rules of the public port."""
     lines = [f"set_real_ip_from {proxy};" for proxy in access.trusted_proxies]
     if lines:
         lines += ["real_ip_header X-Forwarded-For;", "real_ip_recursive on;"]
-    elif addresses.port is None:
-        # No port of the nodes: a controller stands in front, and every client has its address.
-        lines += [f"limit_conn clients {CONNECTIONS_OF_ALL};", f"limit_conn uploads {max_uploads};"]
     if access.allow_from:
         lines.append("if ($outside) { return 403; }")
     if addresses.scheme == "https":
         # Before a password is asked for, also where the controller itself does not redirect.
         lines.append(f"if ($http_x_forwarded_proto = http) {{ return 308 https://{host}$request_uri; }}")
-    return "".join(f"        {line}\n" for line in lines)
+    return lines
 
-
-_PROBES = f"""\
-        location = {{base}}{LIVE} {{{{
-            access_log off;
-            return 204;
-        }}}}
-        location = {{base}}{HEALTHY} {{{{
-            access_log off;
-            auth_basic off;
-            proxy_read_timeout 10s;
-            proxy_pass http://guarded{{health}};
-        }}}}
-        location = {{base}}{READY} {{{{
-            access_log off;
-            auth_basic off;
-            auth_request /-/ready;
-            default_type text/plain;
-            alias {CONFIG}/ready;
-        }}}}
-        location = /-/ready {{{{
-            internal;
-            access_log off;
-            auth_basic off;
-            proxy_method GET;
-            proxy_pass_request_body off;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Content-Length "";
-            proxy_set_header Authorization "";
-            proxy_set_header Host localhost;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto http;
-            proxy_read_timeout 10s;
-            proxy_pass http://guarded{{ready}};
-        }}}}
-"""
 
 # A regular expression, since other keys of a map do not tell upper from lower case.
 _USER_FILES = """\
@@ -431,9 +552,12 @@ _USER_FILES = """\
 
 _DEFAULT_SERVER = """\
     server {{
-        listen {public} default_server;
-        listen {internal} default_server;
+        listen {port} default_server;
         server_name _;
+        lingering_time 2s;
+        set $user "";
+        set $provider "";
+        set $policy "";
 {probes}\
         location / {{
             return 421;
@@ -446,43 +570,189 @@ _SERVER = """\
         listen {port};
         server_name {names};
         auth_basic "MLflow";
-{rules}{probes}{locations}\
+        limit_conn strangers {connections};
+        limit_conn clients {connections};
+        limit_req zone=request_rate burst={requests} nodelay;
+        limit_req zone=heavy_rate burst={heavy} nodelay;
+        root /nonexistent;
+        # The verified user, for the log; a provider's key, for MLflow's gateway; a policy for users' files.
+        set $user "";
+        set $provider "";
+        set $policy "";
+{rules}\
+        if ($foreign_write) {{ return 403; }}
+{probes}{locations}\
     }}
 """
 
-_REDIRECT = """\
-        location = {path} {{
-            return 308 {path}/;
+# The password is checked first; only then a request takes one of the places that users share.
+_DOOR = """\
+        {location} {{
+            client_max_body_size {body};
+{door}\
+            try_files /- @{kind};
+        }}
+"""
+_ROOM = """\
+        location @{kind} {{
+            auth_basic off;
+            set $user $remote_user;
+            # Bodies in chunks are measured here, the others above.
+            client_max_body_size {body};
+            limit_conn addresses {connections};
+{settings}\
+            proxy_pass http://guarded;
         }}
 """
 
-# Clients take what this page says for an offer, and then fail where they do not reach the artifact store.
-_NOT_PRESIGNED = """\
-        location ~ ^{path}/(ajax-api|api)/3\\.0/mlflow/server-info$ {{
+# Complete before MLflow sees it: Flask loses a body without Content-Length, and a slow client holds nothing of MLflow.
+_HELD = """\
+            proxy_request_buffering on;
+            limit_conn {bodies} {held};
+            limit_conn {bodies}_of_user {held_of_user};
+"""
+
+_UPLOAD = """\
+            limit_conn uploads {uploads};
+            limit_conn uploads_of_user {uploads_of_user};
+            # MLflow's streaming routes lack its static prefix. The path is passed on as nginx has understood it.
+            rewrite "(?s)^{base}(/.*)$" $artifact_prefix$1 break;
+"""
+
+_NO_OTHER_BODY = """\
+            if ($unasked_body) { return 413; }
+"""
+
+# A reader may pause. What users have stored never runs as the site.
+_DOWNLOAD = """\
+            send_timeout 600s;
+            set $policy "sandbox; default-src 'none'";
+"""
+
+_GATEWAY_DOOR = """\
+            auth_basic off;
+            auth_request /-/gateway;
+            auth_request_set $gateway_user $upstream_http_x_user;
+"""
+_GATEWAY = """\
+            set $user $gateway_user;
+            set $provider $gateway_provider;
+            # Answers of language models come in pieces, with pauses.
+            send_timeout 60s;
+"""
+
+_GATEWAY_CHECK = f"""\
+        location = /-/gateway {{
+            internal;
+            auth_basic off;
+            proxy_method GET;
+            proxy_pass_request_headers off;
+            proxy_pass_request_body off;
+            proxy_set_header Connection "";
+            proxy_set_header Content-Length "";
+            proxy_set_header Host localhost;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto http;
+            proxy_set_header Origin "";
+            proxy_set_header Authorization $gateway_credentials;
+            proxy_set_header X-MLflow-Authorization "";
+            proxy_pass http://127.0.0.1:{VERIFY_PORT}/verify;
+        }}
+"""
+
+_UNSIGNED = """\
+            # Clients take what this page says for an offer, and then fail where they do not reach the artifact store.
             sub_filter_types application/json;
             sub_filter_once off;
             sub_filter '"multipart_downloads_enabled":true' '"multipart_downloads_enabled":false';
             sub_filter '"multipart_uploads_enabled":true' '"multipart_uploads_enabled":false';
-            proxy_pass http://guarded;
-        }}
 """
 
-_TRACKING = """\
-        # Trusts callers on loopback, which every caller is behind a sidecar; it can run commands.
-        location ~* ^{path}/(ajax-api|api)/3\\.0/mlflow/assistant {{
-            deny all;
-        }}
-        location / {{
-            proxy_pass http://guarded;
-        }}
-"""
-
-_ENDPOINT = """\
-        location = {base}/{name} {{
+_PREDICTION = """\
             # The model server itself answers at the limit, and starts nothing whose caller has gone.
             proxy_read_timeout {timeout}s;
             proxy_ignore_client_abort off;
-            proxy_pass http://guarded/{name};
+            set $policy "sandbox; default-src 'none'";
+            rewrite "(?s)^{base}(/.*)$" $1 break;
+"""
+
+# Probes need no password. Nothing of the request is passed on, and MLflow answers once a second at most.
+_PROBES = f"""\
+        location = {{base}}{LIVE} {{{{
+            if ($not_a_probe) {{{{ return 405; }}}}
+{{limits}}\
+            try_files /- =204;
+        }}}}
+        location = {{base}}{HEALTHY} {{{{
+            if ($not_a_probe) {{{{ return 405; }}}}
+{{limits}}\
+{{health}}\
+        }}}}
+        location = {{base}}{READY} {{{{
+            if ($not_a_probe) {{{{ return 405; }}}}
+{{limits}}\
+            auth_request /-/ready;
+            default_type text/plain;
+            alias {CONFIG}/ready;
+        }}}}
+        location = /-/ready {{{{
+            internal;
+            auth_basic off;
+{{ready}}\
+        }}}}
+"""
+
+_PROBE = """\
+            access_log off;
+            auth_basic off;
+            lingering_timeout 1s;
+            lingering_time 1s;
+            limit_conn probes 20;
+            limit_req zone=probe_rate burst=40 nodelay;
+"""
+_PUBLIC_PROBES = """\
+            limit_conn all_probes 100;
+            limit_req zone=all_probe_rate burst=400 nodelay;
+"""
+
+_ASK = """\
+            proxy_method GET;
+            proxy_pass_request_headers off;
+            proxy_pass_request_body off;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Content-Length "";
+            proxy_set_header Host localhost;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto http;
+            proxy_set_header Origin "";
+            proxy_set_header Authorization "";
+            proxy_set_header X-MLflow-Authorization "";
+            proxy_read_timeout 10s;
+            proxy_buffering on;
+            proxy_cache probe_answers;
+            proxy_cache_key {page};
+            proxy_cache_valid any 1s;
+            proxy_cache_lock on;
+            proxy_cache_lock_age 10s;
+            proxy_cache_lock_timeout 10s;
+            proxy_ignore_headers X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering Expires
+                Cache-Control Set-Cookie Vary;
+            set $args "";
+            proxy_pass http://guarded{page};
+"""
+
+_REDIRECT = """\
+        location = {path} {{
+            if ($not_a_probe) {{ return 405; }}
+            return 308 {path}/;
+        }}
+"""
+
+# It trusts callers on loopback, which every caller is behind a sidecar, and can run commands.
+_ASSISTANT = """\
+        location ~* ^{path}/(ajax-api|api)/3\\.0/mlflow/assistant {{
+            deny all;
         }}
 """
 
@@ -498,7 +768,6 @@ _ERROR = """\
 # No `return`: that would come before the password is asked for.
 _NOTHING_ELSE = """\
         location / {
-            root /nonexistent;
             log_not_found off;
         }
 """
@@ -507,7 +776,8 @@ _MAIN = """\
 worker_processes 1;
 worker_rlimit_nofile 8192;
 pid /tmp/nginx.pid;
-error_log stderr warn;
+# Messages of the level `error` hold query strings, and user names as they were sent. The access log has their statuses.
+error_log stderr crit;
 worker_shutdown_timeout {drain}s;
 
 events {{
@@ -521,19 +791,36 @@ http {{
     uwsgi_temp_path /tmp/uwsgi;
     scgi_temp_path /tmp/scgi;
 
-    log_format access '$remote_addr $remote_user [$time_iso8601] "$request" $status $body_bytes_sent $request_time';
-    access_log /dev/stdout access;
     server_tokens off;
     # A host name has up to 253 characters.
     server_names_hash_bucket_size 512;
     map_hash_bucket_size 512;
     absolute_redirect off;
+    # `try_files` looks for a file that never exists.
+    open_file_cache max=16 inactive=1h;
+    open_file_cache_errors on;
+    open_file_cache_valid 1h;
 
-    # Towards clients at most 10 s (CIS NGINX 2.4.3, 2.4.4); towards MLflow an hour, for large artifacts.
+    # Query strings hold tokens. An empty last field means that the client did not take the whole answer.
+    map $request_uri $path {{
+        "~^(?<before_query>[^?]*)" $before_query;
+    }}
+    map $user $verified_user {{
+        default $user;
+        "" "-";
+    }}
+    log_format access '$remote_addr $verified_user [$time_iso8601] "$request_method $path $server_protocol" $status '
+        '$body_bytes_sent $request_time "$upstream_status" "$request_completion"';
+    access_log /dev/stdout access;
+
+    # Clients that read or write slowly are cut off (CIS NGINX 2.4.3, 2.4.4); readers of artifacts may pause for longer.
+    # Towards MLflow an hour, for large artifacts.
     keepalive_timeout 10s;
     keepalive_requests 100000;
     client_header_timeout 10s;
     client_body_timeout 60s;
+    client_body_buffer_size 16k;
+    lingering_time 10s;
     send_timeout 10s;
     proxy_connect_timeout 5s;
     proxy_read_timeout 3600s;
@@ -542,11 +829,53 @@ http {{
     auth_basic_user_file {auth};
     # Known and unknown names take the same time, and a guess at a password takes a second.
     auth_delay 1s;
-    limit_conn_zone $binary_remote_addr zone=clients:1m;
-    limit_conn clients {connections};
-    limit_req_zone $binary_remote_addr zone=requests:1m rate={requests}r/s;
-    limit_req zone=requests burst={requests} nodelay;
+
+    map "$request_method $uri" $upload {{
+        default "";{uploads}
+    }}
+    # Requests whose body does not fit into the buffer above. They are counted when the password has been checked, all
+    # others before.
+    map "$upload:$content_length:$http_transfer_encoding" $heavy {{
+        default 1;
+        "~^:([0-9]{{0,4}}|1[0-5][0-9]{{3}}):$" "";
+    }}
+    map "$heavy:$http_authorization$http_x_mlflow_authorization" $client {{
+        default "";
+        "~^:." $binary_remote_addr;
+    }}
+    # Requests without a password take no places of those with one.
+    map "$http_authorization$http_x_mlflow_authorization" $stranger {{
+        default "";
+        "" $binary_remote_addr;
+    }}
+    map $heavy $heavy_client {{
+        default $binary_remote_addr;
+        "" "";
+    }}
+    limit_conn_zone $stranger zone=strangers:1m;
+    limit_conn_zone $client zone=clients:1m;
+    limit_conn_zone $binary_remote_addr zone=addresses:1m;
+    limit_conn_zone $heavy zone=bodies:64k;
+    limit_conn_zone $user zone=bodies_of_user:1m;
+    limit_conn_zone $heavy zone=forms:64k;
+    limit_conn_zone $user zone=forms_of_user:1m;
+    limit_conn_zone $upload zone=uploads:64k;
+    limit_conn_zone $user zone=uploads_of_user:1m;
+    limit_conn_zone $binary_remote_addr zone=probes:1m;
+    limit_conn_zone $server_port zone=all_probes:64k;
+    limit_req_zone $binary_remote_addr zone=request_rate:1m rate={requests}r/s;
+    limit_req_zone $heavy_client zone=heavy_rate:1m rate={heavy}r/s;
+    limit_req_zone $binary_remote_addr zone=probe_rate:1m rate={probes}r/s;
+    limit_req_zone $server_port zone=all_probe_rate:64k rate={all_probes}r/s;
+    # MLflow's clients retry this status for every method; from 3.18 on, most others only for idempotent requests. They
+    # wait longer each time. With a Retry-After they would give up after seven times that, so only rates have one.
+    limit_conn_status 429;
     limit_req_status 429;
+    map $limit_req_status $retry_after {{
+        default "";
+        REJECTED 1;
+    }}
+    add_header Retry-After $retry_after always;
 
     # Judged where `return` is as well, which comes before `deny`.
     geo $outside {{
@@ -561,14 +890,54 @@ http {{
         default "";
         https "{hsts}";
     }}
-    map "$request_method $uri" $upload {{
-        default "";
-        "~^(PUT|POST) .*/mlflow-artifacts/" upload;
-        "~^(PUT|POST) .*/upload-artifact" upload;
+    # A browser sends a user's password along with what any other site has it write.
+    map $host $origin {{
+        default http://$http_host;
+        {origin}
     }}
-    limit_conn_zone $upload zone=uploads:64k;
-    limit_conn uploads {max_uploads};
-    limit_conn_status 503;
+    map "$http_origin $origin" $foreign {{
+        default 1;
+        "~^ " "";
+        "~^(\\S+) \\1$" "";
+    }}
+    map "$request_method:$foreign" $foreign_write {{
+        default 1;
+        "~^(GET|HEAD|OPTIONS):" "";
+        "~:$" "";
+    }}
+    # MLflow lets pages of localhost write, and read with the user's password.
+    map $foreign $own_origin {{
+        default "";
+        "" $http_origin;
+    }}
+    map "$request_method:$content_length:$http_transfer_encoding" $not_a_probe {{
+        default 1;
+        "~^(GET|HEAD):0*:$" "";
+    }}
+    map "$request_method:$content_length:$http_transfer_encoding" $unasked_body {{
+        default 1;
+        "~^PUT:" "";
+        "~:0*:$" "";
+    }}
+    map $request_method $artifact_prefix {{
+        default "{path}";
+        GET "";
+        PUT "";
+    }}
+    # Where the provider's key is in Authorization, MLflow's own clients of the gateway put the password elsewhere.
+    map $http_x_mlflow_authorization $gateway_credentials {{
+        default $http_x_mlflow_authorization;
+        "" $http_authorization;
+    }}
+    map $http_x_mlflow_authorization $gateway_provider {{
+        default $http_authorization;
+        "" "";
+    }}
+    map "$policy:$upstream_http_content_disposition" $disposition {{
+        default $upstream_http_content_disposition;
+        "~*^[^:]+:attachment" $upstream_http_content_disposition;
+        "~^[^:]" attachment;
+    }}
     client_max_body_size {max_body};
 
     # MLflow finishes what it began also where the client has gone, and holds it in `/tmp` meanwhile: it still counts.
@@ -578,6 +947,7 @@ http {{
     proxy_request_buffering off;
     proxy_buffering off;
     proxy_max_temp_file_size 0;
+    proxy_cache_path /tmp/probes keys_zone=probe_answers:64k max_size=1m inactive=1m use_temp_path=off;
 
     proxy_http_version 1.1;
     proxy_set_header Connection "";
@@ -585,7 +955,9 @@ http {{
     # Not what the client says: MLflow trusts loopback callers.
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $client_scheme;
-    proxy_set_header Authorization "";
+    proxy_set_header Origin $own_origin;
+    proxy_set_header Authorization $provider;
+    proxy_set_header X-MLflow-Authorization "";
 
     # MLflow sends these on some answers only; hidden there, they are sent once on all.
     proxy_hide_header Server;
@@ -593,16 +965,31 @@ http {{
     proxy_hide_header Referrer-Policy;
     proxy_hide_header X-Content-Type-Options;
     proxy_hide_header X-Frame-Options;
+    proxy_hide_header Content-Disposition;
     add_header X-Content-Type-Options nosniff always;
     add_header X-Frame-Options SAMEORIGIN always;
     add_header Referrer-Policy same-origin always;
     add_header Strict-Transport-Security $hsts always;
+    add_header Content-Disposition $disposition always;
+    add_header Content-Security-Policy $policy always;
 
     upstream guarded {{
         server 127.0.0.1:{upstream};
         keepalive 32;
         # Below uvicorn's own 5 s: a connection that it closes first would lose the request sent on it.
         keepalive_timeout 3s;
+    }}
+
+    # Checks a password that is not in Authorization. auth_delay is that of the request it is asked for.
+    server {{
+        listen 127.0.0.1:{verify};
+        auth_basic "MLflow";
+        auth_delay 0s;
+        access_log off;
+        location = /verify {{
+            add_header X-User $remote_user;
+            alias {ready};
+        }}
     }}
 
 {servers}}}

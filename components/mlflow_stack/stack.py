@@ -93,7 +93,8 @@ class MlflowStackArgs(TypedDict):
     """Artifact locations that the server may use beside its own artifact store, such as ``s3://older-bucket`` or
     ``file:///mlflow/mlruns``, where runs of an adopted database have artifacts. Others are refused. Default: []."""
     max_concurrent_uploads: NotRequired[int]
-    """Artifact uploads at once; one more gets 503, which MLflow's client tries again. Default: 2."""
+    """Artifact uploads at once, of which one user has half; one more gets 429, which MLflow's client repeats.
+    Default: 2."""
     models: NotRequired[Sequence[ModelArgs]]
     """Models to serve, each by servers of its own. Default: []."""
     expose: NotRequired[ExposeArgs]
@@ -304,6 +305,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "htpasswd": secrets.htpasswd,
                 "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
                 "max_artifact_size": max_artifact_size,
+                "max_request_bytes": tracking.max_body_bytes(accepted.get("resources")),
                 "max_concurrent_uploads": max_concurrent_uploads,
                 "presigned": artifacts.presigned,
                 "linger": not (store.parts.exclusive or artifacts.parts.exclusive),

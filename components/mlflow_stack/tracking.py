@@ -29,8 +29,8 @@ LIMITS = {"memory": "1Gi"}
 SERVER_BYTES = 640 * 2**20
 """Memory of the server beside the bodies of API requests: the figures above."""
 BODY_COST = 96
-"""Memory that MLflow takes for each byte of an API body, at worst: 73 for JSON of many small items, 81 for OTLP of
-empty spans, 90 for a long search filter (measured with 1 and 8 MiB)."""
+"""Memory that MLflow takes for each byte of an API body, at worst. Measured: 73 for JSON of many small items, 81 for
+OTLP of empty spans, 90 for a long search filter."""
 SMALLEST_BODY_LIMIT = 2**20
 """MLflow's client sends batches of up to 1,000,000 bytes."""
 SMALLEST_LIMIT = f"{(SERVER_BYTES + BODY_COST * SMALLEST_BODY_LIMIT) // 2**20}Mi"

@@ -176,6 +176,17 @@ def test_the_sizes_have_one_place() -> None:
     assert "limit_conn uploads 3;" in conf
 
 
+@pytest.mark.parametrize(("memory", "body", "scratch"), [(None, 4 * 2**20, "441Mi"), ("4Gi", 32 * 2**20, "569Mi")])
+def test_request_sizes_follow_from_the_servers_memory(memory: str | None, body: int, scratch: str) -> None:
+    args = {} if memory is None else {"resources": {"limits": {"memory": memory}}}
+    deployment = engine.deploy(lambda: MlflowStack("mlflow", args) and None)
+    assert f"client_max_body_size {body};" in deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
+    pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume}
+    requests = {one["name"]: one["resources"]["requests"]["ephemeral-storage"] for one in pod["containers"]}
+    assert (volumes["proxy-tmp"], requests["proxy"]) == (scratch, scratch)
+
+
 def test_a_found_claim_is_mounted_and_not_owned() -> None:
     deployment = stack({"existing_namespace": "team", "backend_store": {"pvc": {"existing_claim": "old"}}})
     assert deployment.all("PersistentVolumeClaim") == []
@@ -336,10 +347,13 @@ def test_containers_reserve_and_limit_what_was_measured() -> None:
     }
     step = {"requests": {"cpu": "20m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}}
     schema = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}}
-    proxy = {
-        "requests": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "64Mi"},
-        "limits": {"memory": "128Mi"},
-    }
+
+    def proxy(scratch: str) -> dict:
+        return {
+            "requests": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": scratch},
+            "limits": {"memory": "128Mi"},
+        }
+
     assert found == {
         "mlflow/database": step,
         "mlflow/encryption-keys": {"requests": {"cpu": "20m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
@@ -347,7 +361,7 @@ def test_containers_reserve_and_limit_what_was_measured() -> None:
             "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": str(7 * 2**29)},
             "limits": {"memory": "1Gi"},
         },
-        "mlflow/proxy": proxy,
+        "mlflow/proxy": proxy("441Mi"),
         "mlflow-iris/fetch": {
             "requests": {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "2Gi"},
             "limits": {"memory": "1Gi"},
@@ -356,7 +370,7 @@ def test_containers_reserve_and_limit_what_was_measured() -> None:
             "requests": {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": "256Mi"},
             "limits": {"memory": "1Gi"},
         },
-        "mlflow-iris/proxy": proxy,
+        "mlflow-iris/proxy": proxy("16Mi"),
         "mlflow-database/data": schema,
         "mlflow-database/mariadb": schema,
         "mlflow-schema/check": schema,

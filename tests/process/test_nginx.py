@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -27,28 +28,43 @@ from local import images
 from local.images.debian import debian
 from local.progress import Progress
 from mlflow_stack import Addresses, htpasswd, proxy, validate
+from mlflow_stack.proxy import Limits
 
 PASSWORD = "correct horse battery"
-AUTH = {"Authorization": "Basic " + base64.b64encode(f"ann:{PASSWORD}".encode()).decode()}
+
+
+def basic(user: str, password: str = PASSWORD) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+AUTH = {"Authorization": basic("ann")}
+BOB = {"Authorization": basic("bob")}
 HOST = "mlflow.example.com"
+LIMITS = Limits(artifact=1000, uploads=4, request=100_000)
 LARGE = 20_000_000
 """Bytes that no buffer between two sockets takes."""
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Answers with what it was asked; /health as MLflow does, the search as a database that can be stopped."""
+    """Answers with what it was asked; the search as a database that can be stopped.
+
+    As Flask does, it takes a body without Content-Length for none.
+    """
 
     protocol_version = "HTTP/1.1"
     database = True
     slow = threading.Event()
+    asked: ClassVar[list[str]] = []
 
     def answer(self) -> None:
+        self.asked.append(self.path)
         length = int(self.headers.get("Content-Length", 0))
         self.rfile.read(length)
         if "slow" in self.path:
             self.slow.wait(20)
         code = 503 if self.path.startswith("/api/2.0/mlflow/experiments/search") and not self.database else 200
-        body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
+        asked = {"path": self.path, "method": self.command, "headers": dict(self.headers), "length": length}
+        body = json.dumps(asked).encode()
         if "large" in self.path:
             body = bytes(LARGE)
         self.send_response(code)
@@ -56,11 +72,16 @@ class Upstream(http.server.BaseHTTPRequestHandler):
             body = b'{"multipart_downloads_enabled":true,"multipart_uploads_enabled":true,"store_type":"SqlStore"}'
             self.send_header("Content-Type", "application/json")
         self.send_header("X-Frame-Options", "DENY")
+        if "inline" in self.path:
+            self.send_header("Content-Disposition", "inline")
+        if "attached" in self.path:
+            self.send_header("Content-Disposition", "attachment; filename=page.html")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-    do_GET = do_PUT = do_POST = do_OPTIONS = answer  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
@@ -104,15 +125,18 @@ def root() -> Path:
 
 
 @contextmanager
-def running(root: Path, folder: Path, conf: str, upstream: int | None = None) -> Iterator[Nginx]:
+def running(root: Path, folder: Path, conf: str, upstream: int | None = None, level: str = "crit") -> Iterator[Nginx]:
     """nginx with a configuration, before the server at port ``upstream``, or before our own."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    public, internal = free_port(), free_port()
+    public, internal, verify = free_port(), free_port(), free_port()
     for old, new in (
         (f"127.0.0.1:{proxy.UPSTREAM_PORT}", f"127.0.0.1:{upstream or server.server_address[1]}"),
         (f"listen {proxy.PUBLIC_PORT}", f"listen 127.0.0.1:{public}"),
         (f"listen {proxy.INTERNAL_PORT}", f"listen 127.0.0.1:{internal}"),
+        (f"127.0.0.1:{proxy.VERIFY_PORT}", f"127.0.0.1:{verify}"),
+        # It warns of each temporary file.
+        ("error_log stderr crit", f"error_log stderr {level}"),
     ):
         assert old in conf
         conf = conf.replace(old, new)
@@ -125,7 +149,8 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None) ->
     scratch.chmod(0o777)
     (config / "nginx.conf").write_text(conf)
     (config / "ready").write_text("ready\n")
-    (auth / "htpasswd").write_text(htpasswd.line("ann", PASSWORD, "A" * 16) + "\n")
+    users = [htpasswd.line(user, PASSWORD, "A" * 16) for user in ("ann", "bob")]
+    (auth / "htpasswd").write_text("\n".join(users) + "\n")
     binds = [(etc, "/etc"), (scratch, "/tmp"), (Path("/dev"), "/dev"), (Path("/proc"), "/proc")]
     script = "".join(f'mount --rbind "{source}" "{root}{target}" && ' for source, target in binds)
     script += f'exec chroot "{root}" nginx -e stderr -c {proxy.CONFIG}/nginx.conf -g "daemon off;"'
@@ -148,7 +173,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None) ->
 @pytest.fixture(scope="module")
 def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """A node's port: clients come themselves."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), 1000, 2)
+    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
     with running(root, tmp_path_factory.mktemp("nginx"), conf) as made:
         yield made
 
@@ -159,7 +184,7 @@ def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
     addresses = Addresses("mlflow", "team", host=HOST, scheme="https", path="/ml.flow")
     access = proxy.Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
     with running(
-        root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, 1000, 2, access, presigned=False)
+        root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, LIMITS, access, presigned=False)
     ) as made:
         yield made
 
@@ -168,21 +193,16 @@ def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
 def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """Before a model server."""
     addresses = Addresses("mlflow-iris", "team", host=HOST, port=30501, path="/mlflow")
-    with running(
-        root, tmp_path_factory.mktemp("serving"), proxy.nginx_conf(addresses, 1000, 2, serving="iris")
-    ) as made:
+    with running(root, tmp_path_factory.mktemp("serving"), proxy.nginx_conf(addresses, LIMITS, serving="iris")) as made:
         yield made
 
 
 def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: Path) -> None:
     """By their own file alone: no name of the stack is looked up in it, whatever the case of its letters."""
 
-    def basic(user: str, password: str) -> dict[str, str]:
-        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
     users = proxy.ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
     conf = proxy.nginx_conf(
-        Addresses("mlflow", "team", host=HOST, port=30500), 1000, 2, proxy.Access(existing_users=users)
+        Addresses("mlflow", "team", host=HOST, port=30500), LIMITS, proxy.Access(existing_users=users)
     )
     with running(root, tmp_path, conf) as made:
         theirs = [
@@ -194,13 +214,18 @@ def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: 
         lines = [htpasswd.line(user, password, "B" * 16) for user, password in theirs]
         (made.existing / "htpasswd").write_text("".join(f"{line}\n" for line in lines))
         assert made.status("/", **AUTH) == 200
-        assert made.status("/", **basic("eve", "theirs-of-eve-1")) == 200
-        assert made.status("/", **basic("Ann", "A-b-c-d-e-f-g")) == 200
-        for user, password in (("eve", "wrong"), *theirs[1:3], ("bob", PASSWORD), ("axb+c@example.com", PASSWORD)):
-            assert made.status("/", **basic(user, password)) == 401, user
+        assert made.status("/", Authorization=basic("eve", "theirs-of-eve-1")) == 200
+        assert made.status("/", Authorization=basic("Ann", "A-b-c-d-e-f-g")) == 200
+        for user, password in (("eve", "wrong"), *theirs[1:3], ("carl", PASSWORD), ("axb+c@example.com", PASSWORD)):
+            assert made.status("/", Authorization=basic(user, password)) == 401, user
+        # In the gateway's header, too.
+        beside = {"Authorization": "Bearer key", "X_MLflow_Authorization": basic("eve", "theirs-of-eve-1")}
+        assert made.status("/gateway/x/mlflow/invocations", **beside) == 200
+        beside["X_MLflow_Authorization"] = basic("ann", "theirs-of-ann-1")
+        assert made.status("/gateway/x/mlflow/invocations", **beside) == 401
         assert made.status("/") == 401
         (made.existing / "htpasswd").write_text("")
-        assert made.status("/", **basic("eve", "theirs-of-eve-1")) == 401
+        assert made.status("/", Authorization=basic("eve", "theirs-of-eve-1")) == 401
         assert "[emerg]" not in made.log.read_text()
 
 
@@ -245,7 +270,11 @@ def test_ready_follows_the_database_and_tells_nothing_of_it(nginx: Nginx) -> Non
     assert nginx.ask("/readyz")[2] == b"ready\n"
     Upstream.database = False
     try:
-        code, _, body = nginx.ask("/readyz")
+        for _ in range(100):
+            code, _, body = nginx.ask("/readyz")
+            if code != 200:
+                break
+            time.sleep(0.1)
         assert code == 500
         assert b"experiments" not in body
         assert nginx.status("/healthz") == 200
@@ -281,7 +310,7 @@ def test_a_body_above_the_limit_is_413(nginx: Nginx) -> None:
     assert nginx.status(path, method="PUT", body=b"x" * 1001, **AUTH) == 413
 
 
-def test_one_upload_too_many_is_503_and_everything_else_goes_on(nginx: Nginx) -> None:
+def test_one_upload_too_many_of_a_user_is_429_and_everything_else_goes_on(nginx: Nginx) -> None:
     path = "/ajax-api/2.0/mlflow-artifacts/artifacts/slow"
     Upstream.slow.clear()
     uploads = [
@@ -292,7 +321,10 @@ def test_one_upload_too_many_is_503_and_everything_else_goes_on(nginx: Nginx) ->
         upload.start()
     time.sleep(1)
     try:
-        assert nginx.status(path, method="PUT", body=b"x", **AUTH) == 503
+        code, headers, _ = nginx.ask(path, method="PUT", body=b"x", **AUTH)
+        assert (code, headers.get("Retry-After")) == (429, None)
+        # Another user has a place, and so has another file of the same user that is read.
+        assert nginx.status("/api/2.0/mlflow-artifacts/artifacts/a", method="PUT", body=b"x", **BOB) == 200
         assert nginx.status("/api/2.0/mlflow-artifacts/artifacts/a", **AUTH) == 200
         assert nginx.status("/api/2.0/mlflow/runs/log-metric", method="POST", body=b"x", **AUTH) == 200
     finally:
@@ -311,7 +343,7 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
             time.sleep(0.5)
             gone.close()
         time.sleep(0.5)
-        assert nginx.status(path, method="PUT", body=b"x", **AUTH) == 503
+        assert nginx.status(path, method="PUT", body=b"x", **AUTH) == 429
     finally:
         Upstream.slow.set()
     for _ in range(100):
@@ -323,9 +355,9 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
 
 def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Path) -> None:
     """nginx warns of each one that it begins. Its clients are slower than the server here, both ways."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LARGE, 2)
+    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
     path = "/api/2.0/mlflow-artifacts/artifacts/large"
-    with running(root, tmp_path, conf) as nginx:
+    with running(root, tmp_path, conf, level="warn") as nginx:
         client = http.client.HTTPConnection("127.0.0.1", nginx.public, timeout=15)
         client.putrequest("PUT", path, skip_host=True)
         for name, value in {"Host": HOST, "Content-Length": str(LARGE), **AUTH}.items():
@@ -388,7 +420,7 @@ def test_a_changed_password_file_is_read_at_the_next_request(nginx: Nginx) -> No
 
 def test_the_delay_of_a_wrong_password_is_configured() -> None:
     """That it delays is measured in bench/; a clock in a test would fail on a busy machine."""
-    assert "auth_delay 1s;" in proxy.nginx_conf(Addresses("mlflow", "team"), 1, 1)
+    assert "auth_delay 1s;" in proxy.nginx_conf(Addresses("mlflow", "team"), LIMITS)
 
 
 CLIENT = {"X_Forwarded_For": "192.0.2.7", "X_Forwarded_Proto": "https"}
@@ -560,15 +592,16 @@ def test_nginx_and_gixy_accept_whatever_is_accepted(root: Path, tmp_path: Path) 
         port=st.sampled_from([None, 30500]),
         size=st.integers(1, 2**60),
         uploads=st.integers(1, 1000),
+        request=st.integers(2**20, 2**25),
         allow=st.lists(RANGES, max_size=5),
         trusted=st.lists(RANGES, max_size=5),
         serving=st.none() | LABEL,
     )
-    def judge(host, path, scheme, port, size, uploads, allow, trusted, serving) -> None:
+    def judge(host, path, scheme, port, size, uploads, request, allow, trusted, serving) -> None:
         addresses = Addresses("mlflow", "team", host=host, port=port, scheme=scheme, path=path)
         access = proxy.Access(allow_from=allow, trusted_proxies=trusted)
         made.append(tmp_path / f"{len(made)}.conf")
-        made[-1].write_text(proxy.nginx_conf(addresses, size, uploads, access, serving))
+        made[-1].write_text(proxy.nginx_conf(addresses, Limits(size, uploads, request), access, serving))
 
     judge()
     auth = tmp_path / "mlflow-stack-auth"

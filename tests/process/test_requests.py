@@ -8,11 +8,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from process.claims import free_port
 from process.test_nginx import AUTH, HOST, Nginx, root, running  # noqa: F401 - root is a fixture
+from process.test_path_kinds import chunked
 
 import engine
 from mlflow_stack import Addresses, MlflowStack, proxy
@@ -25,13 +29,14 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 API = "/api/2.0/mlflow"
 
 
-@pytest.fixture(scope="module")
-def mlflow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
-    folder = tmp_path_factory.mktemp("requests")
-    deployment = engine.deploy(lambda: MlflowStack("mlflow", {"namespace": "team", "expose": EXPOSE}) and None)
+@contextmanager
+def server(root: Path, folder: Path, path: str = "") -> Iterator[tuple[Nginx, int]]:  # noqa: F811
+    """MLflow behind its proxy under a path, and MLflow's process."""
+    expose = EXPOSE | ({"path": path} if path else {})
+    deployment = engine.deploy(lambda: MlflowStack("mlflow", {"namespace": "team", "expose": expose}) and None)
     pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
     port = free_port()
-    env = {one["name"]: one["value"] for one in pod["containers"][0]["env"]} | {
+    env = {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one} | {
         "MLFLOW_PORT": str(port),
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
@@ -39,21 +44,28 @@ def mlflow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     with (folder / "mlflow.log").open("w") as log:
-        server = subprocess.Popen(["mlflow", "server"], env=env, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(["mlflow", "server"], env=env, stdout=log, stderr=log, cwd=folder)
         try:
             for _ in range(600):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}/health").close()
                     break
                 except OSError:
-                    assert server.poll() is None, (folder / "mlflow.log").read_text()
+                    assert process.poll() is None, (folder / "mlflow.log").read_text()
                     time.sleep(0.5)
-            conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), 10**6, 2)
+            addresses = Addresses("mlflow", "team", host=HOST, port=30500, path=path)
+            conf = proxy.nginx_conf(addresses, proxy.Limits(2**30, 2))
             with running(root, folder, conf, upstream=port) as made:
-                yield made
+                yield made, process.pid
         finally:
-            server.terminate()
-            server.wait(30)
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def mlflow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
+    with server(root, tmp_path_factory.mktemp("requests")) as (made, _):
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +167,51 @@ def test_another_origin_may_not_write(mlflow: Nginx) -> None:
     assert post(mlflow, search, {"max_results": 1}, Origin=ORIGIN)[0] == 200
     for origin in ("https://evil.example", f"http://{HOST}", f"https://{HOST}:30500", "null"):
         assert post(mlflow, search, {"max_results": 1}, Origin=origin)[0] == 403, origin
+
+
+def test_bodies_without_a_length_are_read(mlflow: Nginx, run: str) -> None:
+    """MLflow's Flask routes would answer an empty search with 200."""
+    parts = [b'{"experiment_ids":["0"],', b'"max_results":1}']
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: chunked(mlflow.public, f"{API}/runs/search", parts, 0.05), range(40)))
+    assert {status for status, _ in answers} == {200}
+    assert {len(json.loads(body).get("runs", [])) for _, body in answers} == {1}
+
+
+@pytest.mark.parametrize("path", ["", "/ml.flow"])
+def test_large_artifacts_are_streamed(root: Path, tmp_path: Path, path: str) -> None:  # noqa: F811
+    """Also under a path, where MLflow's own streaming routes lack the prefix."""
+    size = 300 * 2**20
+    with server(root, tmp_path, path) as (made, pid):
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+        def peak(reset: bool = False) -> int:
+            if reset:
+                for process in processes:
+                    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+            lines = [Path(f"/proc/{process.pid}/status").read_text() for process in processes]
+            return sum(int(text.split("VmHWM:")[1].split()[0]) for text in lines) * 1024
+
+        for api in ("api", "ajax-api"):
+            artifact = f"{path}/{api}/2.0/mlflow-artifacts/artifacts/{api}/large"
+            before = peak(reset=True)
+            assert made.status(artifact, method="PUT", body=bytes(size), **AUTH) == 200
+            assert (tmp_path / "artifacts" / api / "large").stat().st_size == size
+            code, headers, body = made.ask(artifact, **AUTH)
+            assert (code, len(body), headers["Content-Disposition"]) == (200, size, "attachment; filename=large")
+            assert peak() - before < size / 2
+            listing = made.ask(f"{path}/{api}/2.0/mlflow-artifacts/artifacts?path={api}", **AUTH)[2]
+            assert [one["path"] for one in json.loads(listing)["files"]] == ["large"]
+            assert made.status(artifact, method="DELETE", **AUTH) == 200
+            assert not (tmp_path / "artifacts" / api / "large").exists()
+
+
+def test_no_other_origin_writes_to_any_route(mlflow: Nginx) -> None:
+    """MLflow itself admits pages of localhost, and checks neither GraphQL nor its gateway."""
+    for path in ("/graphql", "/gateway/mlflow/v1/chat/completions", f"{API}/experiments/search"):
+        for origin in ("http://localhost:3000", "https://evil.example"):
+            assert post(mlflow, path, {}, Origin=origin)[0] == 403
+        assert post(mlflow, path, {}, Origin=ORIGIN)[0] != 403
+    _, headers, _ = mlflow.ask(f"{API}/experiments/search?max_results=1", Origin="http://localhost:3000", **AUTH)
+    # Flask's own check always sends the one origin that it is given.
+    assert headers.get("access-control-allow-origin") == ORIGIN
