@@ -1,0 +1,79 @@
+"""Bounds of searches, on each database that MLflow may have."""
+
+import pytest
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+from process.databases import Server
+
+from mlflow_stack.scripts import searches
+
+SECONDS = 2
+"""The bound of these tests."""
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n where i < {rows}) select count(*) from n"
+
+
+def bounded(url: sqlalchemy.URL | str, monkeypatch: pytest.MonkeyPatch) -> sqlalchemy.Engine:
+    monkeypatch.setattr(searches, "SECONDS", SECONDS)
+    engine = sqlalchemy.create_engine(url)
+    searches.bind(engine)
+    return engine
+
+
+def refusal(engine: sqlalchemy.Engine, query: str) -> MlflowException:
+    with engine.connect() as connection, pytest.raises(MlflowException) as refused:
+        connection.execute(sqlalchemy.text(query)).all()
+    return refused.value
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "mysql8", "mysql9"])
+def test_ends_a_query_of_mysql(servers: dict[str, Server], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    server = servers[kind]
+    url = sqlalchemy.URL.create("mysql+pymysql", "root", query={"unix_socket": str(server.folder / "socket")})
+    engine = bounded(url, monkeypatch)
+    # A query that would go on for hours.
+    columns = ", ".join(f"information_schema.columns {name}" for name in "abc")
+    error = refusal(engine, f"select count(*) from {columns}")
+    assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("select 1")).scalar() == 1
+    engine.dispose()
+
+
+def test_ends_a_query_of_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bounded("sqlite://", monkeypatch)
+    error = refusal(engine, ENDLESS.format(rows=10**12))
+    assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text(ENDLESS.format(rows=10))).scalar() == 10
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("^(a+)+$", "a" * 5000 + "!", False),
+        ("(a|aa)+$", "a" * 5000 + "!", False),
+        ("^pred.*[0-9]{2}$", "predict-42", True),
+        ("(?i)PREDICT", "predict-42", True),
+        ("x", None, False),
+        (None, "x", False),
+    ],
+)
+def test_regular_expressions_of_sqlite(pattern: str | None, text: str | None, found: bool) -> None:
+    assert searches.matches(pattern, text) is found
+
+
+@pytest.mark.parametrize("pattern", ["(?=x)", r"(a)\1", "(", "a" * 501])
+def test_refuses_patterns_by_name(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    engine = bounded("sqlite://", monkeypatch)
+    with engine.connect() as connection, pytest.raises(MlflowException) as refused:
+        connection.execute(sqlalchemy.text("select 'x' regexp :pattern"), {"pattern": pattern})
+    assert refused.value.get_http_status_code() == 400
+    assert refused.value.message.startswith(f"RLIKE takes a regular expression of RE2 (got {pattern!r}): ")
+
+
+def test_like_with_many_wildcards_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bounded("sqlite://", monkeypatch)
+    with engine.connect() as connection:
+        query = sqlalchemy.text("select :text like :pattern")
+        values = {"text": "a" * 8000, "pattern": "%" + "_%a%" * 500 + "b"}
+        assert connection.execute(query, values).scalar() == 0
