@@ -499,8 +499,7 @@ def _server(
 ) -> str:
     base = re.escape(guarded.base)
     doors = [_door(f"location ~ ^{base}{pattern}", kind, guarded.kinds[kind]) for pattern, kind in guarded.routes]
-    used = dict.fromkeys([*(kind for _, kind in guarded.routes), *guarded.kinds])
-    rooms = [_room(kind, guarded.kinds[kind], connections) for kind in used]
+    rooms = [_room(name, kind, connections) for name, kind in guarded.kinds.items()]
     return _SERVER.format(
         port=port,
         names=" ".join(names),

@@ -506,10 +506,12 @@ def test_a_model_answers_four_pages_under_its_prefix_and_no_others(serving: Ngin
         assert serving.status(path, **AUTH) == 404, path
 
 
-def test_a_models_probes_ask_its_ping(serving: Nginx) -> None:
+def test_a_models_liveness_asks_its_health_and_its_readiness_its_ping(serving: Nginx) -> None:
     assert serving.status("/livez", host="10.1.2.3") == 204
-    assert json.loads(serving.ask("/healthz", host="10.1.2.3")[2])["path"] == "/ping"
+    assert json.loads(serving.ask("/healthz", host="10.1.2.3")[2])["path"] == "/health"
+    Upstream.asked.clear()
     assert serving.ask("/readyz", host="10.1.2.3", port=serving.internal)[2] == b"ready\n"
+    assert set(Upstream.asked) <= {"/ping"}
     assert serving.status("/mlflow/serving/iris/healthz") == 200
 
 
