@@ -269,11 +269,7 @@ def passwords(platform: Platform) -> dict[str, str]:
 
 def server_process(platform: Platform) -> psutil.Process:
     """MLflow's process in the shared node, as the machine sees it."""
-    (found,) = [
-        process
-        for process, words in platform.processes().items()
-        if "server" in words[-1:] and any("mlflow" in word for word in words)
-    ]
+    (found,) = [process for process, words in platform.processes().items() if words[1:4] == ["-m", "mlflow", "server"]]
     return found
 
 

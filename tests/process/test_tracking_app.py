@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 from process import trackingserver
@@ -304,6 +303,14 @@ def test_what_a_killed_server_left_is_deleted_by_the_next(tmp_path: Path) -> Non
         assert not (tmp_path / "tmp/tmpabandoned").exists()
 
 
+def hangs(url: str) -> bool:
+    try:
+        requests.get(url, timeout=3)
+    except requests.Timeout:
+        return True
+    return False
+
+
 def test_health_answers_while_every_thread_is_taken(tmp_path: Path) -> None:
     """By writers that wait for a lock of the database: the server lives, and it is not ready."""
     with served(tmp_path) as server:
@@ -313,12 +320,10 @@ def test_health_answers_while_every_thread_is_taken(tmp_path: Path) -> None:
             body = {"run_id": run, "key": "k", "value": "v"}
             with ThreadPoolExecutor(50) as pool:
                 calls = [pool.submit(server.post, "runs/set-tag", body) for _ in range(50)]
-                deadline = time.monotonic() + 30
-                while psutil.Process(server.worker.pid).num_threads() < 40 and time.monotonic() < deadline:
-                    time.sleep(0.1)
+                # MLflow answers this one in a thread, and without the database.
+                assert any(hangs(f"{server.url}/version") for _ in range(100))
                 assert requests.get(f"{server.url}/health", timeout=5).text == "OK"
-                with pytest.raises(requests.Timeout):
-                    requests.get(f"{server.api('experiments/search')}?max_results=1", timeout=3)
+                assert hangs(f"{server.api('experiments/search')}?max_results=1")
                 writer.execute("rollback")
                 assert 200 in {call.result().status_code for call in calls}
         assert requests.get(f"{server.api('experiments/search')}?max_results=1", timeout=60).status_code == 200
