@@ -53,6 +53,7 @@ NO_TRACKING = "none://this-model-server-has-no-tracking-server"
 NO_LIMIT = str(10**6)
 OWN_VARIABLES = (
     *("MODEL_URI", "VOLUME", "PORT", "MAX_REQUEST_BYTES", "REQUEST_SECONDS", "PREDICTIONS", "MEMORY_BYTES"),
+    "DRAIN_SECONDS",
     *("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PYTHONPATH"),
     *COMMON_ENV,
 )
@@ -65,7 +66,8 @@ DEFAULT_MAX_CONCURRENT_PREDICTIONS = 8
 DEFAULT_LOAD_TIMEOUT = "3m"
 DEFAULT_ROLLOUT_TIMEOUT = "10m"
 DEFAULT_CPU_PERCENT = 80
-GRACE_SECONDS = 60
+GRACE_MARGIN_SECONDS = 10
+"""How long a pod that ends may live beyond its drain: requests still come for a while."""
 Environment = Literal["image", "install"]
 
 LONGEST_NAME = 63
@@ -384,7 +386,7 @@ class ModelServer(pulumi.ComponentResource):
                 "spec": {
                     **spec,
                     "topology_spread_constraints": workload.spread(selector) if most > 1 else [],
-                    "termination_grace_period_seconds": GRACE_SECONDS,
+                    "termination_grace_period_seconds": _drain_seconds(model) + GRACE_MARGIN_SECONDS,
                 },
             },
         }
@@ -428,6 +430,14 @@ def _image(args: ModelServerArgs) -> pulumi.Input[str]:
     return args["model"].get("image", args.get("image", tracking.DEFAULT_IMAGE))
 
 
+def _request_seconds(model: ModelArgs) -> int:
+    return validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))
+
+
+def _drain_seconds(model: ModelArgs) -> int:
+    return proxy.drain_seconds(_request_seconds(model))
+
+
 def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
     """Return the container that runs the model's code. It has no credential but those of the model's ``env``, and
     writes nowhere but in its ``/tmp``."""
@@ -439,7 +449,8 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "VOLUME": VOLUME,
         "PORT": str(proxy.UPSTREAM_PORT),
         "MAX_REQUEST_BYTES": str(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE))),
-        "REQUEST_SECONDS": str(validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))),
+        "REQUEST_SECONDS": str(_request_seconds(model)),
+        "DRAIN_SECONDS": str(_drain_seconds(model)),
         "PREDICTIONS": str(model.get("max_concurrent_predictions", DEFAULT_MAX_CONCURRENT_PREDICTIONS)),
         "MEMORY_BYTES": str(validate.bytes_of(memory)),
         # The wrapper keeps the limit; the app would cancel what it waits for, and the thread would go on unseen.

@@ -68,6 +68,7 @@ USERS_VOLUME = "existing-users"
 
 DRAIN_SECONDS = 50
 """How long requests under way may take when the pod ends."""
+LONGEST_DRAIN_SECONDS = 600
 LINGER_SECONDS = 5
 """How long a pod that ends still takes requests: who sends them hears of it late, Traefik within two seconds."""
 QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
@@ -335,6 +336,11 @@ class Limits:
         return self.held * self.request + FORMS * self.form + SCRATCH_MI * 2**20
 
 
+def drain_seconds(answer_seconds: int) -> int:
+    """Return how long a model's pod that ends waits for its predictions: their own limit, within bounds."""
+    return min(max(DRAIN_SECONDS, answer_seconds), LONGEST_DRAIN_SECONDS)
+
+
 def nginx_conf(
     addresses: Addresses,
     limits: Limits,
@@ -377,7 +383,7 @@ def nginx_conf(
         heavy=HEAVY_REQUESTS_PER_SECOND,
         probes=PROBES_PER_SECOND,
         all_probes=PROBES_OF_ALL_PER_SECOND,
-        drain=DRAIN_SECONDS,
+        drain=DRAIN_SECONDS if serving is None else drain_seconds(answer_seconds),
         upstream=UPSTREAM_PORT,
         verify=VERIFY_PORT,
         ready=f"{CONFIG}/ready",

@@ -85,6 +85,7 @@ def test_the_server_s_container_has_no_credential_and_the_fetching_one_has_the_m
         "PORT": "5000",
         "MAX_REQUEST_BYTES": "20971520",
         "REQUEST_SECONDS": "60",
+        "DRAIN_SECONDS": "60",
         "PREDICTIONS": "8",
         "MEMORY_BYTES": "1073741824",
         "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": "1000000",
@@ -135,6 +136,15 @@ def test_the_server_knows_its_own_memory_and_limits() -> None:
     # nginx waits a little longer than the server, which answers at its limit.
     assert conf.count("proxy_read_timeout 135s;") == 1
     assert conf.count("proxy_ignore_client_abort off;") == 1
+
+
+@pytest.mark.parametrize(("timeout", "drain"), [("5s", 50), ("2m", 120), ("1h", 600)])
+def test_a_pod_that_ends_waits_for_its_predictions(timeout: str, drain: int) -> None:
+    deployment = stack({**IRIS, "request_timeout": timeout})
+    assert pod(deployment)["terminationGracePeriodSeconds"] == drain + 10
+    assert env(pod(deployment)["containers"][0])["DRAIN_SECONDS"] == str(drain)
+    conf = deployment.one("ConfigMap", "mlflow-iris-proxy").inputs["data"]["nginx.conf"]
+    assert f"worker_shutdown_timeout {drain}s;" in conf
 
 
 def test_a_model_has_variables_of_its_own() -> None:

@@ -1,6 +1,8 @@
 """A model's server as a process, with real models; a pod's network and probes are shown in tests/e2e."""
 
+import asyncio
 import gzip
+import importlib
 import io
 import json
 import os
@@ -37,6 +39,7 @@ MOST = 1_000_000
 LIMITS = {
     "REQUEST_SECONDS": "60",
     "PREDICTIONS": "8",
+    "DRAIN_SECONDS": "50",
     "MEMORY_BYTES": str(2**30),
     "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": models.NO_LIMIT,
     "MLFLOW_TRACKING_URI": models.NO_TRACKING,
@@ -525,3 +528,57 @@ def test_a_large_request_of_few_values_passes(small: tuple[str, psutil.Process])
     url, _ = small
     body = j({"dataframe_records": [{"what": "0", "image": "x" * 19_000_000}]})
     assert predict(url, body).json() == {"predictions": ["0"]}
+
+
+class Clock:
+    """A monotonic clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_is_dead_only_after_every_place_was_held_for_five_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    server = importlib.import_module("model_server")
+    clock = Clock()
+    monkeypatch.setattr(server, "time", clock)
+
+    async def statuses() -> list[tuple[int, int]]:
+        app = server.Served(_alive, frozenset(), server.Limits(10**6, 60, 2, 10**9))
+        found: list[tuple[int, int]] = []
+
+        async def look() -> None:
+            found.append((await _status(app, "/ping"), await _status(app, "/health")))
+
+        end = asyncio.Event()
+        for deadline in (1060, 1100):
+            assert await app._places.enter(1, deadline, asyncio.create_task(end.wait()))
+            app._places.run(asyncio.create_task(end.wait()), 1, deadline)
+        for now in (1061, 1099, 1100, 1399, 1400):
+            clock.now = now
+            await look()
+        end.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await look()
+        return found
+
+    ready, unready, dead = (200, 200), (503, 200), (503, 503)
+    assert asyncio.run(statuses()) == [ready, ready, unready, unready, dead, ready]
+
+
+async def _alive(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def _status(app: Any, path: str) -> int:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "path": path, "method": "GET", "headers": []}, None, send)
+    return sent[0]["status"]

@@ -34,7 +34,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 METHODS: Final = {"/ping": "GET", "/health": "GET", "/version": "GET", "/invocations": "POST"}
-DRAIN_SECONDS: Final = 50
 WAITING_PER_PLACE: Final = 4
 """Requests that wait for each prediction that may run; one more gets 429."""
 STUCK_SECONDS: Final = 300
@@ -504,7 +503,7 @@ async def serve(app: App) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=int(os.environ["DRAIN_SECONDS"]),
     )
     await uvicorn.Server(config).serve()
     sys.stderr.flush()
