@@ -153,6 +153,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("artifactStore.s3.proxied", "external", False),
     ("artifactStore.s3.presigned", "external", False),
     ("artifactStore.s3.bucketCheck", "external", False),
+    ("artifactLocations", "external", ["s3://older"]),
     ("maxArtifactSize", "bare", "1Gi"),
     ("maxConcurrentUploads", "bare", 3),
     ("models", "guest", [IRIS]),
