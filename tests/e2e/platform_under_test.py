@@ -298,8 +298,8 @@ class Stack:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.file = self.platform.instance.root / "stacks" / f"e2e.{self.name}.yaml"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the instance's own stack files, in which its `pulumi` refuses to keep another project's keys.
+        self.file = self.platform.instance.root / f"e2e.{self.name}.yaml"
         self._initialise()
         self.configure()
 
@@ -307,9 +307,8 @@ class Stack:
         """`stack init` has no option for the stack file: in the program's folder it would write the salt there."""
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {self.project}\nruntime: python\n")
-            self.platform.run(
-                *("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive"), cwd=Path(scratch)
-            )
+            init = ("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive")
+            self.platform.run(*init, cwd=Path(scratch), PULUMI_OPTION_CONFIG_FILE=str(self.file))
             self.file.write_text((Path(scratch) / f"Pulumi.{self.name}.yaml").read_text())
 
     def configure(self, **config: Any) -> None:
