@@ -1,14 +1,16 @@
-"""Programs that do not outlive the command that started them."""
+"""Programs that do not outlive the command that started them, nor leave programs of their own behind."""
 
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import uuid
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import IO, Final
 
 # Code between fork and exec is not safe beside threads, so the program is entered through an interpreter of its own.
 # An interrupt asks an engine to finish what it began and to record it; a closed terminal must not end it before that.
@@ -24,6 +26,8 @@ try:
 except OSError as error:
     sys.exit(f"{sys.argv[2]}: {error.strerror}")
 """
+_RUN: Final = "MLFLOW_STACK_RUN"
+"""The variable by which the processes of one run are known."""
 
 
 def tied(argv: Sequence[str]) -> list[str]:
@@ -31,9 +35,17 @@ def tied(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-IS", "-c", _ENTER, str(os.getpid()), *argv]
 
 
-def run(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """Run a tied program to its end and return its output as text."""
-    return subprocess.run(tied(argv), capture_output=True, text=True, check=False, **options)
+    # Files, not pipes: what a killed program leaves behind would hold these open.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with _started(argv, cwd, env, out, err) as program:
+            status = program.wait()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(argv, status, out.read(), err.read())
 
 
 def stream(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
@@ -42,8 +54,33 @@ def stream(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
     An interrupt from the terminal reaches the program itself. SIGTERM and SIGHUP, which only reach this process, are
     passed on as an interrupt.
     """
-    with subprocess.Popen(tied(argv), cwd=cwd, env=env) as program, _signals(program):
+    with _started(argv, cwd, env) as program, _signals(program):
         return program.wait()
+
+
+@contextmanager
+def _started(
+    argv: Sequence[str],
+    cwd: Path | None,
+    env: Mapping[str, str],
+    out: IO[str] | None = None,
+    err: IO[str] | None = None,
+) -> Generator[subprocess.Popen[bytes]]:
+    """A tied program. A killed engine leaves its language host and its providers: those that it started end, too."""
+    run_id = uuid.uuid4().hex
+    with subprocess.Popen(tied(argv), cwd=cwd, env={**env, _RUN: run_id}, stdout=out, stderr=err) as program:
+        yield program
+    if program.returncode == -signal.SIGKILL:
+        _end(run_id)
+
+
+def _end(run_id: str) -> None:
+    """Kill the processes of a run, which inherited its id. Only Linux shows them."""
+    mark = f"{_RUN}={run_id}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @contextmanager

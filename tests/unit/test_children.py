@@ -61,6 +61,27 @@ def test_a_closed_terminal_does_not_end_an_engine_itself() -> None:
     assert children.run([sys.executable, "-c", script]).stdout == "goes on\n"
 
 
+@pytest.mark.parametrize("way", ["run", "stream"])
+def test_what_a_killed_engine_started_ends_with_it(way: str, tmp_path: Path) -> None:
+    noted = tmp_path / "host"
+    host = f"import os, time; open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    engine = f"""
+import os, pathlib, signal, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {host!r}], start_new_session=True)
+noted = pathlib.Path({str(noted)!r})
+while not noted.exists() or not noted.read_text():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = getattr(children, way)([sys.executable, "-c", engine], cwd=tmp_path, env=os.environ)
+    assert getattr(done, "returncode", done) == -signal.SIGKILL
+    pid = int(noted.read_text())
+    deadline = time.monotonic() + 30
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone(pid)
+
+
 def test_output_status_and_errors_are_the_program_s() -> None:
     script = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     done = children.run([sys.executable, "-c", script], env=os.environ)
