@@ -1,11 +1,12 @@
 """A comparison in words that a reviewer acts on: markdown for a comment on a change."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from local.interrupted import Leftover
 from mlflow_stack.identity import ARTIFACTS, RECORDS
-from mlflow_stack.validate import bytes_of
+from mlflow_stack.validate import amount, bytes_of
 from preview import data, effects
 from preview.compare import Change, Comparison, Field, Resource, renamed
 from preview.effects import Effects, named, shown, user_of, users
@@ -29,7 +30,12 @@ _SIZE_KEYS: Final = {
     "-dumps": "backendStore.mysql.dumps.size",
 }
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
-_UNITS: Final = ("", "Ki", "Mi", "Gi", "Ti")
+_UNITS: Final = {
+    "": 1,
+    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1)},
+    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), start=1)},
+}
+"""Bytes in each unit of a size."""
 
 
 class Words:
@@ -248,38 +254,70 @@ def _lines(text: str) -> set[str]:
 # What it costs.
 
 
+@dataclass(frozen=True)
+class _Reserved:
+    """What a stack's servers and claims reserve."""
+
+    pods: int
+    cpu: int
+    """Thousandths of a core."""
+    memory: int
+    """Bytes."""
+    ephemeral: int
+    """Bytes of the nodes' disks."""
+    claims: int
+    """Bytes of the claims that the stack creates."""
+
+
 def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
-    """A table of what the stack's servers reserve; Jobs end and are left out."""
-    before, after = _reserved(old), _reserved(new)
-    yield "| reserved | pods | CPU | memory |"
-    yield "| --- | ---: | ---: | ---: |"
-    for title, (pods, cpu, memory) in (("before", before), ("after", after)):
-        yield f"| {title} | {pods} | {_cores(cpu)} | {_size(memory)} |"
+    """A table of what the stack's servers and claims reserve: autoscaled servers by their least number of pods, without
+    Jobs, which end, and without adopted claims."""
+    yield "| reserved | pods | CPU | memory | ephemeral storage | claims |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for title, one in (("before", _reserved(old)), ("after", _reserved(new))):
+        sizes = " | ".join(_size(size) for size in (one.memory, one.ephemeral, one.claims))
+        yield f"| {title} | {one.pods} | {_cores(one.cpu)} | {sizes} |"
 
 
-def _reserved(resources: Sequence[Resource]) -> tuple[int, int, int]:
-    """Pods, thousandths of a core, bytes of memory."""
-    pods, cpu, memory = 0, 0, 0
-    for one in resources:
-        if one.kind in _WORKLOADS:
-            count = int(one.inputs["spec"].get("replicas", 1))
-            pods += count
-            cpu += count * _pod_request(one.pod, "cpu")
-            memory += count * _pod_request(one.pod, "memory")
-    return pods, cpu, memory
+def _reserved(resources: Sequence[Resource]) -> _Reserved:
+    least = {
+        one.inputs["spec"]["scaleTargetRef"]["name"]: one.inputs["spec"].get("minReplicas", 1)
+        for one in resources
+        if one.kind == "HorizontalPodAutoscaler"
+    }
+    servers = [
+        (int(one.inputs["spec"].get("replicas", least.get(one.inputs["metadata"].get("name"), 1))), one)
+        for one in resources
+        if one.kind in _WORKLOADS
+    ]
+    templates = (
+        count * _claimed(template)
+        for count, one in servers
+        for template in one.inputs["spec"].get("volumeClaimTemplates", [])
+    )
+    claims = (_claimed(one.inputs) for one in resources if one.kind == "PersistentVolumeClaim")
+    return _Reserved(
+        pods=sum(count for count, _ in servers),
+        cpu=sum(count * _pod_request(one.pod, "cpu") for count, one in servers),
+        memory=sum(count * _pod_request(one.pod, "memory") for count, one in servers),
+        ephemeral=sum(count * _pod_request(one.pod, "ephemeral-storage") for count, one in servers),
+        claims=sum(templates) + sum(claims),
+    )
 
 
 def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
     """As the scheduler counts: all containers together, or one step before them that needs more."""
 
     def request(container: Mapping[str, Any]) -> int:
-        text = str(container.get("resources", {}).get("requests", {}).get(resource, "0"))
-        if resource == "memory":
-            return bytes_of(text)
-        return int(text.removesuffix("m")) if text.endswith("m") else int(float(text) * 1000)
+        quantity = amount(str(container.get("resources", {}).get("requests", {}).get(resource, "0")))
+        return int(quantity * 1000 if resource == "cpu" else quantity)
 
     steps = [request(one) for one in pod.get("initContainers", [])]
     return max([sum(request(one) for one in pod.get("containers", [])), *steps])
+
+
+def _claimed(claim: Mapping[str, Any]) -> int:
+    return bytes_of(str(claim.get("spec", {}).get("resources", {}).get("requests", {}).get("storage", "0")))
 
 
 def _cores(thousandths: int) -> str:
@@ -287,7 +325,5 @@ def _cores(thousandths: int) -> str:
 
 
 def _size(count: int) -> str:
-    power = 0
-    while count and count % 1024 == 0 and power + 1 < len(_UNITS):
-        count, power = count // 1024, power + 1
-    return f"{count}{_UNITS[power]}"
+    """Return an exact quantity in the unit that takes the fewest characters."""
+    return min((f"{count // factor}{unit}" for unit, factor in _UNITS.items() if count % factor == 0), key=len)

@@ -84,7 +84,7 @@ def test_a_stack_that_the_base_does_not_have_is_new(repository: Repository) -> N
     done = repository.make("preview", f"BASE={commit}")
     assert done.returncode == 0, done.stderr
     assert "- The stack is new." in done.stdout
-    assert "| before | 0 | 0 | 0 |" in done.stdout
+    assert "| before | 0 | 0 | 0 | 0 | 0 |" in done.stdout
 
 
 def test_a_revision_that_asks_for_other_packages_runs_in_an_environment_of_its_own(branch: Repository) -> None:

@@ -289,20 +289,78 @@ def test_no_pause_is_wanted_otherwise(old: tuple[str, str], new: tuple[str, str]
     assert "Pause" not in comment
 
 
+def container(**amounts: str) -> dict:
+    resources = {"requests": {name.replace("_", "-"): amount for name, amount in amounts.items()}}
+    return {"name": "server", "resources": resources}
+
+
+def reserving(kind: str, pod: dict, name: str = "mlflow", **spec: object) -> Resource:
+    of = {"metadata": {"name": f"{name}-1"}, "spec": {"template": {"spec": pod}, **spec}}
+    return replace(one(kind, name, inputs=of), type=f"kubernetes:apps/v1:{kind}")
+
+
+def claim(size: str, name: str = "mlflow-data") -> Resource:
+    return one("PersistentVolumeClaim", name, inputs=at("spec.resources.requests.storage", size))
+
+
+def table(old: list[Resource], new: list[Resource]) -> list[str]:
+    return [line for line in told(old, new).comment("dev", "x").splitlines() if line.startswith("| ")]
+
+
 def test_pods_are_counted_as_the_scheduler_does() -> None:
     def server(replicas: int, cpu: str) -> Resource:
-        def container(cpu: str, memory: str) -> dict:
-            return {"name": cpu, "resources": {"requests": {"cpu": cpu, "memory": memory}}}
-
         pod = {
-            "initContainers": [container("1", "1Gi")],
-            "containers": [container(cpu, "512Mi"), container("20m", "1Mi")],
+            "initContainers": [container(cpu="1", memory="1Gi", ephemeral_storage="2Gi")],
+            "containers": [
+                container(cpu=cpu, memory="512Mi", ephemeral_storage="3500Mi"),
+                container(cpu="20m", memory="1Mi", ephemeral_storage="84Mi"),
+            ],
         }
-        return one("Deployment", inputs={"spec": {"replicas": replicas, "template": {"spec": pod}}})
+        return reserving("Deployment", pod, replicas=replicas)
 
-    comment = told([server(1, "250m")], [server(3, "1500m")]).comment("dev", "x")
-    assert "| before | 1 | 1 | 1Gi |" in comment
-    assert "| after | 3 | 4560m | 3Gi |" in comment
+    assert table([server(1, "250m")], [server(3, "1500m")]) == [
+        "| reserved | pods | CPU | memory | ephemeral storage | claims |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| before | 1 | 1 | 1Gi | 3584Mi | 0 |",
+        "| after | 3 | 4560m | 3Gi | 10752Mi | 0 |",
+    ]
+
+
+def test_a_step_that_fetches_more_than_its_server_holds_counts() -> None:
+    pod = {"initContainers": [container(ephemeral_storage="40Gi")], "containers": [container(ephemeral_storage="2Gi")]}
+    assert table([], [reserving("Deployment", pod)])[-1] == "| after | 1 | 0 | 0 | 40Gi | 0 |"
+
+
+def test_claims_count_by_themselves_and_for_each_pod_of_a_template() -> None:
+    template = {"spec": {"resources": {"requests": {"storage": "5Gi"}}}}
+
+    def database(replicas: int) -> Resource:
+        return reserving("StatefulSet", {}, replicas=replicas, volumeClaimTemplates=[template, template])
+
+    assert table([claim("20Gi"), database(1)], [claim("50Gi"), claim("1536Mi", "more"), database(3)])[2:] == [
+        "| before | 1 | 0 | 0 | 0 | 30Gi |",
+        "| after | 3 | 0 | 0 | 0 | 83456Mi |",
+    ]
+
+
+def test_a_size_is_exact_in_its_shortest_unit() -> None:
+    sizes = ("1", "1536Mi", "0.5Gi", "50G", "1e3", "3Ti", "1000Mi")
+    assert [table([claim("2Ki")], [claim(size)])[-1].split(" | ")[-1] for size in sizes] == [
+        *("1 |", "1536Mi |", "512Mi |", "50G |", "1k |", "3Ti |", "1000Mi |")
+    ]
+
+
+def test_autoscaled_servers_count_by_their_least_number() -> None:
+    server = reserving("Deployment", {"containers": [container(cpu="100m", memory="1Gi")]}, "model")
+
+    def scaled(least: int) -> Resource:
+        spec = {"scaleTargetRef": {"name": "model-1"}, "minReplicas": least, "maxReplicas": 9}
+        return one("HorizontalPodAutoscaler", "model", inputs={"spec": spec})
+
+    assert table([server, scaled(1)], [server, scaled(4)])[2:] == [
+        "| before | 1 | 100m | 1Gi | 0 | 0 |",
+        "| after | 4 | 400m | 4Gi | 0 | 0 |",
+    ]
 
 
 def test_drift_names_object_and_field_and_is_silent_where_there_is_none() -> None:
