@@ -190,6 +190,9 @@ class Words:
         if op == "delete":
             if user in users(self._comparison.new):
                 self._password_changes(old, f"**The password of `{user}` is another one.**")
+            elif user not in users(self._comparison.old):
+                # Whatever it opens is data, which is acknowledged by its own name.
+                self._warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
             return
         before, after = _rotation(old), _rotation(new)
         if after > before:

@@ -110,6 +110,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("rotation", "given password", {}),
     ("backendStore", "bare", _mysql(password=_secret("one"))),
     ("backendStore", "external", {"pvc": {}}),
+    ("backendStore", "deployed database", {"pvc": {}}),
     ("backendStore.pvc.size", "bare", "50Gi"),
     ("backendStore.pvc.size", "bare", "1Gi"),
     ("backendStore.pvc.size", "bare", "20480Mi"),

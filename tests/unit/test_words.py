@@ -111,6 +111,14 @@ def test_a_user_who_goes_takes_the_password_along() -> None:
     assert "- User `bob` can no longer come in, within two minutes. Nothing restarts for it." in gone.comment("d", "x")
 
 
+def test_a_generated_password_of_no_user_does_not_go_unseen() -> None:
+    old = one("RandomPassword", "mlflow-database-root")
+    gone = told([old, CLAIM], [CLAIM])
+    assert gone.refused == []
+    line = "- 🔴 RandomPassword `mlflow-database-root` leaves the stack: the generated password is deleted.\n"
+    assert line in gone.comment("dev", "x")
+
+
 def test_no_secret_is_shown() -> None:
     old, new = (one("Secret", secret=["stringData"], inputs={"stringData": {"a": f"canary-{value}"}}) for value in "12")
     comment = told([old], [new]).comment("dev", "x")
