@@ -1,6 +1,7 @@
 """MLflow on Kubernetes and OpenShift as Pulumi components."""
 
 from mlflow_stack.addresses import Addresses
+from mlflow_stack.cluster import Need, ObjectKind, Reservation
 from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
 from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysPlacementArgs
@@ -10,7 +11,15 @@ from mlflow_stack.network import EgressArgs, PeerArgs
 from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
 from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
-from mlflow_stack.stack import ArtifactStoreArgs, BackendStoreArgs, MlflowStack, MlflowStackArgs, accept
+from mlflow_stack.stack import (
+    ArtifactStoreArgs,
+    BackendStoreArgs,
+    MlflowStack,
+    MlflowStackArgs,
+    accept,
+    needs,
+    reservations,
+)
 from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.validate import InvalidArgs
 from mlflow_stack.workload import EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
@@ -48,6 +57,8 @@ __all__ = [
     "MysqlPlacementArgs",
     "MysqlStore",
     "MysqlStoreArgs",
+    "Need",
+    "ObjectKind",
     "PeerArgs",
     "PodParts",
     "PvcArtifacts",
@@ -55,6 +66,7 @@ __all__ = [
     "PvcPlacementArgs",
     "PvcStore",
     "PvcStoreArgs",
+    "Reservation",
     "ResourcesArgs",
     "S3Artifacts",
     "S3ArtifactsArgs",
@@ -67,4 +79,6 @@ __all__ = [
     "UsersArgs",
     "__version__",
     "accept",
+    "needs",
+    "reservations",
 ]

@@ -10,6 +10,19 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
+from mlflow_stack.cluster import (
+    CLUSTER_ISSUER,
+    GATEWAY,
+    HTTP_ROUTE,
+    INGRESS,
+    INGRESS_CLASS,
+    ISSUER,
+    ROUTE,
+    SECRET,
+    Need,
+    ObjectKind,
+    Place,
+)
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.network import PeerArgs
 from mlflow_stack.proxy import Access
@@ -105,6 +118,12 @@ FIELDS: Mapping[Kind, frozenset[str]] = {
     "route": _BEHIND,
     "gateway": _BEHIND | {"tls", "gateway"},
 }
+OBJECTS: Mapping[Kind, ObjectKind] = {
+    "ingress": INGRESS,
+    "route": ROUTE,
+    "gateway": HTTP_ROUTE,
+}
+"""Kinds of the objects that give a host and a path to a Service."""
 REQUIRED: Mapping[Kind, Sequence[str]] = {
     "none": (),
     "nodeport": ("host", "node_port"),
@@ -170,6 +189,37 @@ def _controller_rules(fields: validate.Fields) -> None:
         fields.refuse("namespace_selector", f"a value, or one of {fields.spell('pod_selector')} and cidrs")
 
 
+def needs(expose: ExposeArgs, place: Place) -> list[Need]:
+    """Return what the public address needs of the cluster."""
+    kind, tls = expose.get("kind"), expose.get("tls", {})
+    found: list[Need] = []
+    if kind in OBJECTS:
+        found.append(Need(place.path("kind"), OBJECTS[kind], None))
+    if kind == "ingress":
+        found += place.need(INGRESS_CLASS, expose, "class_name")
+    if "gateway" in expose:
+        namespace, name = _gateway(expose["gateway"])
+        found.append(Need(place.path("gateway"), GATEWAY, name, namespace))
+    issuer = ISSUER if tls.get("issuer_kind") == "Issuer" else CLUSTER_ISSUER
+    secret = place.under("tls").need(SECRET, tls, "secret", keys=["tls.crt", "tls.key"], why="the certificate")
+    return [*found, *place.under("tls").need(issuer, tls, "issuer"), *secret]
+
+
+def takes(theirs: str, path: str) -> bool:
+    """Return whether an object at the path ``theirs`` takes requests from a stack at ``path`` of the same host.
+
+    Controllers give a request to the longest path that it is under. The root has room for other services: of what lies
+    below it the stack has MLflow's own paths, and those of its models.
+    """
+    ours, other = (_elements(one) for one in (path, theirs))
+    below = other[: len(ours)] == ours
+    return below and (bool(ours) or not other or other[0] in {*proxy.ROOTS, "serving"})
+
+
+def _elements(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
 def addresses(service: str, namespace: pulumi.Input[str], expose: ExposeArgs) -> pulumi.Output[Addresses]:
     """The names of a server that is reached so; for a model's server ``service`` is its own."""
     secure = expose["kind"] == "route" or "tls" in expose
@@ -203,7 +253,7 @@ def _controller(expose: ExposeArgs) -> list[NetworkPolicyPeerArgsDict]:
     if expose["kind"] == "route":
         return [OPENSHIFT_ROUTER]
     if expose["kind"] == "gateway":
-        _, gateway = _gateway(expose)
+        _, gateway = _gateway(expose.get("gateway", "/"))
         by_label = [
             {"gateway.networking.k8s.io/gateway-name": gateway},
             {"gateway.envoyproxy.io/owning-gateway-name": gateway},
@@ -217,9 +267,12 @@ def _controller(expose: ExposeArgs) -> list[NetworkPolicyPeerArgsDict]:
     return [named, OPENSHIFT_ROUTER]
 
 
-def _gateway(expose: ExposeArgs) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
-    """The Gateway's namespace and name."""
-    parts = pulumi.Output.from_input(expose.get("gateway", "/")).apply(lambda gateway: gateway.split("/"))
+def _gateway(gateway: pulumi.Input[str]) -> tuple[pulumi.Input[str], pulumi.Input[str]]:
+    """Return the Gateway's namespace and name."""
+    if isinstance(gateway, str):
+        namespace, _, name = gateway.partition("/")
+        return namespace, name
+    parts = pulumi.Output.from_input(gateway).apply(lambda known: known.split("/"))
     return parts[0], parts[1]
 
 
@@ -384,7 +437,7 @@ def _routes(parent: Exposure, name: str, args: ExposureArgs) -> None:
 
 def _http_route(parent: Exposure, name: str, args: ExposureArgs) -> None:
     expose = args["expose"]
-    namespace, gateway = _gateway(expose)
+    namespace, gateway = _gateway(expose.get("gateway", "/"))
     rules = [
         {
             "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],

@@ -10,6 +10,7 @@ import pulumi_random as random
 from pulumi_kubernetes.core.v1 import EnvVarArgsDict
 
 from mlflow_stack import validate, workload
+from mlflow_stack.cluster import SECRET, Need, Place
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
 
@@ -52,6 +53,11 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("rotation", validate.between(0, MOST_ROTATIONS))
     fields.check("existing_secret", validate.subdomain)
     fields.refuse_together("rotation", "existing_secret", "one creates, the other adopts")
+
+
+def needs(args: EncryptionKeysArgs, place: Place) -> list[Need]:
+    """Return what the keys need of the cluster."""
+    return place.need(SECRET, args, "existing_secret", keys=VARIABLES, why="MLflow's encryption keys")
 
 
 class EncryptionKeysPlacementArgs(TypedDict):
@@ -119,7 +125,6 @@ class EncryptionKeys(pulumi.ComponentResource):
         }
         scratch, scratch_mount = workload.scratch("keys-tmp", "64Mi")
         env = [_variable(variable, secret) for variable in VARIABLES]
-        requests, limits = STEP_RESOURCES
         self.parts = PodParts(
             init_containers=[
                 {
@@ -133,7 +138,7 @@ class EncryptionKeys(pulumi.ComponentResource):
                         _variable(FORMER, secret, optional=True),
                         *workload.env({"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true"}),
                     ],
-                    "resources": workload.resources(None, requests, limits),
+                    "resources": workload.resources(None, *STEP_RESOURCES),
                     "security_context": workload.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "volume_mounts": [*store.mounts, mount, scratch_mount],

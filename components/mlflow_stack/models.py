@@ -8,10 +8,17 @@ from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi_kubernetes.core.v1 import ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict, VolumeMountArgsDict
+from pulumi_kubernetes.core.v1 import (
+    ContainerArgsDict,
+    EnvVarArgsDict,
+    ResourceRequirementsArgsDict,
+    VolumeArgsDict,
+    VolumeMountArgsDict,
+)
 
 from mlflow_stack import credentials, network, proxy, tracking, validate, workload
 from mlflow_stack.addresses import Addresses
+from mlflow_stack.cluster import SECRET, Need, Place, Reservation
 from mlflow_stack.network import EgressArgs
 from mlflow_stack.proxy import Access, AuthProxy
 from mlflow_stack.workload import Egress, PodParts
@@ -229,9 +236,45 @@ def _index(value: str) -> str | None:
     return "the address of a package index without user or password, such as https://pypi.org/simple/"
 
 
-def existing_objects(model: ModelArgs) -> bool:
-    """Return whether a model names Secrets or ConfigMaps, which must exist before the stack."""
-    return "s3_existing_secret" in model or any("value_from" in variable for variable in model.get("env", []))
+def needs(model: ModelArgs, place: Place) -> list[Need]:
+    """Return what the servers of a model need of the cluster."""
+    keys = place.need(SECRET, model, "s3_existing_secret", keys=[S3_KEYS_FILE], why="an AWS shared credentials file")
+    return [*keys, *workload.env_needs(model.get("env", []), place)]
+
+
+def _server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
+    return workload.resources(model.get("resources"), SERVER_REQUESTS, LIMITS)
+
+
+def _step_resources(size: str) -> ResourceRequirementsArgsDict:
+    # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
+    requests, limits = STEP_RESOURCES
+    return workload.resources(None, {**requests, "ephemeral-storage": size}, limits)
+
+
+def _servers(model: ModelArgs) -> int:
+    """Return how many servers of a model there are at most."""
+    if "autoscale" in model:
+        return model["autoscale"]["max_replicas"]
+    return model.get("replicas", 1 if "uri" in model else 0)
+
+
+def _proxy_limits(model: ModelArgs) -> proxy.Limits:
+    return proxy.Limits(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE)), 0)
+
+
+def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
+    """Return the room that a pod of the model's servers needs on a node; nothing where there are no servers."""
+    if not _servers(model):
+        return []
+    containers = [
+        _server_resources(model),
+        proxy.container_resources(None, _proxy_limits(model), model["name"]),
+    ]
+    steps = [_step_resources(model.get("size", DEFAULT_SIZE))]
+    keys = {"ephemeral-storage": place.path("size")}
+    what = f"the server of model {model['name']}"
+    return [place.reservation(what, containers, steps, model.get("resources", {}), keys)]
 
 
 def models_rules(fields: validate.Fields) -> None:
@@ -317,8 +360,7 @@ class ModelServer(pulumi.ComponentResource):
         labels = {**workload.labels(instance, COMPONENT, accepted.get("labels")), **selector}
         timeout = model.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
         scaled = model.get("autoscale")
-        replicas = model.get("replicas", 1 if "uri" in model else 0)
-        most = replicas if scaled is None else scaled["max_replicas"]
+        most = _servers(model)
         self.uri = pinned(model.get("uri", ""), model.get("version"))
         if moves(self.uri):
             pulumi.log.warn(
@@ -392,7 +434,7 @@ class ModelServer(pulumi.ComponentResource):
         }
         if scaled is None:
             # An autoscaler's number would be undone by the next `up`.
-            rollout["replicas"] = replicas
+            rollout["replicas"] = most
         deployment = k8s.apps.v1.Deployment(
             name,
             metadata={"namespace": namespace, "labels": labels},
@@ -466,7 +508,7 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "args": [],
         "working_dir": workload.SCRATCH,
         "env": [*workload.env(env), *workload.env_given(model.get("env", []))],
-        "resources": workload.resources(model.get("resources"), SERVER_REQUESTS, LIMITS),
+        "resources": _server_resources(model),
         "security_context": workload.container_security(),
         # What `pulumi up` prints of a server that does not start.
         "termination_message_policy": "FallbackToLogsOnError",
@@ -506,7 +548,6 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
         {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
         step_scratch_mount,
     ]
-    requests, limits = STEP_RESOURCES
 
     def step(
         name: str, program: str, env: list[EnvVarArgsDict], more: Sequence[VolumeMountArgsDict]
@@ -518,8 +559,7 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
             "args": [],
             "working_dir": workload.SCRATCH,
             "env": [*workload.env({"VOLUME": VOLUME, **COMMON_ENV}), *env],
-            # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
-            "resources": workload.resources(None, {**requests, "ephemeral-storage": size}, limits),
+            "resources": _step_resources(size),
             "security_context": workload.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             "volume_mounts": [*mounts, *more],

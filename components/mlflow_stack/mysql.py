@@ -8,9 +8,15 @@ from urllib.parse import quote, urlencode
 import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_random as random
-from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
+from pulumi_kubernetes.core.v1 import (
+    ContainerArgsDict,
+    ResourceRequirementsArgsDict,
+    VolumeArgsDict,
+    VolumeMountArgsDict,
+)
 
 from mlflow_stack import identity, network, validate, workload
+from mlflow_stack.cluster import SECRET, STORAGE_CLASS, Need, Place, Reservation
 from mlflow_stack.credentials import LONGEST_NAME, PASSWORD_LENGTH
 from mlflow_stack.workload import Egress, Ingress, PodParts
 
@@ -27,6 +33,8 @@ SCHEMA_COMPONENT = "schema"
 SCRIPTS = "/opt/mlflow-stack-mysql"
 PASSWORD = "/etc/mlflow-stack-mysql/password"  # noqa: S105 - a path
 """Where the Secret's password is mounted."""
+PASSWORD_KEY = "password"  # noqa: S105 - a key's name
+"""The Secret's key."""
 CA = "/etc/mlflow-stack-mysql-ca/ca.crt"
 OPTIONS = "/run/mlflow-stack-mysql/client.cnf"
 """The options of MLflow's driver, written by each pod for itself, in memory."""
@@ -141,6 +149,32 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("password", f"a password, or {fields.spell('existing_secret')}")
 
 
+def needs(args: MysqlStoreArgs, place: Place) -> list[Need]:
+    """Return what the database needs of the cluster."""
+    deployed = place.under("deploy").need(STORAGE_CLASS, args["deploy"], "storage_class") if "deploy" in args else []
+    return [
+        *place.need(SECRET, args, "existing_secret", keys=[PASSWORD_KEY], why="the database user's password"),
+        *deployed,
+        *place.under("dumps").need(STORAGE_CLASS, args.get("dumps", {}), "storage_class"),
+    ]
+
+
+def step_resources(cpu: str = workload.STEP_CPU) -> ResourceRequirementsArgsDict:
+    """Return the resources of a container that opens the database before MLflow does: by default the step in the
+    tracking server's pod."""
+    requests, limits = SCHEMA_RESOURCES
+    return workload.resources(None, {**requests, "cpu": cpu}, limits)
+
+
+def _server_resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
+    return workload.resources(args.get("resources"), *SERVER_RESOURCES)
+
+
+def reservation(args: MariadbArgs, place: Place) -> Reservation:
+    """Return the room that the deployed server's pod needs on a node."""
+    return place.reservation("the database server", [_server_resources(args)], [], args.get("resources", {}), {})
+
+
 class MysqlPlacementArgs(TypedDict):
     """Where the store stands: what the stack knows and its user does not say."""
 
@@ -214,7 +248,7 @@ class MysqlStore(pulumi.ComponentResource):
                 "secret": {
                     "secret_name": database.secret,
                     "default_mode": 0o440,
-                    "items": [{"key": "password", "path": "password"}],
+                    "items": [{"key": PASSWORD_KEY, "path": "password"}],
                 },
             },
         ]
@@ -247,14 +281,13 @@ class MysqlStore(pulumi.ComponentResource):
             more: Sequence[VolumeMountArgsDict],
             cpu: str = SCHEMA_RESOURCES[0]["cpu"],
         ) -> ContainerArgsDict:
-            requests, limits = SCHEMA_RESOURCES
             return {
                 "name": name,
                 "image": image,
                 "command": list(command),
                 "args": [],
                 "env": workload.env(env),
-                "resources": workload.resources(None, {**requests, "cpu": cpu}, limits),
+                "resources": step_resources(cpu),
                 "security_context": workload.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",
                 "volume_mounts": [*mounts, *authority, scratch_mount, *more],
@@ -379,7 +412,7 @@ def _external(
         secret = args["existing_secret"]
     else:
         password: pulumi.Output[str] = pulumi.Output.secret(args.get("password", ""))
-        secret = workload.name_of(_secret(parent, f"{name}-database", namespace, labels, {"password": password}))
+        secret = workload.name_of(_secret(parent, f"{name}-database", namespace, labels, {PASSWORD_KEY: password}))
     return _Database(
         host=args.get("host", ""),
         port=port,
@@ -408,7 +441,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         for user in (DEFAULT_NAME, "root")
     }
     own, root = passwords[DEFAULT_NAME].result, passwords["root"].result
-    secret = _secret(parent, service, namespace, labels, {"password": own})
+    secret = _secret(parent, service, namespace, labels, {PASSWORD_KEY: own})
     server_secret = _secret(
         parent,
         f"{name}-database-server",
@@ -465,7 +498,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
     common: ContainerArgsDict = {
         "name": "mariadb",
         "image": image,
-        "resources": workload.resources(args.get("resources"), *SERVER_RESOURCES),
+        "resources": _server_resources(args),
         "security_context": workload.container_security(),
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [

@@ -8,7 +8,12 @@ from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi_kubernetes.core.v1 import SecretVolumeSourceArgsDict, VolumeArgsDict, VolumeMountArgsDict
+from pulumi_kubernetes.core.v1 import (
+    ResourceRequirementsArgsDict,
+    SecretVolumeSourceArgsDict,
+    VolumeArgsDict,
+    VolumeMountArgsDict,
+)
 
 from mlflow_stack import validate, workload
 from mlflow_stack.addresses import Addresses
@@ -185,8 +190,6 @@ class AuthProxy(pulumi.ComponentResource):
         linger = LINGER_SECONDS if accepted.get("linger") else 0
         presigned = accepted.get("presigned", True)
         access = accepted.get("access", Access())
-        # A model server's requests are not held.
-        size = f"{SCRATCH_MI if serving else limits.scratch // 2**20 + 1}Mi"
         config = k8s.core.v1.ConfigMap(
             f"{name}-proxy",
             metadata={
@@ -202,7 +205,7 @@ class AuthProxy(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(parent=self),
         )
-        scratch, scratch_mount = workload.scratch("proxy-tmp", size)
+        scratch, scratch_mount = workload.scratch("proxy-tmp", _scratch_size(limits, serving))
         volumes, mounts = _users(access)
         self.parts = PodParts(
             containers=[
@@ -215,9 +218,7 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "public", "container_port": PUBLIC_PORT},
                         {"name": "internal", "container_port": INTERNAL_PORT},
                     ],
-                    "resources": workload.resources(
-                        accepted.get("resources"), {**REQUESTS, "ephemeral-storage": size}, LIMITS
-                    ),
+                    "resources": container_resources(accepted.get("resources"), limits, serving),
                     "security_context": workload.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "startup_probe": {
@@ -334,6 +335,21 @@ class Limits:
     def scratch(self) -> int:
         """Bytes that the proxy's ``/tmp`` holds at most: bodies, cached probes, and the process ID."""
         return self.held * self.request + FORMS * self.form + SCRATCH_MI * 2**20
+
+
+def _scratch_size(limits: Limits, serving: str | None) -> str:
+    # A model server's requests are not held.
+    return f"{SCRATCH_MI if serving else limits.scratch // 2**20 + 1}Mi"
+
+
+def container_resources(
+    given: workload.ResourcesArgs | None, limits: Limits, serving: str | None = None
+) -> ResourceRequirementsArgsDict:
+    """Return the resources of the proxy's container.
+
+    :param serving: Name of the model, if the proxy guards a model server.
+    """
+    return workload.resources(given, {**REQUESTS, "ephemeral-storage": _scratch_size(limits, serving)}, LIMITS)
 
 
 def drain_seconds(answer_seconds: int) -> int:
@@ -458,6 +474,12 @@ _ROUTES = (
 )
 """Paths of MLflow that are not of the kind ``api``, below its static prefix. A path that a newer MLflow adds is of that
 kind: its body is small, complete and counted before MLflow sees it."""
+
+ROOTS = (
+    *("ajax-api", "api", "build", "endpoints", "gateway", "get-artifact", "graphql", "health", "model-versions"),
+    *("static-files", "v1", "version", "livez", "healthz", "readyz"),
+)
+"""First segments of the paths that MLflow and the proxy answer below the static prefix."""
 
 _SERVER_INFO = (r"/(ajax-api|api)/3\.0/mlflow/server-info$", "unsigned")
 

@@ -10,6 +10,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict
 
 from mlflow_stack import identity, validate, workload
+from mlflow_stack.cluster import CLAIM, STORAGE_CLASS, Need, Place
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
 
@@ -120,14 +121,13 @@ class PvcStore(pulumi.ComponentResource):
         common = {"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", "SQLITE_TMPDIR": DATA}
 
         def step(name: str, script: str, env: Mapping[str, str]) -> ContainerArgsDict:
-            requests, limits = SCHEMA_RESOURCES
             return {
                 "name": name,
                 "image": placement["image"],
                 "command": ["python", f"{SCRIPTS}/{script}"],
                 "args": [],
                 "env": workload.env({**common, **env}),
-                "resources": workload.resources(None, requests, limits),
+                "resources": workload.resources(None, *SCHEMA_RESOURCES),
                 "security_context": workload.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",
                 "volume_mounts": [
@@ -186,6 +186,13 @@ def _artifact_rules(fields: validate.Fields) -> None:
     fields.check("existing_claim", validate.subdomain)
     for name in ("size", "storage_class"):
         fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
+
+
+def needs(args: PvcStoreArgs | PvcArtifactsArgs, place: Place) -> list[Need]:
+    """Return what a store on a claim needs of the cluster."""
+    if "existing_claim" in args:
+        return place.need(CLAIM, args, "existing_claim")
+    return place.need(STORAGE_CLASS, args, "storage_class")
 
 
 class PvcArtifacts(pulumi.ComponentResource):

@@ -11,6 +11,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
 from mlflow_stack import identity, network, validate, workload
+from mlflow_stack.cluster import SECRET, Need, Place
 from mlflow_stack.credentials import LONGEST_NAME
 from mlflow_stack.workload import PodParts
 
@@ -89,6 +90,11 @@ def _rules(fields: validate.Fields) -> None:
         )
     if not fields.get("proxied", True) and "presigned" in fields:
         fields.refuse("presigned", "it left out where proxied is false")
+
+
+def needs(args: S3ArtifactsArgs, place: Place) -> list[Need]:
+    """Return what the bucket's store needs of the cluster."""
+    return place.need(SECRET, args, "existing_secret", keys=[KEYS_FILE], why="an AWS shared credentials file")
 
 
 class S3PlacementArgs(TypedDict):

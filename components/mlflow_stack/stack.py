@@ -7,8 +7,9 @@ from typing import Any, NotRequired, TypedDict, cast
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import credentials, exposure, models, proxy, s3, tracking, validate, workload
-from mlflow_stack.credentials import LONGEST_NAME, Credentials, Users, UsersArgs
+from mlflow_stack import credentials, exposure, keys, models, mysql, proxy, pvc, s3, tracking, validate, workload
+from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, Need, Place, Reservation
+from mlflow_stack.credentials import HTPASSWD_KEY, LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
 from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs
 from mlflow_stack.models import ModelArgs, ModelServer
@@ -129,7 +130,7 @@ def _rules(fields: validate.Fields) -> None:
     backend: BackendStoreArgs = fields.get("backend_store", {})
     claim: PvcStoreArgs = backend.get("pvc", {})
     artifacts: ArtifactStoreArgs = fields.get("artifact_store", {})
-    passing = _passing_bytes(fields, artifacts)
+    passing = _passing_bytes(fields)
     if validate.size(str(tracking.SCRATCH_BYTES + passing)) is None:
         tracking.resource_rules(fields, passing)
     else:
@@ -142,32 +143,82 @@ def _rules(fields: validate.Fields) -> None:
     else:
         fields.check("replicas", validate.between(1, 100))
     if "existing_namespace" not in fields:
-        if "existing_claim" in claim or "existing_claim" in artifacts.get("pvc", {}):
-            fields.refuse("existing_namespace", "a value, as a claim cannot exist in a namespace that is only made now")
-        if (
-            "secret" in fields.get("expose", {}).get("tls", {})
-            or "existing_secret" in artifacts.get("s3", {})
-            or "existing_secret" in backend.get("mysql", {})
-            or "existing_secret" in fields.get("encryption_keys", {})
-            or "users_existing_secret" in fields
-            or any(models.existing_objects(model) for model in fields.get("models", []) if model)
-        ):
-            fields.refuse(
-                "existing_namespace", "a value, as a Secret cannot exist in a namespace that is only made now"
-            )
+        kinds = {need.kind for need in needs("", fields)}
+        for kind, one in ((CLAIM, "a claim"), (SECRET, "a Secret"), (CONFIG_MAP, "a ConfigMap")):
+            if kind in kinds:
+                wanted = f"a value, as {one} cannot exist in a namespace that is only made now"
+                fields.refuse("existing_namespace", wanted)
     if claim.get("existing_claim") is not None and claim == artifacts.get("pvc"):
         fields.refuse(
             "artifact_store", "it left out, as a pod mounts a claim once; the backend store's holds artifacts, too"
         )
 
 
-def _passing_bytes(fields: validate.Fields, artifacts: ArtifactStoreArgs) -> int:
+def _max_artifact_size(args: Mapping[str, Any]) -> str:
+    in_bucket = "s3" in args.get("artifact_store", {})
+    default = s3.DEFAULT_MAX_ARTIFACT_SIZE if in_bucket else proxy.DEFAULT_MAX_ARTIFACT_SIZE
+    return args.get("max_artifact_size", default)
+
+
+def _passing_bytes(args: Mapping[str, Any]) -> int:
     """Return what passes through the server's ``/tmp`` at most."""
-    largest = fields.get("max_artifact_size", s3.DEFAULT_MAX_ARTIFACT_SIZE)
+    artifacts, largest = args.get("artifact_store", {}), _max_artifact_size(args)
     if "s3" not in artifacts or validate.size(largest) is not None:
         return 0
-    uploads = fields.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
+    uploads = args.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
     return s3.scratch_bytes(artifacts["s3"], validate.bytes_of(largest), uploads)
+
+
+def needs(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> list[Need]:
+    """Return the existing objects that an MlflowStack relies on, from accepted args.
+
+    ``spell`` as for :func:`accept`.
+    """
+    place = Place(args.get("existing_namespace", args.get("namespace", name)), spell)
+    backend, artifacts = args.get("backend_store", {}), args.get("artifact_store", {})
+    found = place.need(NAMESPACE, args, "existing_namespace")
+    found += place.need(SECRET, args, "users_existing_secret", keys=[HTPASSWD_KEY], why="an htpasswd file")
+    found += keys.needs(args.get("encryption_keys", {}), place.under("encryption_keys"))
+    if "mysql" in backend:
+        found += mysql.needs(backend["mysql"], place.under("backend_store", "mysql"))
+    else:
+        found += pvc.needs(backend.get("pvc", {}), place.under("backend_store", "pvc"))
+    if "s3" in artifacts:
+        found += s3.needs(artifacts["s3"], place.under("artifact_store", "s3"))
+    elif "pvc" in artifacts or "mysql" in backend:
+        found += pvc.needs(artifacts.get("pvc", {}), place.under("artifact_store", "pvc"))
+    for position, model in enumerate(args.get("models", [])):
+        found += models.needs(model, place.item("models", position)) if model else []
+    return [*found, *exposure.needs(args.get("expose", {}), place.under("expose"))]
+
+
+def reservations(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> list[Reservation]:
+    """Return the room that each kind of pod of an MlflowStack needs on a node, from accepted args.
+
+    Jobs are not among them: they ask for little, and no key changes it. ``spell`` as for :func:`accept`.
+    """
+    place = Place(args.get("existing_namespace", args.get("namespace", name)), spell)
+    resources, backend = args.get("resources", {}), args.get("backend_store", {})
+    containers = [
+        tracking.container_resources(resources, tracking.SCRATCH_BYTES + _passing_bytes(args)),
+        proxy.container_resources(
+            None,
+            proxy.Limits(
+                validate.bytes_of(_max_artifact_size(args)),
+                args.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS),
+                tracking.max_body_bytes(resources),
+            ),
+        ),
+    ]
+    schema = mysql.step_resources() if "mysql" in backend else workload.resources(None, *pvc.SCHEMA_RESOURCES)
+    steps = [schema, workload.resources(None, *keys.STEP_RESOURCES)]
+    follows = {"ephemeral-storage": place.path("max_artifact_size")} if _passing_bytes(args) else {}
+    found = [place.reservation("the tracking server", containers, steps, resources, follows)]
+    if "deploy" in backend.get("mysql", {}):
+        found.append(mysql.reservation(backend["mysql"]["deploy"], place.under("backend_store", "mysql", "deploy")))
+    for position, model in enumerate(args.get("models", [])):
+        found += models.reservations(model, place.item("models", position))
+    return found
 
 
 def accept(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> MlflowStackArgs:
@@ -213,8 +264,7 @@ class MlflowStack(pulumi.ComponentResource):
         image = accepted.get("image", tracking.DEFAULT_IMAGE)
         expose = accepted.get("expose", ExposeArgs(kind="none"))
         artifact_store = accepted.get("artifact_store", {})
-        largest = s3.DEFAULT_MAX_ARTIFACT_SIZE if "s3" in artifact_store else proxy.DEFAULT_MAX_ARTIFACT_SIZE
-        max_artifact_size = accepted.get("max_artifact_size", largest)
+        max_artifact_size = _max_artifact_size(accepted)
         max_concurrent_uploads = accepted.get("max_concurrent_uploads", proxy.DEFAULT_MAX_CONCURRENT_UPLOADS)
 
         who = {field: value for field, value in accepted.items() if field in UsersArgs.__annotations__}
@@ -286,7 +336,7 @@ class MlflowStack(pulumi.ComponentResource):
             },
             child,
         )
-        keys = EncryptionKeys(
+        encryption_keys = EncryptionKeys(
             name,
             accepted.get("encryption_keys", {}),
             {"namespace": self.namespace, "image": image, "store": store.parts, "labels": labels},
@@ -319,7 +369,7 @@ class MlflowStack(pulumi.ComponentResource):
             {
                 "namespace": self.namespace,
                 "addresses": addresses,
-                "parts": [store.parts, keys.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
+                "parts": [store.parts, encryption_keys.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
                 "egress": accepted.get("egress", []),
                 "image": image,
                 "platform": platform,
@@ -380,7 +430,7 @@ class MlflowStack(pulumi.ComponentResource):
         self.passwords = pulumi.Output.secret(pulumi.Output.all(**{user.name: user.password for user in people}))
         env = {**credentials.client_env(self.tracking_uri, users.everyone[0]), **artifacts.client_env}
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
-        self.encryption_keys = keys.values
+        self.encryption_keys = encryption_keys.values
         self.model_urls = addresses.apply(
             lambda names: {one["name"]: names.serving_url(one["name"], one.get("node_port")) for one in served}
         )

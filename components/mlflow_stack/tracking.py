@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
+from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
 from mlflow_stack import identity, network, proxy, validate, workload
 from mlflow_stack.addresses import Addresses
@@ -116,6 +117,14 @@ def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
     workload.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
 
 
+def container_resources(given: workload.ResourcesArgs | None, scratch_bytes: int) -> ResourceRequirementsArgsDict:
+    """Return the resources of the server's container.
+
+    :param scratch_bytes: What its ``/tmp`` holds at most.
+    """
+    return workload.resources(given, {**REQUESTS, "ephemeral-storage": str(scratch_bytes)}, LIMITS)
+
+
 def artifact_location(value: str) -> str | None:
     """Check the root of artifact locations that a server may use."""
     wanted = "a URI such as s3://bucket/prefix, or the path of a folder such as file:///mlflow/mlruns"
@@ -169,8 +178,8 @@ class TrackingServer(pulumi.ComponentResource):
         labels = workload.labels(name, COMPONENT, accepted.get("labels"))
         self.selector = workload.selector(name, COMPONENT)
         addresses = pulumi.Output.from_input(accepted["addresses"])
-        size = str(SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"]))
-        scratch, scratch_mount = workload.scratch("tmp", size)
+        scratch_bytes = SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"])
+        scratch, scratch_mount = workload.scratch("tmp", str(scratch_bytes))
         programs_volume = workload.text_volume(
             f"{name}-tracking",
             "tracking",
@@ -244,7 +253,7 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MALLOC_TRIM_THRESHOLD_", "value": str(128 * 2**10)},
                 *(variable for part in parts for variable in part.env),
             ],
-            "resources": workload.resources(accepted.get("resources"), {**REQUESTS, "ephemeral-storage": size}, LIMITS),
+            "resources": container_resources(accepted.get("resources"), scratch_bytes),
             "security_context": workload.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             # Through the proxy, since MLflow listens on loopback alone.

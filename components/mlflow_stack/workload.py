@@ -4,7 +4,7 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources as package
-from typing import Literal, NotRequired, Protocol, TypedDict, cast, get_args
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, cast, get_args
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -24,6 +24,7 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
+from mlflow_stack.cluster import CONFIG_MAP, SECRET, Need, Place
 
 Platform = Literal["kubernetes", "openshift"]
 PLATFORMS: Sequence[Platform] = get_args(Platform)
@@ -166,6 +167,19 @@ def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
             fields.refuse_item("env", name, "another name: the server sets this variable itself")
         if names.count(name) > 1:
             fields.refuse_item("env", name, "each variable once")
+
+
+def env_needs(variables: Sequence[Mapping[str, Any]], place: Place) -> list[Need]:
+    """Return what the ``env`` of a server needs of the cluster."""
+    found: list[Need] = []
+    for position, variable in enumerate(variables):
+        source: Mapping[str, Any] = (variable or {}).get("value_from", {})
+        for reference, kind in (("secret_key_ref", SECRET), ("config_map_key_ref", CONFIG_MAP)):
+            named: Mapping[str, Any] = source.get(reference, {})
+            where = place.item("env", position).under("value_from", reference)
+            keys = [named["key"]] if "key" in named else []
+            found += where.need(kind, named, "name", keys=keys)
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """What MlflowStack registers: exact inputs of its children. That a cluster accepts them is shown in tests/e2e."""
 
+from fractions import Fraction
+
 import pulumi
 import pytest
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, tracking
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, reservations, tracking, validate
 
 
 def stack(args: MlflowStackArgs, name: str = "mlflow", **options: object) -> engine.Deployment:
@@ -412,3 +414,52 @@ def test_existing_users_are_mounted_by_every_proxy() -> None:
         assert holders == ["proxy"]
     maps = [one.inputs["data"] for one in deployment.all("ConfigMap") if "nginx.conf" in one.inputs["data"]]
     assert ['"~^(ann|models)$"' in one["nginx.conf"] for one in maps] == [True, True]
+
+
+def requested(spec: dict) -> dict[str, Fraction]:
+    """What the scheduler finds room for: the containers together, or one that ends before them."""
+
+    def amounts(container: dict) -> dict[str, Fraction]:
+        stated = {**container["resources"]["limits"], **container["resources"]["requests"]}
+        return {resource: validate.amount(amount) for resource, amount in stated.items()}
+
+    steps = [amounts(one) for one in spec.get("initContainers", [])]
+    servers = [amounts(one) for one in spec["containers"]]
+    return {
+        resource: max([sum(one.get(resource, 0) for one in servers), *(one.get(resource, 0) for one in steps)])
+        for resource in {resource for one in [*servers, *steps] for resource in one}
+    }
+
+
+KEYS = {"access_key_id": "key", "secret_access_key": "secret"}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {
+            "resources": {
+                "requests": {"cpu": "2", "memory": "64Mi"},
+                "limits": {"memory": "4Gi", "example.com/gpu": "1"},
+            }
+        },
+        {"backend_store": {"mysql": {"deploy": {"resources": {"requests": {"memory": "700Mi"}}}}}},
+        {"artifact_store": {"s3": {"bucket": "team", **KEYS}}, "max_artifact_size": "3Gi"},
+        {"artifact_store": {"s3": {"bucket": "team", "proxied": False, **KEYS}}, "max_concurrent_uploads": 9},
+        {
+            "models": [
+                {"name": "iris", "uri": "models:/iris/1", "max_request_size": "1Gi"},
+                {"name": "large", "uri": "models:/large/1", "environment": "install", "size": "9Gi", "replicas": 2},
+                {"name": "paused", "uri": "models:/paused/1", "replicas": 0},
+                {"name": "none"},
+            ]
+        },
+    ],
+)
+def test_reservations_are_what_the_pods_request(args: MlflowStackArgs) -> None:
+    deployment = stack(args)
+    workloads = [*deployment.all("StatefulSet"), *deployment.all("Deployment")]
+    pods = [one.inputs["spec"]["template"]["spec"] for one in workloads if one.inputs["spec"]["replicas"]]
+    found = [dict(one.requests) for one in reservations("mlflow", args)]
+    assert sorted(map(sorted, map(dict.items, found))) == sorted(sorted(requested(one).items()) for one in pods)

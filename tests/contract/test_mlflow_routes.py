@@ -1,5 +1,6 @@
 """Kinds of paths of the proxy, against the routes of the installed MLflow: a newer one may add some that stream."""
 
+import functools
 import json
 import re
 import subprocess
@@ -22,10 +23,15 @@ FILES = re.compile("artifact|upload|download|file|stream|attachment|export|impor
 """What the path of a route that carries files is likely to hold."""
 
 
-def test_each_route_with_files_has_a_reviewed_kind() -> None:
+@functools.cache
+def routes() -> list[tuple[str, str]]:
     done = subprocess.run([sys.executable, "-c", ROUTES], capture_output=True, text=True, check=True)
+    return [(method, rule) for method, rule in json.loads(done.stdout)]
+
+
+def test_each_route_with_files_has_a_reviewed_kind() -> None:
     kinds: dict[str, set[str]] = {}
-    for method, rule in json.loads(done.stdout):
+    for method, rule in routes():
         path = re.sub(r"<path:[a-z_]+>|\{[a-z_]+:path\}", "a/b", rule)
         path = re.sub(r"<[a-z_:]+>|\{[a-z_]+\}", "x", path)
         kind = next((kind for pattern, kind in proxy._ROUTES if re.match(pattern, path)), "api")
@@ -60,3 +66,8 @@ def test_each_route_with_files_has_a_reviewed_kind() -> None:
             "POST /API/2.0/mlflow/artifacts/presigned-upload-url",
         },
     }
+
+
+def test_the_first_segment_of_each_route_is_known() -> None:
+    segments = {rule.strip("/").partition("/")[0] for _, rule in routes()} - {"", "{name:path}"}
+    assert {*segments, "livez", "healthz", "readyz"} == set(proxy.ROOTS)

@@ -182,8 +182,9 @@ REFERENCE = {"name": "keys", "key": "key"}
     ],
 )
 def test_existing_objects_need_an_existing_namespace(model: dict) -> None:
+    kind = "ConfigMap" if "config_map_key_ref" in str(model) else "Secret"
     assert refusals({"models": [model]}) == [
-        "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now"
+        f"existingNamespace: missing; a value, as a {kind} cannot exist in a namespace that is only made now"
     ]
     accepted({"models": [model], "existing_namespace": "team"})
 

@@ -1,0 +1,148 @@
+"""Needs of a stack: existing objects, and nodes with room for its pods. Whoever can ask the cluster looks them up."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Final, cast
+
+import pulumi
+from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
+
+from mlflow_stack import validate
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """Kind of objects that a stack finds in its cluster."""
+
+    name: str
+    """Kind as manifests spell it."""
+    resource: str
+    """Resource as ``kubectl get`` takes it."""
+    api: str | None = None
+    """API group and version, if not every cluster serves it."""
+    namespaced: bool = True
+    default: str | None = None
+    """Annotation of the object that is taken where none is named."""
+
+
+CLAIM: Final = ObjectKind("PersistentVolumeClaim", "persistentvolumeclaim")
+CLUSTER_ISSUER: Final = ObjectKind(
+    "ClusterIssuer", "clusterissuers.cert-manager.io", api="cert-manager.io/v1", namespaced=False
+)
+CONFIG_MAP: Final = ObjectKind("ConfigMap", "configmap")
+GATEWAY: Final = ObjectKind("Gateway", "gateways.gateway.networking.k8s.io", api="gateway.networking.k8s.io/v1")
+HTTP_ROUTE: Final = ObjectKind("HTTPRoute", "httproutes.gateway.networking.k8s.io", api="gateway.networking.k8s.io/v1")
+INGRESS: Final = ObjectKind("Ingress", "ingresses.networking.k8s.io")
+INGRESS_CLASS: Final = ObjectKind(
+    "IngressClass", "ingressclass", namespaced=False, default="ingressclass.kubernetes.io/is-default-class"
+)
+ISSUER: Final = ObjectKind("Issuer", "issuers.cert-manager.io", api="cert-manager.io/v1")
+NAMESPACE: Final = ObjectKind("Namespace", "namespace", namespaced=False)
+ROUTE: Final = ObjectKind("Route", "routes.route.openshift.io", api="route.openshift.io/v1")
+SECRET: Final = ObjectKind("Secret", "secret")
+STORAGE_CLASS: Final = ObjectKind(
+    "StorageClass", "storageclass", namespaced=False, default="storageclass.kubernetes.io/is-default-class"
+)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Existing object that a key of the args relies on."""
+
+    key: str
+    """Full path of the key."""
+    kind: ObjectKind
+    name: pulumi.Input[str] | None
+    """Name of the object. None: the default object of its kind; of a kind without defaults, only its API."""
+    namespace: pulumi.Input[str] | None = None
+    """Namespace of the object, if its kind is namespaced."""
+    keys: Sequence[str] = ()
+    """Keys that its data must have."""
+    why: str = ""
+    """What the stack takes from it, as a noun phrase."""
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Room that one node must have for a pod."""
+
+    pod: str
+    """The pod, as a noun phrase."""
+    requests: Mapping[str, Fraction]
+    """Amounts by resource, as the scheduler counts them."""
+    keys: Mapping[str, str]
+    """Full path of the key that an amount follows from, by resource."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of one args value in the args of a stack."""
+
+    namespace: pulumi.Input[str]
+    """Namespace of the stack."""
+    spell: Callable[[str], str] = str
+    """Spelling of fields."""
+    key: str = ""
+    """Path of the value."""
+
+    def path(self, *fields: str) -> str:
+        """Return the path of a field below this place."""
+        key = self.key
+        for field in fields:
+            key = validate.join(key, self.spell(field))
+        return key
+
+    def under(self, *fields: str) -> "Place":
+        """Return the place of a field's value."""
+        return replace(self, key=self.path(*fields))
+
+    def item(self, field: str, position: int) -> "Place":
+        """Return the place of an item of a list."""
+        return replace(self, key=f"{self.path(field)}[{position}]")
+
+    def need(
+        self, kind: ObjectKind, args: Mapping[str, Any], field: str, *, keys: Sequence[str] = (), why: str = ""
+    ) -> list[Need]:
+        """Return the need of a field that names an object: of the kind's default where it is unset, or none."""
+        if field not in args and kind.default is None:
+            return []
+        namespace = self.namespace if kind.namespaced else None
+        return [Need(self.path(field), kind, args.get(field), namespace, keys, why)]
+
+    def reservation(
+        self,
+        pod: str,
+        containers: Sequence[ResourceRequirementsArgsDict],
+        steps: Iterable[ResourceRequirementsArgsDict],
+        stated: Mapping[str, Any],
+        keys: Mapping[str, str],
+    ) -> Reservation:
+        """Return the room for a pod whose first container has the field ``resources`` at this place.
+
+        :param steps: Resources of containers that end, one after the other, before the others start.
+        :param stated: Value of the field ``resources``.
+        :param keys: Keys that amounts follow from where they are not stated, by resource.
+        """
+        together: dict[str, Fraction] = {}
+        for container in containers:
+            for resource, amount in _requests(container).items():
+                together[resource] = together.get(resource, Fraction(0)) + amount
+        for step in steps:
+            for resource, amount in _requests(step).items():
+                together[resource] = max(together.get(resource, Fraction(0)), amount)
+        own = cast("Mapping[str, Mapping[str, str]]", containers[0])
+        found: dict[str, str] = {}
+        for resource in together:
+            limited = resource in own.get("limits", {}) and resource not in own.get("requests", {})
+            part = "limits" if limited else "requests"
+            key = f"{self.path('resources', part)}.{resource}"
+            found[resource] = key if resource in stated.get(part, {}) else keys.get(resource, key)
+        return Reservation(pod, together, found)
+
+
+def _requests(container: ResourceRequirementsArgsDict) -> dict[str, Fraction]:
+    """Return what a container requests: its limit, where it states no request."""
+    parts = cast("Mapping[str, Mapping[str, str]]", container)
+    amounts = {**parts.get("limits", {}), **parts.get("requests", {})}
+    return {resource: validate.amount(amount) for resource, amount in amounts.items()}

@@ -1,0 +1,123 @@
+"""Needs of a stack, against the fields of its args: each field that names an existing object is looked up."""
+
+import itertools
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from mlflow_stack import InvalidArgs, MlflowStackArgs, accept, keys, needs
+from mlflow_stack.cluster import Need
+from mlflow_stack.validate import hints, plain_type
+
+NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gateway|^issuer$|_ref$")
+"""Fields that name an existing object, by convention."""
+OBJECT = ("an object's name", "namespace/name")
+"""What the rules want of a field that names one."""
+
+Path = tuple[str, ...]
+
+
+def fields(kind: type = MlflowStackArgs, at: Path = ()) -> Iterator[Path]:
+    """The paths of all plain fields; `[]` is an item of a list."""
+    for name, hint in hints(kind).items():
+        plain, path = plain_type(hint), (*at, name)
+        if typing.get_origin(plain) is not None and not isinstance(plain, type):
+            items = [one for one in typing.get_args(plain) if typing.is_typeddict(one)]
+            plain, path = (items[0], (*path, "[]")) if items else (plain, path)
+        if typing.is_typeddict(plain):
+            yield from fields(cast(type, plain), path)
+        else:
+            yield path
+
+
+def args_with(path: Path, value: str) -> Iterator[dict[str, Any]]:
+    """Args with one field, and each choice of the required fields beside it that are one of a few."""
+    levels: list[list[dict[str, Any]]] = []
+    kind: Any = MlflowStackArgs
+    for name in path:
+        if name == "[]":
+            kind = typing.get_args(kind)[0]
+            continue
+        required = vars(kind)["__required_keys__"] - {name}
+        choices = {one: typing.get_args(hint) for one, hint in hints(kind).items() if one in required}
+        choices = {one: options or ("x",) for one, options in choices.items()}
+        levels.append([dict(zip(choices, chosen, strict=True)) for chosen in itertools.product(*choices.values())])
+        kind = plain_type(hints(kind)[name])
+    for beside in itertools.product(*levels):
+        args: Any = value
+        around = list(beside)
+        for name in reversed(path):
+            args = [args] if name == "[]" else {**around.pop(), name: args}
+        yield args
+
+
+def names_an_object(path: Path) -> bool:
+    """Whether a field is called as those that name an existing object, or judged as an object's name."""
+    if any(map(NAMES.search, path[-2:])) and path[-1] != "key":
+        return True
+    for args in args_with(path, "Not_A_Name!"):
+        try:
+            accept("mlflow", args)
+        except InvalidArgs as error:
+            lines = [line for line in str(error).splitlines() if "Not_A_Name!" in line]
+            if any(wanted in line for line in lines for wanted in OBJECT):
+                return True
+    return False
+
+
+def needs_of(path: Path) -> list[Need]:
+    key = ".".join(path).replace(".[]", "[0]")
+    return [
+        need
+        for args in args_with(path, "team/one" if path[-1] == "gateway" else "one")
+        for need in needs("mlflow", args)
+        if need.key == key and need.name == "one"
+    ]
+
+
+def test_every_field_that_names_an_existing_object_is_a_need() -> None:
+    found = {".".join(path).replace(".[]", "[0]"): needs_of(path) for path in fields() if names_an_object(path)}
+    assert [path for path, needed in found.items() if not needed] == []
+    assert {path: (one.kind.name, one.namespace, *one.keys) for path, (one, *_) in found.items()} == {
+        "existing_namespace": ("Namespace", None),
+        "users_existing_secret": ("Secret", "mlflow", "htpasswd"),
+        "encryption_keys.existing_secret": ("Secret", "mlflow", *keys.VARIABLES),
+        "backend_store.pvc.storage_class": ("StorageClass", None),
+        "backend_store.pvc.existing_claim": ("PersistentVolumeClaim", "mlflow"),
+        "backend_store.mysql.existing_secret": ("Secret", "mlflow", "password"),
+        "backend_store.mysql.deploy.storage_class": ("StorageClass", None),
+        "backend_store.mysql.dumps.storage_class": ("StorageClass", None),
+        "artifact_store.pvc.storage_class": ("StorageClass", None),
+        "artifact_store.pvc.existing_claim": ("PersistentVolumeClaim", "mlflow"),
+        "artifact_store.s3.existing_secret": ("Secret", "mlflow", "credentials"),
+        "models[0].env[0].value_from.secret_key_ref.name": ("Secret", "mlflow", "x"),
+        "models[0].env[0].value_from.config_map_key_ref.name": ("ConfigMap", "mlflow", "x"),
+        "models[0].s3_existing_secret": ("Secret", "mlflow", "credentials"),
+        "expose.class_name": ("IngressClass", None),
+        "expose.tls.issuer": ("ClusterIssuer", None),
+        "expose.tls.secret": ("Secret", "mlflow", "tls.crt", "tls.key"),
+        "expose.gateway": ("Gateway", "team"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "key"),
+    [
+        ({}, "StorageClass", "backend_store.pvc.storage_class"),
+        ({"backend_store": {"mysql": {}}}, "StorageClass", "backend_store.mysql.dumps.storage_class"),
+        ({"backend_store": {"mysql": {}}}, "StorageClass", "artifact_store.pvc.storage_class"),
+        ({"backend_store": {"mysql": {"deploy": {}}}}, "StorageClass", "backend_store.mysql.deploy.storage_class"),
+        ({"expose": {"kind": "ingress"}}, "IngressClass", "expose.class_name"),
+    ],
+)
+def test_a_class_that_is_not_stated_is_the_need_of_a_default(args: dict[str, Any], kind: str, key: str) -> None:
+    found = [need for need in needs("mlflow", args) if need.key == key]
+    assert [(need.kind.name, need.name) for need in found] == [(kind, None)]
+
+
+def test_what_is_not_used_is_no_need() -> None:
+    args = {"backend_store": {"pvc": {"existing_claim": "data"}}, "existing_namespace": "team"}
+    assert [need.key for need in needs("mlflow", args)] == ["existing_namespace", "backend_store.pvc.existing_claim"]
