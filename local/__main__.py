@@ -119,7 +119,7 @@ def up(asked: Asked) -> None:
     with Progress() as progress:
         tools = here.start(progress)
         with progress.step("preflight", 1):
-            notes = preflight.check(here.cluster(tools), here.file.accepted)
+            notes = preflight.check(here.cluster(tools), here.file.settings)
         built = sorted(_built() - before)
         click.echo(f"built: {', '.join(built)}" if built else "nothing was built", err=True)
         for note in notes:
@@ -328,7 +328,7 @@ def check(asked: Asked) -> None:
         tools = here.prepare(progress)
     if here.local and not here.node.running():
         raise LocalError(f"the node of instance {here.instance.name} does not run. Next: `{asked.make('up')}`.")
-    for note in preflight.check(here.cluster(tools), here.file.accepted):
+    for note in preflight.check(here.cluster(tools), here.file.settings):
         click.echo(note, err=True)
     click.echo("the cluster has what the stack names", err=True)
 

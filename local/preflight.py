@@ -1,26 +1,38 @@
 """What only the cluster knows, asked before anything changes."""
 
 import json
+import math
+import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from local.errors import LocalError
 from local.stackfile import Tree, section
-from mlflow_stack import mysql, pvc, validate
+from mlflow_stack import cluster as kinds
+from mlflow_stack import exposure, mysql, needs, pvc, reservations, validate
+from mlflow_stack.cluster import Need, ObjectKind, Reservation
+from settings import Settings
 
-_PROJECT = "mlflow-stack"
-_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-_DEFAULT_INGRESS = "ingressclass.kubernetes.io/is-default-class"
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _INSTANCE = "app.kubernetes.io/instance"
-_APIS = {"route": "route.openshift.io/v1", "gateway": "gateway.networking.k8s.io/v1"}
-_CLAIMS = {
-    "ingress": "ingresses.networking.k8s.io",
-    "route": "routes.route.openshift.io",
-    "gateway": "httproutes.gateway.networking.k8s.io",
+_EXPOSURES = (kinds.INGRESS, kinds.ROUTE, kinds.HTTP_ROUTE)
+"""Kinds of objects that claim a host."""
+_ROUTING_API = "take another kind"
+_CERT_MANAGER = "install cert-manager, or name a Secret with a certificate instead"
+_WITHOUT_API = {
+    kinds.ROUTE: _ROUTING_API,
+    kinds.HTTP_ROUTE: _ROUTING_API,
+    kinds.GATEWAY: _ROUTING_API,
+    kinds.ISSUER: _CERT_MANAGER,
+    kinds.CLUSTER_ISSUER: _CERT_MANAGER,
 }
+"""What to do where the cluster lacks the API of a kind."""
+_CERTIFICATE = ["tls.crt", "tls.key"]
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
 class Cluster:
@@ -62,233 +74,171 @@ class UnreadableError(LocalError):
     """The cluster did not say whether something is there."""
 
 
-Check = Callable[[Cluster, Tree], str | None]
-"""Looks at the cluster and the configuration (without the project's prefix); says what is wrong and wanted, or None."""
+class _Asked:
+    """A cluster that is asked for each object once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._found: dict[tuple[str, ...], Tree | None] = {}
+        self._served: dict[str, bool] = {}
+
+    def get(self, *what: str) -> Tree | None:
+        """Return what `kubectl get` finds. Raises as `Cluster.get`."""
+        if what not in self._found:
+            self._found[what] = self._cluster.get(*what)
+        return self._found[what]
+
+    def object(self, kind: ObjectKind, name: str, namespace: str) -> Tree | None:
+        """Return one object. Raises as `Cluster.get`."""
+        return self.get(kind.resource, name, *([f"--namespace={namespace}"] if kind.namespaced else []))
+
+    def items(self, *what: str) -> list[Tree]:
+        """Return a list of objects. Raises as `Cluster.get`."""
+        return (self.get(*what) or {}).get("items", [])
+
+    def serves(self, kind: ObjectKind) -> bool:
+        """Return whether the cluster has the API of a kind. Raises as `Cluster.serves`."""
+        if kind.api is None:
+            return True
+        if kind.api not in self._served:
+            self._served[kind.api] = self._cluster.serves(kind.api)
+        return self._served[kind.api]
 
 
-def api(cluster: Cluster, config: Tree) -> str | None:
-    """The API server answers."""
-    done = cluster.run("get", "--raw", "/version")
-    return f"the cluster does not answer: {_last(done.stderr)}" if done.returncode else None
+def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
+    """Yield what a need lacks, with what to do."""
+    kind, noun = need.kind, _noun(need)
+    if not asked.serves(kind):
+        # Once for all objects of the API.
+        if need is next(one for one in needed if one.kind.api == kind.api):
+            yield f"{need.key}: {noun} needs {kind.api}, which the cluster does not have; {_WITHOUT_API[kind]}"
+        return
+    if need.name is None:
+        if kind.default is not None:
+            yield from _default(asked, need, kind.default)
+        return
+    found = asked.object(kind, str(need.name), str(need.namespace))
+    where = f"namespace {need.namespace}" if kind.namespaced else "the cluster"
+    if found is None:
+        # Other keys may want other data of the same object.
+        same = [one for one in needed if (one.kind, one.name, one.namespace) == (kind, need.name, need.namespace)]
+        keys = [*dict.fromkeys(key for one in same for key in one.keys)]
+        yield f"{need.key}: {noun} is not in {where}; {_remedy(need, keys)}"
+        return
+    data = {**section(found, "data"), **section(found, "binaryData")}
+    if missing := [key for key in need.keys if key not in data]:
+        value = "$(base64 -w0 FILE)" if kind == kinds.SECRET else "VALUE"
+        patch = ", ".join(f"{key}: '{value}'" for key in missing)
+        command = f'kubectl patch {kind.resource} {need.name} --namespace={need.namespace} --patch "data: {{{patch}}}"'
+        lack = " and no key ".join(missing)
+        yield f"{need.key}: {noun} in {where} has no key {lack}; add it: `{command}`{_with(need)}"
+    elif kind in _FAULTS and (fault := _FAULTS[kind](found)):
+        yield f"{need.key}: {noun} {fault}"
 
 
-def namespace(cluster: Cluster, config: Tree) -> str | None:
-    """A namespace to adopt is there."""
-    name = config.get("existingNamespace")
-    if not name or cluster.get("namespace", name) is not None:
-        return None
-    return f"existingNamespace: {name} is not in the cluster; make it or leave the key away to have one made"
+def _noun(need: Need) -> str:
+    if need.name is not None:
+        return f"{need.kind.name} {need.name}"
+    return f"default {need.kind.name}" if need.kind.default else need.kind.name
 
 
-def pod_security(cluster: Cluster, config: Tree) -> str | None:
-    """A namespace to adopt enforces a PodSecurity level that exists; all of them admit the pods."""
-    name = config.get("existingNamespace")
-    found = cluster.get("namespace", name) if name else None
+def _default(asked: _Asked, need: Need, annotation: str) -> Iterator[str]:
+    found = asked.items(need.kind.resource)
+    if not any(section(one, "metadata", "annotations").get(annotation) == "true" for one in found):
+        names = ", ".join(sorted(one["metadata"]["name"] for one in found)) or "none"
+        yield f"{need.key}: the cluster has no default {need.kind.name}; name one of: {names}"
+
+
+def _remedy(need: Need, keys: Sequence[str]) -> str:
+    """Return what to do where an object is missing whose data is to have these keys."""
+    kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
+    files = " ".join(f"--from-file={key}=FILE" for key in keys)
+    if kind == kinds.SECRET and keys == _CERTIFICATE:
+        return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
+    if kind == kinds.SECRET:
+        return f"make it: `kubectl create secret generic {named} {files}`{_with(need)}"
+    if kind == kinds.CONFIG_MAP:
+        return f"make it: `kubectl create configmap {named} {files}`"
+    if kind == kinds.NAMESPACE:
+        return f"make it: `kubectl create namespace {need.name}`, or leave the key away to have one made"
+    if kind == kinds.CLAIM:
+        return "make it or state a size instead"
+    everywhere = " --all-namespaces" if kind.namespaced else ""
+    return f"make it or name another; `kubectl get {kind.resource}{everywhere}` lists what is"
+
+
+def _with(need: Need) -> str:
+    return f" with {need.why}" if need.why else ""
+
+
+def _unknown_level(found: Tree) -> str | None:
     level = _labels(found).get(_ENFORCE, "privileged")
     if level in ("privileged", "baseline", "restricted"):
         return None
-    return f"existingNamespace: {name} has {_ENFORCE}={level}; wanted is restricted, baseline or privileged"
+    return f"has {_ENFORCE}={level}; wanted is restricted, baseline or privileged"
 
 
-def _storage_class(cluster: Cluster, config: Tree, store: str) -> str | None:
-    claim = section(config, store, "pvc")
-    if "existingClaim" in claim:
-        return None
-    name = claim.get("storageClass")
-    if name:
-        wanted = f"{store}.pvc.storageClass: {name} is not in the cluster; `kubectl get storageclass` lists what is"
-        return wanted if cluster.get("storageclass", name) is None else None
-    classes = (cluster.get("storageclass") or {}).get("items", [])
-    if any(_annotations(one).get(_DEFAULT_CLASS) == "true" for one in classes):
-        return None
-    names = ", ".join(sorted(one["metadata"]["name"] for one in classes)) or "none"
-    return f"{store}.pvc.storageClass: the cluster has no default class; name one of: {names}"
+def _lost(found: Tree) -> str | None:
+    lost = section(found, "status").get("phase") == "Lost"
+    return "has lost its volume; restore it or name another claim" if lost else None
 
 
-def storage_class(cluster: Cluster, config: Tree) -> str | None:
-    """The StorageClass of a claim that is to be made is there, or a default one."""
-    return _storage_class(cluster, config, "backendStore")
+_FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unknown_level, kinds.CLAIM: _lost}
+"""What may be wrong with an object that exists."""
 
 
-def artifact_storage_class(cluster: Cluster, config: Tree) -> str | None:
-    """The StorageClass of a claim of the artifacts' own that is to be made is there, or a default one."""
-    own = "pvc" in section(config, "artifactStore")
-    return _storage_class(cluster, config, "artifactStore") if own else None
-
-
-def _claim(cluster: Cluster, config: Tree, store: str) -> str | None:
-    name, where = section(config, store, "pvc").get("existingClaim"), config.get("existingNamespace")
-    if not name or not where:
-        return None
-    found = cluster.get("persistentvolumeclaim", name, f"--namespace={where}")
-    if found is None:
-        return f"{store}.pvc.existingClaim: {name} is not in namespace {where}; make it or state a size instead"
-    phase = section(found, "status").get("phase")
-    if phase == "Lost":
-        return f"{store}.pvc.existingClaim: {name} has lost its volume; restore it or name another claim"
-    return None
-
-
-def claim(cluster: Cluster, config: Tree) -> str | None:
-    """A claim to adopt is there and can be mounted."""
-    return _claim(cluster, config, "backendStore")
-
-
-def artifact_claim(cluster: Cluster, config: Tree) -> str | None:
-    """A claim to adopt for the artifacts is there and can be mounted."""
-    return _claim(cluster, config, "artifactStore")
-
-
-def claims_to_grow(cluster: Cluster, config: Tree) -> str | None:
-    """A claim of the stack that is to grow has a StorageClass that allows it."""
-    problems = [problem for one in _claims(config) if (problem := _growth(cluster, config, *one))]
-    return "\n  ".join(problems) or None
-
-
-def _claims(config: Tree) -> Iterator[tuple[str, str, Any]]:
-    """The claims that the stack makes: the key of the size, the end of the claim's name, the size."""
-    store, artifacts = section(config, "backendStore"), section(config, "artifactStore")
-    made = [("backendStore.pvc", "data", pvc.DEFAULT_SIZE)]
+def _claims(args: Tree) -> Iterator[tuple[str, str, str]]:
+    """Yield the claims that the stack makes: the key of the size, the end of the claim's name, the size."""
+    store, artifacts = args.get("backend_store", {}), args.get("artifact_store", {})
+    made = [("backendStore.pvc", "data", store.get("pvc", {}), pvc.DEFAULT_SIZE)]
     if "mysql" in store:
-        made = [("backendStore.mysql.dumps", "dumps", mysql.DEFAULT_DUMPS_SIZE)]
-        if "deploy" in section(store, "mysql"):
-            made.append(("backendStore.mysql.deploy", "database", mysql.DEFAULT_SIZE))
+        database = store["mysql"]
+        made = [("backendStore.mysql.dumps", "dumps", database.get("dumps", {}), mysql.DEFAULT_DUMPS_SIZE)]
+        if "deploy" in database:
+            made.append(("backendStore.mysql.deploy", "database", database["deploy"], mysql.DEFAULT_SIZE))
     if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
-        made.append(("artifactStore.pvc", "artifacts", pvc.DEFAULT_SIZE))
-    for key, end, default in made:
-        stated = section(config, *key.split("."))
-        if "existingClaim" not in stated:
+        made.append(("artifactStore.pvc", "artifacts", artifacts.get("pvc", {}), pvc.DEFAULT_SIZE))
+    for key, end, stated, default in made:
+        if "existing_claim" not in stated:
             yield f"{key}.size", end, stated.get("size", default)
 
 
-def _growth(cluster: Cluster, config: Tree, key: str, end: str, size: Any) -> str | None:
-    if not isinstance(size, str) or validate.size(size):
-        return None  # the program refuses it with better words
-    instance, where = config.get("name", "mlflow"), _namespace(config)
-    found = cluster.get("persistentvolumeclaim", f"{instance}-{end}", f"--namespace={where}")
-    if found is None or _labels(found).get(_INSTANCE) != instance:
-        return None
-    asked = str(section(found, "spec", "resources", "requests").get("storage", size))
-    if validate.bytes_of(size) <= validate.bytes_of(asked):
-        return None
+def _growth(asked: _Asked, settings: Settings, key: str, end: str, size: str) -> Iterator[str]:
+    """Yield what keeps a claim of the stack from the size that it is to grow to."""
+    found = asked.object(kinds.CLAIM, f"{settings.name}-{end}", _namespace(settings))
+    if found is None or _labels(found).get(_INSTANCE) != settings.name:
+        return
+    asks = str(section(found, "spec", "resources", "requests").get("storage", size))
+    if validate.bytes_of(size) <= validate.bytes_of(asks):
+        return
     name = str(section(found, "spec").get("storageClassName", ""))
-    if name and (cluster.get("storageclass", name) or {}).get("allowVolumeExpansion"):
-        return None
-    wanted = f"set it back to {asked}"
+    if name and (asked.object(kinds.STORAGE_CLASS, name, "") or {}).get("allowVolumeExpansion"):
+        return
+    wanted = f"set it back to {asks}"
     if name:
         patch = f"kubectl patch storageclass {name} --patch 'allowVolumeExpansion: true'"
         wanted += f", or allow it where the class's driver can: `{patch}`"
-    return (
-        f"{key}: {size} is more than the {asked} of the claim {instance}-{end}, whose class "
+    yield (
+        f"{key}: {size} is more than the {asks} of the claim {settings.name}-{end}, whose class "
         f"{name or '(none)'} does not allow expansion; {wanted}"
     )
 
 
-def s3_keys(cluster: Cluster, config: Tree) -> str | None:
-    """The Secret with the keys of the bucket is there and holds them."""
-    name, where = section(config, "artifactStore", "s3").get("existingSecret"), config.get("existingNamespace")
-    if not name or not where:
-        return None
-    found = cluster.get("secret", name, f"--namespace={where}")
-    if found is not None and "credentials" in section(found, "data"):
-        return None
-    lack = f"is not in namespace {where}" if found is None else "has no key credentials"
-    return (
-        f"artifactStore.s3.existingSecret: {name} {lack}; make it: "
-        f"`kubectl create secret generic {name} --namespace={where} --from-file=credentials=FILE` "
-        "with an AWS shared credentials file"
-    )
-
-
-def users(cluster: Cluster, config: Tree) -> str | None:
-    """The Secret with existing users is there and holds a password file."""
-    name, where = config.get("usersExistingSecret"), config.get("existingNamespace")
-    if not name or not where:
-        return None
-    found = cluster.get("secret", name, f"--namespace={where}")
-    if found is not None and "htpasswd" in section(found, "data"):
-        return None
-    lack = f"is not in namespace {where}" if found is None else "has no key htpasswd"
-    return (
-        f"usersExistingSecret: {name} {lack}; make it: "
-        f"`kubectl create secret generic {name} --namespace={where} --from-file=htpasswd=FILE`"
-    )
-
-
-def route_api(cluster: Cluster, config: Tree) -> str | None:
-    """The cluster knows the kind of object that the address needs."""
-    kind = section(config, "expose").get("kind", "none")
-    if kind not in _APIS or cluster.serves(_APIS[kind]):
-        return None
-    return f"expose.kind: {kind} needs {_APIS[kind]}, which the cluster does not have; take another kind"
-
-
-def ingress_class(cluster: Cluster, config: Tree) -> str | None:
-    """The IngressClass is there, or a default one."""
-    expose = section(config, "expose")
-    if expose.get("kind") != "ingress":
-        return None
-    if name := expose.get("className"):
-        wanted = f"expose.className: {name} is not in the cluster; `kubectl get ingressclass` lists what is"
-        return wanted if cluster.get("ingressclass", name) is None else None
-    classes = (cluster.get("ingressclass") or {}).get("items", [])
-    if any(_annotations(one).get(_DEFAULT_INGRESS) == "true" for one in classes):
-        return None
-    names = ", ".join(sorted(one["metadata"]["name"] for one in classes)) or "none"
-    return f"expose.className: the cluster has no default class; name one of: {names}"
-
-
-def gateway(cluster: Cluster, config: Tree) -> str | None:
-    """The Gateway that an HTTPRoute attaches to is there."""
-    named = section(config, "expose").get("gateway")
-    if not named:
-        return None
-    where, _, name = named.partition("/")
-    if cluster.get("gateways.gateway.networking.k8s.io", name, f"--namespace={where}") is not None:
-        return None
-    return f"expose.gateway: {named} is not in the cluster; `kubectl get gateways --all-namespaces` lists what is"
-
-
-def issuer(cluster: Cluster, config: Tree) -> str | None:
-    """The cert-manager issuer is there."""
-    tls = section(config, "expose", "tls")
-    name, kind = tls.get("issuer"), tls.get("issuerKind", "ClusterIssuer")
-    if not name:
-        return None
-    if not cluster.serves("cert-manager.io/v1"):
-        return f"expose.tls.issuer: {name} needs cert-manager, which the cluster does not have"
-    where = [] if kind == "ClusterIssuer" else [f"--namespace={_namespace(config)}"]
-    if cluster.get(f"{kind.lower()}s.cert-manager.io", name, *where) is not None:
-        return None
-    return f"expose.tls.issuer: there is no {kind} {name} in the cluster; make it or name another"
-
-
-def certificate(cluster: Cluster, config: Tree) -> str | None:
-    """The Secret with a certificate is there and holds one."""
-    name, where = section(config, "expose", "tls").get("secret"), config.get("existingNamespace")
-    if not name or not where:
-        return None
-    found = cluster.get("secret", name, f"--namespace={where}")
-    if found is None:
-        return f"expose.tls.secret: {name} is not in namespace {where}; make it or name an issuer instead"
-    missing = sorted({"tls.crt", "tls.key"} - set(section(found, "data")))
-    return f"expose.tls.secret: {name} has no {' and no '.join(missing)}" if missing else None
-
-
-def host(cluster: Cluster, config: Tree) -> str | None:
-    """No object of another stack claims the public host and path."""
-    expose = section(config, "expose")
-    kind, name, path = expose.get("kind"), expose.get("host"), expose.get("path", "/")
-    if kind not in _CLAIMS or not name:
-        return None
-    resource = _CLAIMS[kind]
-    for one in (cluster.get(resource, "--all-namespaces") or {}).get("items", []):
+def _rivals(asked: _Asked, settings: Settings, kind: ObjectKind) -> Iterator[str]:
+    """Yield the objects of a kind that take requests from the stack's address."""
+    expose: Tree = cast(Tree, settings.args.get("expose", {}))
+    host, path = expose.get("host"), expose.get("path", "")
+    if expose.get("kind", "none") not in exposure.OBJECTS or not asked.serves(kind):
+        return
+    for one in asked.items(kind.resource, "--all-namespaces"):
         metadata = one["metadata"]
-        ours = metadata["namespace"] == _namespace(config)
-        if (name, path) in _claimed(one) and not (ours and _labels(one).get(_INSTANCE) == config.get("name", "mlflow")):
-            where = f"{metadata['namespace']}/{metadata['name']}"
-            return f"expose.host: {name}{path.rstrip('/')} belongs to {one['kind']} {where}; take another host or path"
-    return None
+        ours = metadata["namespace"] == _namespace(settings) and _labels(one).get(_INSTANCE) == settings.name
+        # OpenShift makes Routes of each Ingress, which is asked for itself.
+        made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
+        taken = sorted(theirs for name, theirs in _claimed(one) if name == host and exposure.takes(theirs, path))
+        if taken and not ours and not made:
+            where = f"{kind.name} {metadata['namespace']}/{metadata['name']}"
+            yield f"expose.host: {host}{taken[0].rstrip('/')} belongs to {where}; take another host or path"
 
 
 def hosts(cluster: Cluster) -> set[str]:
@@ -297,10 +247,10 @@ def hosts(cluster: Cluster) -> set[str]:
     Raises `LocalError` when it does not say.
     """
     try:
-        kinds = [cluster.get(_CLAIMS[kind], "--all-namespaces") or {} for kind in ("ingress", "gateway")]
+        found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
     except UnreadableError as error:
         raise LocalError(f"the cluster does not say its names: {_last(str(error))}. Next: `make up` again.") from error
-    return {name for kind in kinds for one in kind.get("items", []) for name, _ in _claimed(one)}
+    return {name for kind in found for one in kind.get("items", []) for name, _ in _claimed(one)}
 
 
 def _claimed(found: Tree) -> set[tuple[str, str]]:
@@ -309,56 +259,118 @@ def _claimed(found: Tree) -> set[tuple[str, str]]:
     if found["kind"] == "Route":
         return {(spec.get("host", ""), spec.get("path") or "/")}
     if found["kind"] == "HTTPRoute":
-        matches = [match for rule in spec.get("rules", []) for match in rule.get("matches", [])]
-        paths = [match.get("path", {}).get("value", "/") for match in matches]
+        matches = [match for rule in spec.get("rules", [{}]) for match in rule.get("matches", [{}])]
+        paths = [_literal(match.get("path", {}).get("value", "/")) for match in matches]
         return {(name, path) for name in spec.get("hostnames", []) for path in paths}
     return {
-        (rule.get("host", ""), path.get("path", "/"))
+        (rule.get("host", ""), _literal(path.get("path") or "/"))
         for rule in spec.get("rules", [])
         for path in section(rule, "http").get("paths", [])
     }
 
 
-def _namespace(config: Tree) -> str:
-    return config.get("existingNamespace") or config.get("namespace") or config.get("name") or "mlflow"
+def _literal(path: str) -> str:
+    """Return the beginning of a path, up to where a regular expression starts."""
+    return re.split(r"\.?[][(){}*+?|^$\\]", path, maxsplit=1)[0]
 
 
-_CHECKS: tuple[Check, ...] = (
-    namespace,
-    pod_security,
-    storage_class,
-    claim,
-    artifact_storage_class,
-    artifact_claim,
-    claims_to_grow,
-    s3_keys,
-    users,
-    route_api,
-    ingress_class,
-    gateway,
-    issuer,
-    certificate,
-    host,
-)
+def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
+    """Yield the pods that no node could hold, also if nothing else ran there."""
+    nodes = [_allocatable(node) for node in asked.items("nodes") if _schedulable(node)]
+    if not nodes:
+        raise UnreadableError("no node of the cluster takes pods")
+    for one in reserved:
+        yield from _too_large(one, nodes)
 
 
-def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:
-    """Looks whether the cluster has what a stack's configuration (full keys) names; changes nothing.
+def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fraction]]]) -> Iterator[str]:
+    wanted, nothing = reserved.requests, Fraction(0)
+    short = [{resource for resource in wanted if free.get(resource, nothing) < wanted[resource]} for _, free in nodes]
+    if not all(short):
+        return
+    alone = [resource for resource in sorted(wanted) if all(resource in one for one in short)]
+    for resource in alone:
+        name, free = max(nodes, key=lambda node: node[1].get(resource, nothing))
+        most = _quantity(resource, free.get(resource, nothing), math.floor)
+        asks = _quantity(resource, wanted[resource], math.ceil)
+        yield (
+            f"{reserved.keys[resource]}: {reserved.pod} asks for {asks} of {resource}, and the largest node, {name}, "
+            f"has {most}; ask for less or add a larger node"
+        )
+    if not alone:
+        scarce = [resource for resource in sorted(wanted) if any(resource in one for one in short)]
+        asks = " and ".join(f"{_quantity(one, wanted[one], math.ceil)} of {one}" for one in scarce)
+        yield (
+            f"{', '.join(reserved.keys[one] for one in scarce)}: {reserved.pod} asks for {asks} at once, which no node "
+            "has; ask for less or add a larger node"
+        )
+
+
+def _schedulable(node: Tree) -> bool:
+    # What Kubernetes itself taints a node with passes.
+    taints = [
+        taint
+        for taint in section(node, "spec").get("taints", [])
+        if taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith("node.kubernetes.io/")
+    ]
+    return not taints and not section(node, "spec").get("unschedulable")
+
+
+def _allocatable(node: Tree) -> tuple[str, dict[str, Fraction]]:
+    allocatable = section(node, "status", "allocatable")
+    return node["metadata"]["name"], {name: validate.amount(value) for name, value in allocatable.items()}
+
+
+def _quantity(resource: str, amount: Fraction, rounded: Callable[[Fraction], int]) -> str:
+    if resource == "cpu":
+        return str(amount) if amount.denominator == 1 else f"{rounded(amount * 1000)}m"
+    if resource not in ("memory", "ephemeral-storage"):
+        return str(rounded(amount))
+    power = next(power for power in range(len(_BINARY)) if amount < 1024 ** (power + 1) or power + 1 == len(_BINARY))
+    return f"{rounded(amount / 1024**power * 10) / 10:g}{_BINARY[power]}"
+
+
+def _namespace(settings: Settings) -> str:
+    args = settings.args
+    return str(args.get("existing_namespace", args.get("namespace", settings.name)))
+
+
+Look = tuple[str, Callable[[], Iterator[str]]]
+"""What is looked at, and how: yields what is wrong and what to do."""
+
+
+def _looks(asked: _Asked, settings: Settings) -> Iterator[Look]:
+    args = cast(Tree, settings.args)
+    needed = needs(settings.name, args, spell=validate.camel)
+    for need in needed:
+        yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, needed)
+    for key, end, size in _claims(args):
+        yield f"{key}: claim {settings.name}-{end}", partial(_growth, asked, settings, key, end, size)
+    for kind in _EXPOSURES:
+        yield f"expose.host: every {kind.name}", partial(_rivals, asked, settings, kind)
+    reserved = reservations(settings.name, args, spell=validate.camel)
+    yield "room on the nodes", partial(_room, asked, reserved)
+
+
+def check(cluster: Cluster, settings: Settings) -> list[str]:
+    """Look whether the cluster has what a stack needs; changes nothing.
 
     Returns what could not be looked at, for the want of a right to read it. Raises `LocalError` with everything that is
     wrong, at once.
     """
-    fields = {key.removeprefix(f"{_PROJECT}:"): value for key, value in config.items()}
-    if problem := api(cluster, fields):
-        raise LocalError(f"{problem}\nNext: `make status`, and check the address and the rights in your kubeconfig.")
+    done = cluster.run("get", "--raw", "/version")
+    if done.returncode:
+        raise LocalError(
+            f"the cluster does not answer: {_last(done.stderr)}\n"
+            "Next: `make status`, and check the address and the rights in your kubeconfig."
+        )
     problems: list[str] = []
     unknown: list[str] = []
-    for one in _CHECKS:
+    for what, look in _looks(_Asked(cluster), settings):
         try:
-            if problem := one(cluster, fields):
-                problems.append(problem)
+            problems += look()
         except UnreadableError as error:
-            unknown.append(f"not checked ({one.__doc__ or one.__name__}): {_last(str(error))}")
+            unknown.append(f"not checked ({what}): {_last(str(error))}")
     if problems:
         listed = "".join(f"  {problem}\n" for problem in problems)
         raise LocalError(
@@ -367,12 +379,8 @@ def check(cluster: Cluster, config: Mapping[str, Any]) -> list[str]:
     return unknown
 
 
-def _labels(found: Tree | None) -> Tree:
-    return section(found or {}, "metadata", "labels")
-
-
-def _annotations(found: Tree) -> Tree:
-    return section(found, "metadata", "annotations")
+def _labels(found: Tree) -> Tree:
+    return section(found, "metadata", "labels")
 
 
 def _last(text: str) -> str:

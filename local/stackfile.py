@@ -89,12 +89,6 @@ class StackFile:
         """The configuration in the instance's file, judged. Raises `LocalError` with every problem."""
         return judged(self.config)
 
-    @property
-    def accepted(self) -> Tree:
-        """The configuration in the instance's file. Raises `LocalError` where the program does not accept it."""
-        judged(self.config)
-        return self.config
-
     def judge(self, overlay: Tree) -> None:
         """Judges what `remake` would write. Raises `LocalError` with every problem."""
         if self.tracked.exists():
