@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,13 +20,12 @@ if sys.platform == "linux":
 if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.environ["MLFLOW_STACK_STARTED_BY"] = str(os.getpid())
 try:
     os.execvp(sys.argv[2], sys.argv[2:])
 except OSError as error:
     sys.exit(f"{sys.argv[2]}: {error.strerror}")
 """
-_RUN: Final = "MLFLOW_STACK_RUN"
-"""The variable by which the processes of one run are known."""
 
 
 def tied(argv: Sequence[str]) -> list[str]:
@@ -67,16 +65,15 @@ def _started(
     err: IO[str] | None = None,
 ) -> Generator[subprocess.Popen[bytes]]:
     """A tied program. A killed engine leaves its language host and its providers: those that it started end, too."""
-    run_id = uuid.uuid4().hex
-    with subprocess.Popen(tied(argv), cwd=cwd, env={**env, _RUN: run_id}, stdout=out, stderr=err) as program:
+    with subprocess.Popen(tied(argv), cwd=cwd, env=env, stdout=out, stderr=err) as program:
         yield program
     if program.returncode == -signal.SIGKILL:
-        _end(run_id)
+        end_left_by(program.pid)
 
 
-def _end(run_id: str) -> None:
-    """Kill the processes of a run, which inherited its id. Only Linux shows them."""
-    mark = f"{_RUN}={run_id}".encode()
+def end_left_by(pid: int) -> None:
+    """Kill what a tied program that is gone, this process of then, has started. Only Linux shows it."""
+    mark = f"MLFLOW_STACK_STARTED_BY={pid}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark in (process / "environ").read_bytes().split(b"\0"):

@@ -298,7 +298,9 @@ class Deployment:
         return done.stdout
 
     def unlock(self, tools: Tools, say: Callable[[str], None]) -> None:
-        """Take away the lock of an update that was killed on this machine; wait for one that is still under way.
+        """Take away what is left of an update that was killed on this machine; wait for one that is still under way.
+
+        Left are its lock and the programs that its engine had started.
 
         Raises `LocalError` where that one does not end soon.
         """
@@ -315,6 +317,8 @@ class Deployment:
             told = True
             time.sleep(1)
         holders = self._holders()
+        for pid in filter(None, holders):
+            children.end_left_by(pid)
         if holders and all(holders):
             self._ask(tools, "cancel", "--yes")
 

@@ -385,9 +385,10 @@ def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth:
     assert {"quickstart", "from-a-job", "killed"} <= before
     platform.local("down")
     assert not platform.node.running()
-    left = killed_up(platform)
+    left, started = killed_up(platform)
     again = platform.local("up")
     assert f"a killed update left StatefulSet {NAMESPACE}/{left} behind; deleting it\n" in again.stderr
+    assert [one.name() for one in started if one.is_running()] == []
     (server,) = platform.objects("statefulsets", NAMESPACE)
     assert server["metadata"]["name"] != left
     assert names() == before
@@ -404,8 +405,9 @@ def test_an_up_ends_a_pause(platform: Platform, url: str, auth: tuple[str, str])
     assert status(url + SEARCH, auth) == 200
 
 
-def killed_up(platform: Platform) -> str:
-    """Starts `up`, kills it and its engine while the server is created; the name of the StatefulSet it leaves."""
+def killed_up(platform: Platform) -> tuple[str, list[psutil.Process]]:
+    """Starts `up`, kills it and its engine while the server is created; the name of the StatefulSet and the processes
+    that it leaves."""
     state = platform.instance.state / ".pulumi" / "stacks" / "mlflow-stack" / "dev.json"
 
     def begun() -> list[str]:
@@ -421,10 +423,11 @@ def killed_up(platform: Platform) -> str:
             lambda: begun() and [one for one in psutil.Process(up.pid).children() if one.name() == "pulumi"],
             300, 0.2,
         )  # fmt: skip
+        started = engines[0].children(recursive=True)
         up.kill()
         engines[0].kill()
     (left,) = begun()
-    return left
+    return left, started
 
 
 def test_a_backup_brings_back_what_was_lost(

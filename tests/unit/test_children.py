@@ -82,6 +82,21 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert gone(pid)
 
 
+def test_what_an_engine_killed_with_its_command_started_is_ended_by_its_id() -> None:
+    host = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    engine = f"import os, subprocess, sys; print(os.getpid()); subprocess.run([sys.executable, '-c', {host!r}])"
+    with subprocess.Popen(children.tied([sys.executable, "-uc", engine]), stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout
+        left_by, left = int(program.stdout.readline()), int(program.stdout.readline())
+        program.kill()
+        program.wait()
+        children.end_left_by(left_by + 1)
+        assert not gone(left)
+        children.end_left_by(left_by)
+        assert program.stdout.read() == ""
+    assert gone(left)
+
+
 def test_output_status_and_errors_are_the_program_s() -> None:
     script = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     done = children.run([sys.executable, "-c", script], env=os.environ)
