@@ -68,5 +68,5 @@ def test_a_block_of_commands_runs_or_says_why_not(where: str, heading: str, mark
     # A test that reads the document, or the section, runs all of it; any other spells what it runs.
     document = Path(where.partition(":")[0])
     reads = "README.md" in sources and f'"{document.parent.name}"' in sources
-    reads |= f'"{document.name}"' in sources and f'("{heading}")' in sources
+    reads |= f'"{document.name}"' in sources and f'"{heading}")' in sources
     assert reads or {verb for verb in verbs(commands) if f'"{verb}"' not in sources} == set()

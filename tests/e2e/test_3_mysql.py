@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, eventually, status
+from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, blocks, eventually, status
 from e2e.test_2_stacks import args, consumer
 
+import engine
 from local import images
 from local.progress import Progress
 from mlflow_stack.mysql import SCRIPTS
@@ -254,6 +255,43 @@ def test_without_a_database_servers_are_alive_and_not_ready(team: Team) -> None:
     team.platform.kubectl(*scale, "--replicas=1")
     eventually("all servers are ready", lambda: team.ready() == 3)
     assert team.restarts() == [0] * 6
+
+
+def test_a_documented_backup_brings_back_what_was_lost(team: Team, tmp_path: Path) -> None:
+    """By the commands of the documents, word for word, with this stack's namespace and name, and another home."""
+    prepare, dump, restore = blocks(engine.PROJECT / "docs" / "operations.md", "Backup of MySQL and MariaDB")
+    env = team.env()
+    auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
+
+    def documented(*commands: str) -> list[str]:
+        text = "".join(commands)
+        for theirs, own in {"$(pulumi stack output namespace)": NAMESPACE, "=mlflow\n": f"={NAME}\n"}.items():
+            assert text.count(theirs) == 1
+            text = text.replace(theirs, own)
+        return team.platform.run("bash", "-euo", "pipefail", "-c", text, HOME=str(tmp_path)).stdout.splitlines()
+
+    def create(name: str) -> None:
+        url = f"{env['MLFLOW_TRACKING_URI']}{API}/experiments/create"
+        assert requests.post(url, json={"name": name}, auth=auth, timeout=60).status_code == 200
+
+    def stored() -> str:
+        return team.sql("checksum table experiments, runs, metrics, alembic_version")
+
+    create("Ä 漢 🙂")
+    before = stored()
+    assert [line.partition(" on ")[0] for line in documented(prepare, dump) if line[0] == "-"] == ["-- Dump completed"]
+
+    create("after the backup")
+    team.sql("delete from metrics")
+    assert stored() != before
+
+    documented(prepare, restore)
+    assert stored() == before
+    assert team.ready() == 3
+    assert team.restarts() == [0] * 6
+    found = requests.get(f"{env['MLFLOW_TRACKING_URI']}{API}/experiments/search?max_results=9", auth=auth, timeout=60)
+    assert {one["name"] for one in found.json()["experiments"]} == {"Default", "Ä 漢 🙂"}
+    assert "hands" not in {pod["metadata"]["name"] for pod in team.objects("pods", "schema")}
 
 
 def test_a_refused_schema_job_is_explained_by_up_and_runs_again_with_the_next(team: Team) -> None:

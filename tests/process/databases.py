@@ -35,6 +35,8 @@ KINDS: dict[str, Callable[[Progress], Files]] = {
     "mysql9": databases.mysql9,
 }
 USER = 10001  # as in the pod
+OLD = "7f2a7d5fae7d"
+"""The schema's revision in MLflow 2.5.0."""
 PASSWORD = "p@ss/w:ö r#d%&?"
 KILLED_MYSQL = Path(__file__).with_name("killed_mysql.py")
 # In a mount namespace of its own, the layers and the folder with the data in one place.

@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from process import oldmlflow
-from process.databases import KINDS, PASSWORD, Database, Old, Server, database
+from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, database
 from process.steps import HEAD, assert_written, finish
 
-OLD = "7f2a7d5fae7d"
-"""The schema's revision in MLflow 2.5.0."""
 _numbers = itertools.count()
 
 

@@ -1,0 +1,194 @@
+"""The documented commands that dump and restore a database, on real servers. A program in place of kubectl runs what
+they run in a pod among the files of the client tools; on a node they run in tests/e2e/test_3_mysql.py."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.platform_under_test import blocks
+from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, database, inside
+from process.steps import SCRIPTS
+
+import engine
+from local.progress import Progress
+from mlflow_stack import MlflowStack, MlflowStackArgs
+
+PREPARE, DUMP, RESTORE = blocks(engine.PROJECT / "docs" / "operations.md", "Backup of MySQL and MariaDB")
+KUBECTL = Path(__file__).with_name("kubectl_stand_in.py")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone who follows the documents, and the cluster as their commands see it."""
+
+    database: Database
+    home: Path
+
+    @property
+    def cluster(self) -> Path:
+        return self.home / "cluster"
+
+    def follow(self, *commands: str, fails: bool = False) -> str:
+        """What the commands print."""
+        files = KINDS["mariadb"](Progress())
+        env = os.environ | {
+            "HOME": str(self.home),
+            "PATH": f"{self.home}:{os.environ['PATH']}",
+            "CLUSTER": str(self.cluster),
+            "ENTER": json.dumps(inside(files, self.database.folder, user=0)),
+            "SCRIPTS": str(SCRIPTS),
+        }
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "".join(commands)], env=env, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stderr if fails else done.stdout
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The words of each call of kubectl."""
+        return [json.loads(line) for line in (self.cluster / "calls").read_text().splitlines()]
+
+
+def person(of: Database, home: Path, **store: Any) -> Person:
+    """Someone with a stack on this database: the Job is the component's, with the test's paths in place of mounts."""
+    args: MlflowStackArgs = {
+        "existing_namespace": "team",
+        "backend_store": {
+            "mysql": {
+                "host": "127.0.0.1",
+                "port": of.server.port,
+                "database": of.name,
+                "username": of.user,
+                "existing_secret": "db",
+                **store,
+            }
+        },
+    }
+    job = engine.deploy(lambda: MlflowStack("mlflow", args) and None).one("Job", "mlflow-schema").inputs
+    template = job["spec"]["template"]
+    # As the Job controller adds it.
+    template["metadata"]["labels"] |= {"batch.kubernetes.io/job-name": "mlflow-schema", "job-name": "mlflow-schema"}
+    mounted = {"PASSWORD_FILE": "/mnt/password", "CA_FILE": "/mnt/ca.pem"}
+    for variable in template["spec"]["initContainers"][0]["env"]:
+        variable["value"] = mounted.get(variable["name"], variable["value"])
+    result = Person(of, home)
+    result.cluster.mkdir()
+    (result.cluster / "jobs.json").write_text(json.dumps({"items": [job]}))
+    for name, program in (
+        ("kubectl", f'#!/bin/sh\nexec {sys.executable} {KUBECTL} "$@"\n'),
+        ("pulumi", "#!/bin/sh\necho team\n"),
+    ):
+        (home / name).write_text(program)
+        (home / name).chmod(0o755)
+    return result
+
+
+def fill(of: Database) -> None:
+    """Writes what a dump can get wrong, as MLflow's own user."""
+    every = bytes(range(256)).hex()
+    statements = (
+        "create table kept (id integer primary key, text mediumtext, bytes blob)",
+        "create trigger counted before insert on kept for each row set new.id = new.id + 1",
+        # 10 MB that are 13 MB in a dump, and every byte there is.
+        f"insert into kept values (1, repeat('\\'\\\\🙂\\n\\t', 1200000), unhex('{every}'))",
+        "insert into kept values (3, null, ''), (5, 'it''s \"quoted\"', null)",
+        "update experiments set name = 'Ä 漢 🙂' where experiment_id = 0",
+    )
+    with of.session() as session, session.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        session.commit()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documented_commands_dump_and_restore(
+    kind: str, servers: dict[str, Server], old: Callable[[Server], Old], tmp_path: Path
+) -> None:
+    one = database(servers[kind], "backup-me", tmp_path / "pod")
+    one.restore(old(one.server).dump)
+    fill(one)
+    before, kept = one.dump(), one.ask("select * from kept order by id")
+    assert [(row[0], len((row[1] or "").encode()), len(row[2] or b"")) for row in kept] == [
+        (2, 9_600_000, 256),
+        (4, 0, 0),
+        (6, 13, 0),
+    ]
+    someone = person(one, tmp_path)
+    said = someone.follow(PREPARE, DUMP)
+    assert said.splitlines()[-1].startswith("-- Dump completed on ")
+    file = tmp_path / "mlflow.sql.gz"
+    assert file.stat().st_mode & 0o777 == 0o600
+    pod = json.loads((someone.cluster / "pod.json").read_text())
+    # What the database's NetworkPolicy admits, and nothing that a Job would take for its own.
+    assert {key: pod["metadata"]["labels"][f"app.kubernetes.io/{key}"] for key in ("instance", "component")} == {
+        "instance": "mlflow",
+        "component": "schema",
+    }
+    assert [key for key in pod["metadata"]["labels"] if "job" in key] == []
+
+    one.ask(
+        "set foreign_key_checks = 0",
+        "drop table runs, kept",
+        "delete from experiments",
+        "update alembic_version set version_num = 'ffffffffffff'",
+        "create table newer (one integer)",
+    )
+    assert one.dump() != before
+    someone.follow(PREPARE, RESTORE)
+    assert one.dump() == before
+    assert one.ask("select * from kept order by id") == kept
+    assert one.ask("select version_num from alembic_version") == ((OLD,),)
+    assert one.ask("select name from experiments where experiment_id = 0") == (("Ä 漢 🙂",),)
+    done = [" ".join(words) for words in someone.calls]
+    assert [call for call in done if PASSWORD in call] == []
+    restored = next(number for number, call in enumerate(done) if call.endswith(" mariadb"))
+    scaled = [number for number, call in enumerate(done) if call.startswith("scale ")]
+    assert [done[number].split("--replicas=")[1] for number in scaled] == [
+        "0 deployment.apps/mlflow",
+        "3 deployment.apps/mlflow",
+    ]
+    assert scaled[0] < restored < scaled[1]
+
+
+def test_documented_dump_verifies_the_server(servers: dict[str, Server], tmp_path: Path) -> None:
+    one = database(servers["mariadb"], "verified", tmp_path / "pod")
+    one.ask("create table kept (one integer)")
+    certificates = one.server.folder
+    someone = person(one, tmp_path, ca=(certificates / "ca.pem").read_text())
+    (one.folder / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes())
+    someone.follow(PREPARE, DUMP)
+    assert "CREATE TABLE `kept`" in gzip.decompress((tmp_path / "mlflow.sql.gz").read_bytes()).decode()
+    (one.folder / "ca.pem").write_bytes((certificates / "other" / "ca.pem").read_bytes())
+    assert "certificate" in someone.follow(PREPARE, DUMP, fails=True)
+
+
+def test_documented_restore_leaves_the_database_alone_without_a_whole_dump(
+    servers: dict[str, Server], tmp_path: Path
+) -> None:
+    one = database(servers["mariadb"], "spared", tmp_path / "pod")
+    one.ask("create table kept (one integer)")
+    before = one.dump()
+    someone = person(one, tmp_path)
+    whole = gzip.compress(b"CREATE TABLE restored (one integer);\n-- Dump completed on 2026-01-02  3:04:05\n")
+    for broken in (whole[:25], gzip.compress(b"CREATE TABLE restored (one integer);\n")):
+        (tmp_path / "mlflow.sql.gz").write_bytes(broken)
+        assert someone.follow(PREPARE, RESTORE) == ""
+        assert one.dump() == before
+        assert someone.calls[-3][:4] == ["scale", "--namespace", "team", "--replicas=3"]
+    (tmp_path / "mlflow.sql.gz").write_bytes(whole)
+    assert someone.follow(PREPARE, RESTORE) == "-- Dump completed on 2026-01-02  3:04:05\n"
+    assert one.ask("show tables") == (("restored",),)
+
+
+def test_documented_dump_has_the_options_of_the_schema_job() -> None:
+    (options,) = re.findall(r"options=\((.*?)\)", (SCRIPTS / "mysql_dump.sh").read_text(), re.S)
+    assert [option for option in options.split() if option not in PREPARE + DUMP] == []
