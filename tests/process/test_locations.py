@@ -106,6 +106,20 @@ def test_refuses_model_versions_elsewhere(server: Server) -> None:
         assert made.status_code == 200, made.text
 
 
+@pytest.mark.parametrize("call", ["source", "mlflow.artifactLocation"])
+def test_does_not_decode_a_location_without_end(server: Server, call: str) -> None:
+    # Decoding one layer after the other, these would take a thread for seconds, and ten times as many for minutes.
+    location = "s3://x/%" + "25" * 60_000
+    if call == "source":
+        server.post("registered-models/create", {"name": "decoded"})
+        answer = server.post("model-versions/create", {"name": "decoded", "source": location})
+    else:
+        answer = trace(server, 100, **{call: location})
+    assert answer.status_code == 400, answer.text
+    field = call if call == "source" else f"tag {call}"
+    assert answer.json()["message"] == (f"{field}: is longer than 4096 characters (got {location[:200]!r}…). {HINT}")
+
+
 def test_takes_prompts_which_have_no_artifacts(server: Server) -> None:
     tags = [{"key": "mlflow.prompt.is_prompt", "value": "true"}, {"key": "mlflow.prompt.text", "value": "Hi"}]
     assert server.post("registered-models/create", {"name": "p", "tags": tags}).status_code == 200

@@ -28,6 +28,11 @@ OWN = "mlflow-artifacts:/"
 KEY = "artifactLocations"
 """The key of the stack file that allows more."""
 
+LONGEST = 4096
+"""Characters of a location: each layer of encoding is one more pass over all of it."""
+SHOWN = 200
+"""Characters of a location in an error."""
+
 TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 """Tags of traces by which MLflow finds their data."""
 
@@ -61,6 +66,8 @@ def parse(text: str) -> Location:
 
     MLflow reads one location by several parsers. What they could read differently is refused, not interpreted.
     """
+    if len(text) > LONGEST:
+        raise MalformedError(f"is longer than {LONGEST} characters")
     if text != text.strip() or re.search(r"[\x00-\x1f\x7f\\]", text):
         raise MalformedError("has white space at an end, a control character or a backslash")
     decoded = text
@@ -92,6 +99,10 @@ def parse(text: str) -> Location:
     if "" in segments and scheme != "mlflow-artifacts":
         raise MalformedError("has an empty part")
     return Location(scheme, authority, tuple(filter(None, segments)))
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}…"
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,8 @@ class Rules:
         from mlflow.exceptions import MlflowException
 
         raise MlflowException.invalid_parameter_value(
-            f"{field}: {reason} (got {text!r}). Use a location below {self.hint}, or list its root under {KEY} in the "
-            "stack file."
+            f"{field}: {reason} (got {_shown(text)}). Use a location below {self.hint}, or list its root under {KEY} "
+            "in the stack file."
         )
 
 
@@ -233,6 +244,7 @@ def guard(rules: Rules) -> None:
 
     repository = ArtifactRepositoryRegistry.get_artifact_repository
     served = handlers._is_servable_proxied_run_artifact_root
+    decoding = handlers._validate_non_local_source_contains_relative_paths
 
     @wraps(repository)
     def get_artifact_repository(self: Any, artifact_uri: str, *args: Any, **options: Any) -> Any:
@@ -244,6 +256,13 @@ def guard(rules: Rules) -> None:
         rules.check(run_artifact_root, "artifact location", references=True)
         return served(run_artifact_root)
 
+    @wraps(decoding)
+    def decode(source: str) -> None:
+        rules.check(source, "source", references=True)
+        decoding(source)
+
+    # MLflow decodes a source until nothing of it is encoded, before it writes a row.
+    handlers._validate_non_local_source_contains_relative_paths = decode
     ArtifactRepositoryRegistry.get_artifact_repository = get_artifact_repository
     # MLflow asks this first, and serves what it answers for out of its own store, whatever host the location names.
     handlers._is_servable_proxied_run_artifact_root = is_servable
@@ -266,7 +285,7 @@ def outside(rules: Rules, rows: Iterable[tuple[str, int]], column: Column) -> li
         try:
             location = parse(text)
         except MalformedError as error:
-            malformed.append(f"{column.table}.{column.name}: {text!r} ({count}): {error}")
+            malformed.append(f"{column.table}.{column.name}: {_shown(text)} ({count}): {error}")
             continue
         groups[location.scheme, location.authority, *location.segments[:1]].append((location, count))
     found = [
