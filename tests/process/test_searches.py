@@ -3,6 +3,7 @@
 import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
+from mlflow.protos.service_pb2 import SearchRuns
 from process.databases import Server
 
 from mlflow_stack.scripts import searches
@@ -77,3 +78,15 @@ def test_like_with_many_wildcards_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         query = sqlalchemy.text("select :text like :pattern")
         values = {"text": "a" * 8000, "pattern": "%" + "_%a%" * 500 + "b"}
         assert connection.execute(query, values).scalar() == 0
+
+
+@pytest.mark.parametrize("field", ["filter", "order_by"])
+def test_refuses_filters_that_take_long_to_parse(field: str) -> None:
+    def request(size: int) -> SearchRuns:
+        return SearchRuns(filter="a" * size) if field == "filter" else SearchRuns(order_by=["a" * (size // 2)] * 2)
+
+    searches.judge(request(searches.LONGEST_FILTER))
+    with pytest.raises(MlflowException) as refused:
+        searches.judge(request(searches.LONGEST_FILTER + 2))
+    assert refused.value.get_http_status_code() == 400
+    assert refused.value.message == f"{field}: has 100002 characters; at most 100000"

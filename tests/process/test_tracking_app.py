@@ -233,6 +233,11 @@ def test_regular_expressions_end(server: Server) -> None:
     assert refused.json()["message"].startswith("RLIKE takes a regular expression of RE2 (got '(?=x)'): ")
 
 
+def test_bounds_filters(server: Server) -> None:
+    answer = server.post("runs/search", {"experiment_ids": ["0"], "filter": "a " * 50_001})
+    assert (answer.status_code, answer.json()["message"]) == (400, "filter: has 100002 characters; at most 100000")
+
+
 def test_another_server_waits_for_the_claim_and_says_why(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

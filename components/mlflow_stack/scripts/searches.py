@@ -19,6 +19,12 @@ STEPS = 10_000
 LONGEST = 500
 """Characters of a regular expression: RE2's time grows with it, too."""
 
+LONGEST_FILTER = 100_000
+"""Characters of a filter with its order: MLflow parses each megabyte for half a minute, in which other threads wait."""
+
+FILTERS = ("filter", "filter_string", "filters", "order_by")
+"""Fields of requests that hold one."""
+
 TOO_LONG = (
     f"the search took longer than {SECONDS} s and was ended. Narrow it: name experiments, compare with = or a LIKE "
     "pattern that starts with text, or ask for fewer results."
@@ -97,9 +103,33 @@ def bind(engine: Any) -> None:
             raise MlflowException(TOO_LONG, BAD_REQUEST) from error
 
 
+def judge(request: Any) -> None:
+    """Raise MLflow's error for a request whose filter takes too long to parse."""
+    from mlflow.exceptions import MlflowException
+
+    for field, value in request.ListFields():
+        if field.name in FILTERS:
+            size = sum(map(len, [value] if isinstance(value, str) else value))
+            if size > LONGEST_FILTER:
+                raise MlflowException.invalid_parameter_value(
+                    f"{field.name}: has {size} characters; at most {LONGEST_FILTER}"
+                )
+
+
 def bound() -> None:
-    """Bound every engine that MLflow makes in this process. Raises where this MLflow has other internals."""
+    """Bound every search of this process. Raises where this MLflow has other internals."""
+    import mlflow.server.handlers as handlers
     import mlflow.store.db.utils as databases
+
+    read = handlers._get_request_message
+
+    @wraps(read)
+    def get_request_message(*args: Any, **options: Any) -> Any:
+        request = read(*args, **options)
+        judge(request)
+        return request
+
+    handlers._get_request_message = get_request_message
 
     create = databases.create_sqlalchemy_engine
 
