@@ -122,5 +122,5 @@ def _parsed(text: str) -> Any:
     """The value behind a configuration text: the engine hands over everything but text as JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -308,7 +308,12 @@ def read(file: Path, project: str = settings.PROJECT) -> Tree:
     Raises `LocalError` where the file is none of a stack.
     """
     content = yamlfile.load(file)
-    unknown = sorted(set(content) - {"config", "environment", "services", *_IDENTITY})
+    unknown = sorted(set(content) - {"config", "services", *_IDENTITY})
+    if "environment" in unknown:
+        raise LocalError(
+            f"{file}: environment: not supported, because previews and render do not see what Pulumi ESC adds. "
+            "Next: write its values under config."
+        )
     if unknown:
         raise LocalError(f"{file}: {unknown[0]}: unknown key; a stack's own keys stand under config. Next: correct it.")
     if not isinstance(content.get("config", {}), dict):

@@ -263,6 +263,10 @@ def test_reads_plain_values(text: str, value: object) -> None:
         (b"config: replicas\n", ": config: must be a map of keys. Next: correct it."),
         (b"- config\n", " holds no map. Next: correct or remove it."),
         (b"confg:\n  p:a: 1\n", ": confg: unknown key; a stack's own keys stand under config. Next: correct it."),
+        (
+            b"environment: [shared]\nconfig: {}\n",
+            ": environment: not supported, because previews and render do not see what Pulumi ESC adds. Next: write ",
+        ),
         (b"config:\n  p:a: \xff\n", " is no UTF-8 text (byte 15). Next: save it as UTF-8."),
         (b"config:\n  p:a: " + b"[" * 5000, " is no valid YAML: it is nested too deeply. Next: correct or remove it."),
         (b"config: {a: b\nc", ":2 is no valid YAML: expected ',' or '}', but got '<stream end>'. Next: correct or"),
@@ -323,6 +327,7 @@ SHOWN = "encrypted, but it stands in objects of the cluster. Write it as plain t
         ({"release": 5}, "release: 5 is not accepted; wanted a list"),
         ({"release": [5]}, "release[0]: 5 is not accepted; wanted text"),
         ({"name": {"a": 1}}, "name: "),
+        ({"expose": "[" * 100_000}, 'expose: "[[['),
         ({"expose": "ingress"}, 'expose: "ingress" is not accepted; wanted a map'),
         ({"backendStore": {"mysql": "db"}}, 'backendStore.mysql: "db" is not accepted; wanted a map'),
         ({"backend_store": {}}, "backend_store: unknown key; did you mean backendStore?"),
