@@ -120,6 +120,9 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
     fields.check_keys("quota", validate.quota_resource)
     fields.check_each("quota", validate.hard_limit)
+    for resource, value in fields.get("quota", {}).items():
+        if validate.is_counted(resource) and validate.hard_limit(value) is None and validate.amount(value) % 1:
+            fields.refuse_value("quota", resource, "a whole number, as these are counted")
     workload.resource_rules(fields, {}, {}, name="container_defaults")
     fields.check("proxy_image", validate.image)
     fields.check("users_existing_secret", validate.subdomain)

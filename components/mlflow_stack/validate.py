@@ -507,6 +507,11 @@ def quota_resource(value: str) -> str | None:
     return "a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch"
 
 
+def is_counted(resource: str) -> bool:
+    """Whether a ResourceQuota limits a number of things by this name, and not an amount."""
+    return resource not in _CONTAINER_RESOURCES and not resource.startswith(("requests.", "limits."))
+
+
 def dns_label(value: str, longest: int = 63) -> str | None:
     """An RFC 1123 label that starts with a letter, as Services need, of a bounded length."""
     if _LABEL.fullmatch(value) is None or not value[0].isalpha() or len(value) > longest:

@@ -167,6 +167,14 @@ def test_size_is_whole_bytes_within_a_signed_64_bit_number(text: str) -> None:
         ),
         ({"quota": {"pods": "many"}}, f'quota.pods: "many" is not accepted; wanted {QUANTITY}'),
         (
+            {"quota": {"pods": "1.5", "limits.cpu": "1.5"}},
+            'quota.pods: "1.5" is not accepted; wanted a whole number, as these are counted',
+        ),
+        (
+            {"quota": {"count/jobs.batch": "500m"}},
+            'quota.count/jobs.batch: "500m" is not accepted; wanted a whole number, as these are counted',
+        ),
+        (
             s3() | {"max_artifact_size": "4Ei", "max_concurrent_uploads": 2},
             'maxArtifactSize: "4Ei" is not accepted; wanted a smaller size: '
             f"the server's /tmp would have to hold {3 * 2**62} bytes",
