@@ -125,6 +125,9 @@ def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
         keys = [*dict.fromkeys(key for one in same for key in one.keys)]
         yield f"{need.key}: {noun} is not in {where}; {_remedy(need, keys)}"
         return
+    if "deletionTimestamp" in section(found, "metadata"):
+        yield f"{need.key}: {noun} is being deleted; wait until it is gone, then make it again or name another"
+        return
     data = {**section(found, "data"), **section(found, "binaryData")}
     if missing := [key for key in need.keys if key not in data]:
         value = "$(base64 -w0 FILE)" if kind == kinds.SECRET else "VALUE"

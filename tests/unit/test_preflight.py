@@ -163,6 +163,12 @@ def patch(name: str, *keys: str, kind: str = "secret", value: str = "$(base64 -w
             "restore it or name another claim",
         ),
         (
+            {**TEAM, "namespace team": {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}},
+            config(**ADOPTED),
+            "existingNamespace: Namespace team is being deleted; wait until it is gone, then make it again or name "
+            "another",
+        ),
+        (
             STRICT,
             config(**ADOPTED),
             "existingNamespace: Namespace team has pod-security.kubernetes.io/enforce=strict; "
