@@ -20,7 +20,8 @@ class HeldError(Exception):
 def take(file: Path, purpose: str, seconds: float) -> int:
     """Wait for the lock, saying for what, and return the descriptor that holds it.
 
-    Raises `HeldError` where it is not free within the time. To close any descriptor of the file gives the lock back.
+    Raises `HeldError` where it is not free within the time, `OSError` where the volume has no locks. To close any
+    descriptor of the file gives the lock back.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o660)
     deadline = time.monotonic() + seconds
@@ -29,7 +30,7 @@ def take(file: Path, purpose: str, seconds: float) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except OSError:
+        except (BlockingIOError, PermissionError):
             holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "another process"
             if time.monotonic() > deadline:
                 os.close(descriptor)

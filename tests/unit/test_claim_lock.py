@@ -1,0 +1,18 @@
+"""The lock on a claim, where the volume does not do as it should."""
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from mlflow_stack.scripts import claim_lock
+
+
+def test_a_volume_without_locks_is_not_taken_for_a_held_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(OSError, match="No locks available"):
+        claim_lock.take(tmp_path / "lock", "server", 0)
