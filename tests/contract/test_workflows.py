@@ -1,4 +1,4 @@
-"""The pipelines' files: what two linters and the platforms' own schemas say of them, and where their pins come from."""
+"""Files that platforms and pre-commit read: judged by linters and by the readers' own schemas; pins have a source."""
 
 import re
 import subprocess
@@ -11,8 +11,10 @@ import engine
 from local import linters
 from local.progress import Progress
 
-WORKFLOWS = sorted((engine.PROJECT / ".github" / "workflows").glob("*.yml"))
+GITHUB = engine.PROJECT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 GITLAB = engine.PROJECT / "ci" / "gitlab.yml"
+HOOKS = engine.PROJECT / ".pre-commit-config.yaml"
 BIN = engine.PROJECT / ".venv" / "bin"
 
 
@@ -26,13 +28,17 @@ def test_actionlint_accepts_the_workflows() -> None:
     accepted(linters.actionlint(Progress()), "-shellcheck=", "-pyflakes=", *WORKFLOWS)
 
 
-def test_zizmor_accepts_the_workflows() -> None:
-    accepted(BIN / "zizmor", "--offline", "--no-progress", engine.PROJECT / ".github")
+def test_zizmor_accepts_workflows_dependabot_and_hooks() -> None:
+    accepted(BIN / "zizmor", "--offline", "--no-progress", GITHUB, HOOKS)
 
 
 def test_the_platforms_schemas_accept_them() -> None:
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", GITLAB)
+
+
+def test_pre_commit_accepts_its_hooks() -> None:
+    accepted(BIN / "pre-commit", "validate-config", HOOKS)
 
 
 def test_every_stack_is_rendered_and_previewed_on_both_platforms() -> None:
