@@ -1,10 +1,39 @@
-"""Habits: pre-commit runs what `make lint` runs."""
+"""Habits: pre-commit runs what `make lint` runs, Dependabot updates what is pinned."""
 
 import re
+import subprocess
 
+import pytest
 import yaml
 
 import engine
+
+HELD = {
+    "pip": {
+        "examples/adopt": "no pin but the component's",
+        "examples/models-only": "no pin but the component's",
+        "examples/reuse-python": "no pin but the component's",
+        "examples/stack-reference": "ranges, as in a consumer's project",
+        "examples/two-teams": "no pin but the component's",
+        "local/images/mlflow": "solved as a whole for one MLflow",
+    },
+    "gomod": {
+        "local/cluster/modules/kube-router": "replaced by the release of a fork",
+        "local/cluster/modules/kubernetes": "replaces its modules at a version that config.py repeats",
+        "local/engine/modules/language-python": "compiles with pkg and sdk of one commit only",
+        "local/engine/modules/provider-kubernetes": "the commit of the SDK that requirements.txt pins",
+        "local/engine/modules/provider-random": "the release of the SDK that requirements.txt pins",
+        "local/engine/modules/provider-random/shim": "follows the provider",
+        "local/services/modules/cert-manager": "the last release whose module has the controller",
+    },
+}
+"""Folders with pins that Dependabot leaves alone, and why."""
+MANIFESTS = {"pip": ("requirements.txt", "pyproject.toml"), "gomod": ("go.mod",)}
+
+
+def tracked() -> list[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_hooks_are_the_commands_of_make_lint() -> None:
@@ -15,3 +44,16 @@ def test_hooks_are_the_commands_of_make_lint() -> None:
     assert repository["repo"] == "local"
     assert [hook["entry"] for hook in repository["hooks"]] == commands
     assert {hook["language"] for hook in repository["hooks"]} == {"unsupported"}
+
+
+@pytest.mark.parametrize("ecosystem", ["pip", "gomod"])
+def test_dependabot_updates_every_folder_with_pins_that_is_not_held(ecosystem: str) -> None:
+    (update,) = (
+        one
+        for one in yaml.safe_load((engine.PROJECT / ".github" / "dependabot.yml").read_text())["updates"]
+        if one["package-ecosystem"] == ecosystem
+    )
+    folders = {folder.strip("/") for folder in update["directories"]}
+    pinned = {name.rpartition("/")[0] for name in tracked() if name.rpartition("/")[2] in MANIFESTS[ecosystem]}
+    assert folders | HELD[ecosystem].keys() == pinned
+    assert folders & HELD[ecosystem].keys() == set()

@@ -35,6 +35,7 @@ def test_zizmor_accepts_workflows_dependabot_and_hooks() -> None:
 def test_the_platforms_schemas_accept_them() -> None:
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", GITLAB)
+    accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.dependabot", GITHUB / "dependabot.yml")
 
 
 def test_pre_commit_accepts_its_hooks() -> None:
