@@ -1,7 +1,8 @@
-"""Habits: pre-commit runs what `make lint` runs, Dependabot updates what is pinned."""
+"""Habits: pre-commit runs what `make lint` runs, Dependabot updates what is pinned, code owners own what exists."""
 
 import re
 import subprocess
+from fnmatch import fnmatch
 
 import pytest
 import yaml
@@ -57,3 +58,13 @@ def test_dependabot_updates_every_folder_with_pins_that_is_not_held(ecosystem: s
     pinned = {name.rpartition("/")[0] for name in tracked() if name.rpartition("/")[2] in MANIFESTS[ecosystem]}
     assert folders | HELD[ecosystem].keys() == pinned
     assert folders & HELD[ecosystem].keys() == set()
+
+
+def test_code_owners_name_paths_that_exist() -> None:
+    for line in (engine.PROJECT / "CODEOWNERS").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern, *owners = line.split()
+            path = pattern.strip("/")
+            assert any(fnmatch(name, path) or fnmatch(name, f"{path}/*") for name in tracked()), pattern
+            assert owners, pattern
+            assert all(re.fullmatch(r"@[\w-]+(/[\w-]+)?", owner) for owner in owners), line

@@ -26,7 +26,8 @@ ROOMS = {name.partition("/")[0] for name in FILES if "/" in name}
 DOCUMENTS = sorted(
     name
     for name in FILES
-    if name in ("README.md", "CHANGELOG.md", "components/README.md") or re.match(r"(docs|examples)/.*\.md$", name)
+    if name in ("README.md", "CHANGELOG.md", "components/README.md")
+    or re.match(r"(\.github|docs|examples)/.*\.md$", name)
 )
 SOURCES = {
     name: (engine.PROJECT / name).read_text()

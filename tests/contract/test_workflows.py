@@ -36,6 +36,8 @@ def test_the_platforms_schemas_accept_them() -> None:
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", GITLAB)
     accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.dependabot", GITHUB / "dependabot.yml")
+    forms = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
+    accepted(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
 
 
 def test_pre_commit_accepts_its_hooks() -> None:
