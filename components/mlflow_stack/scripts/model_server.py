@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from model_volume import Volume, absent, brief, requirements, say
-from prediction_size import TooLargeError, unpacked, weight
+from prediction_size import MEMBERS, TooLargeError, TooManyMembersError, unpacked, weight
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -297,6 +297,8 @@ class Served:
             plain, size = await asyncio.get_running_loop().run_in_executor(self._reading, judge)
         except TooLargeError:
             raise self._too_large() from None
+        except TooManyMembersError:
+            raise RefusedRequestError(HTTPStatus.BAD_REQUEST, f"a gzip body of more than {MEMBERS} members") from None
         except zlib.error:
             raise RefusedRequestError(HTTPStatus.BAD_REQUEST, "the body is not gzip") from None
         except UnicodeDecodeError:

@@ -25,6 +25,8 @@ CSV_CELL: Final = 24
 OBJECT: Final = 100
 """A value read from Parquet, where it becomes an object."""
 LARGEST_BATCH: Final = 65536
+MEMBERS: Final = 100
+"""Members of a gzip body: for each, the rest of the body is copied."""
 
 _NAME: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:', re.DOTALL)
 
@@ -33,11 +35,20 @@ class TooLargeError(Exception):
     """A body that becomes more than is allowed."""
 
 
+class TooManyMembersError(Exception):
+    """A gzip body of more members than are unpacked."""
+
+
 def unpacked(body: bytes, most: int) -> bytes:
-    """Return what a gzip body holds, at most so many bytes; :class:`TooLargeError` above, else ``zlib.error``."""
+    """Return what a gzip body holds, at most so many bytes.
+
+    Raises :class:`TooLargeError`, :class:`TooManyMembersError`, or ``zlib.error`` where it is none.
+    """
     parts: list[bytes] = []
     size = 0
     while body or not parts:
+        if len(parts) == MEMBERS:
+            raise TooManyMembersError
         member = zlib.decompressobj(wbits=31)
         parts.append(member.decompress(body, most - size + 1))
         size += len(parts[-1])
