@@ -427,6 +427,15 @@ def test_traces_and_mlflow_s_default_store_end_at_once(tmp_path: Path) -> None:
         assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_looks_for_names_once_over_the_body() -> None:
+    # A search that starts again at each quote takes half a minute here, and an hour for a megabyte.
+    texts = b'["' + b'\\"' * 20_000 + b'", ' + b'":", ' * 20_000 + b'""]'
+    unended = b'{"a":1,"b":2,"a":3,"' + b'\\"' * 20_000 + b":" * 60_000 + b"\\"
+    for body, names in ((texts, 0), (unended, 2)):
+        flat = 14 * len(body) + 380 + 100 * body.count(b",")
+        assert weight(body, JSON, 2 * flat) == flat + names * (700 + 16)
+
+
 def zipped(url: str, body: bytes, encoding: str = "gzip") -> requests.Response:
     headers = {"Content-Type": JSON, "Content-Encoding": encoding}
     return requests.post(f"{url}/invocations", data=body, headers=headers, timeout=60)

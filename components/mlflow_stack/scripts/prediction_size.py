@@ -28,7 +28,8 @@ LARGEST_BATCH: Final = 65536
 MEMBERS: Final = 100
 """Members of a gzip body: for each, the rest of the body is copied."""
 
-_NAME: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:', re.DOTALL)
+_TEXT: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:)?|\\?\Z)', re.DOTALL)
+"""A text of JSON, and whether it is a name. One that never ends is all of the rest, so that no byte is read twice."""
 
 
 class TooLargeError(Exception):
@@ -82,8 +83,9 @@ def _json(body: bytes, most: int) -> int:
         return with_names(names)
     # Records repeat their names; only different ones are columns.
     different: set[bytes] = set()
-    for match in _NAME.finditer(body):
-        different.add(match[1])
+    for match in _TEXT.finditer(body):
+        if match[2]:
+            different.add(match[1])
         if with_names(len(different)) > most:
             break
     return with_names(len(different))
