@@ -14,5 +14,9 @@ def test_a_volume_without_locks_is_not_taken_for_a_held_one(tmp_path: Path, monk
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
-    with pytest.raises(OSError, match="No locks available"):
+    with pytest.raises(claim_lock.LockError) as refused:
         claim_lock.take(tmp_path / "lock", "server", 0)
+    assert str(refused.value) == (
+        f"{tmp_path}/lock cannot be locked (No locks available), and without a lock two servers could write at once. "
+        "Take a StorageClass whose volumes have POSIX locks."
+    )

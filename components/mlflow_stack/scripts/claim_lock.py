@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 
-class HeldError(Exception):
-    """Another process holds the lock; the message names it."""
+class LockError(Exception):
+    """The lock was not given; the message names why and what to do."""
 
 
 def take(file: Path, purpose: str, seconds: float) -> int:
     """Wait for the lock, saying for what, and return the descriptor that holds it.
 
-    Raises `HeldError` where it is not free within the time, `OSError` where the volume has no locks. To close any
-    descriptor of the file gives the lock back.
+    Raises `LockError` where it is not free within the time or the volume has no locks. To close any descriptor of the
+    file gives the lock back.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o660)
     deadline = time.monotonic() + seconds
@@ -34,10 +34,19 @@ def take(file: Path, purpose: str, seconds: float) -> int:
             holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "another process"
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise HeldError(f"{holder} has held {file} for {seconds:.0f} s") from None
+                raise LockError(
+                    f"{holder} has held {file} for {seconds:.0f} s, and SQLite has one writer. Find the other pod that "
+                    "mounts this claim and delete its workload; this one tries again by itself."
+                ) from None
             if holder != told:
                 print(f"Waiting for {file}, which {holder} holds.", file=sys.stderr, flush=True)
                 told = holder
+        except OSError as error:
+            os.close(descriptor)
+            raise LockError(
+                f"{file} cannot be locked ({error.strerror}), and without a lock two servers could write at once. "
+                "Take a StorageClass whose volumes have POSIX locks."
+            ) from error
         time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"the {purpose} of pod {socket.gethostname()}\n".encode(), 0)

@@ -201,8 +201,8 @@ def main() -> int:
     if not report and (lock := os.environ.get("CLAIM_LOCK")):
         try:
             claim_lock.take(Path(lock), "encryption keys step", LOCK_SECONDS)
-        except claim_lock.HeldError as error:
-            _say(f"Refused: {error}. Look for a second pod with this claim and end it; this one tries again by itself.")
+        except claim_lock.LockError as error:
+            _say(f"Refused: {error}")
             return 1
     before = former(os.environ)
     findings, idle = settle(os.environ["MLFLOW_BACKEND_STORE_URI"], present(os.environ), before, keep=not report)

@@ -56,10 +56,8 @@ def alone(database: Path) -> Generator[None]:
     """Keep every other step and every server off the database, until this step ends or is killed."""
     try:
         descriptor = claim_lock.take(beside(database, ".lock"), "schema step", LOCK_SECONDS)
-    except claim_lock.HeldError as error:
-        raise RefusedError(
-            f"{error}. Look for a second pod with this claim and end it; this one tries again by itself."
-        ) from error
+    except claim_lock.LockError as error:
+        raise RefusedError(str(error)) from error
     try:
         yield
     finally:

@@ -29,11 +29,8 @@ def claim(lock: Path) -> None:
     """Wait for the claim's lock, and keep it for as long as this process lives, as whatever program."""
     try:
         descriptor = claim_lock.take(lock, "server", WAIT_SECONDS)
-    except claim_lock.HeldError as error:
-        sys.exit(
-            f"Refused: {error}, so this server does not start: SQLite has one writer. Find the other pod that mounts "
-            "this claim and delete its workload; this one tries again by itself."
-        )
+    except claim_lock.LockError as error:
+        sys.exit(f"Refused: {error}")
     os.set_inheritable(descriptor, True)
 
 
