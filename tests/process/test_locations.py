@@ -32,6 +32,7 @@ FOREIGN = (
     "s3://x/y",
     "S3://older/other",
     "s3://older",
+    "s3://OLDER/runs",
     "s3://older/runs2",
     "s3://older/runs%2f..%2fother",
     "s3://older/runs/../other",

@@ -79,7 +79,7 @@ def parse(text: str) -> Location:
         raise MalformedError('has a part ".."')
     try:
         parts = urlsplit(text)
-        authority = parts.netloc.lower()
+        authority = parts.netloc
     except ValueError as error:
         raise MalformedError(f"is no URI ({error})") from error
     scheme = parts.scheme
@@ -88,7 +88,7 @@ def parse(text: str) -> Location:
     if len(scheme) == 1:
         raise MalformedError("starts with the letter of a drive")
     if scheme in LOCAL:
-        if authority not in ("", "localhost") or (not scheme and parts.netloc):
+        if authority.lower() not in ("", "localhost") or (not scheme and parts.netloc):
             raise MalformedError("is a path with a host")
         # MLflow decodes these once, and resolves a relative path by its working directory.
         path = posixpath.abspath(unquote(parts.path if scheme else text))
