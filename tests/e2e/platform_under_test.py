@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +286,23 @@ class Visitor:
         self.platform.kubectl("delete", "pod", "visitor", "--namespace", self.namespace, "--wait=true")
 
 
+class Secret(str):
+    """A value that a stack file holds encrypted."""
+
+
+def _secrets(tree: Any, path: str) -> Iterator[tuple[str, Secret]]:
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, Secret):
+            yield f"{path}{key}", value
+        yield from _secrets(value, f"{path}{key}.")
+
+
+def _without_secrets(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without_secrets(value) for key, value in tree.items() if not isinstance(value, Secret)}
+
+
 @dataclass
 class Stack:
     """One stack of a program, in the shared instance's state backend."""
@@ -315,8 +332,12 @@ class Stack:
         """Merges keys into the stack's configuration."""
         self.config.update(config)
         content = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
-        content["config"] = {f"{self.project}:{key}": value for key, value in self.config.items() if value is not None}
+        stated = {f"{self.project}:{key}": value for key, value in self.config.items() if value is not None}
+        content["config"] = _without_secrets(stated)
         self.file.write_text(yaml.safe_dump(content))
+        for path, text in _secrets(stated, ""):
+            set_secret = ("pulumi", "config", "set", "--secret", "--path", path, "--stack", self.name)
+            self.platform.run(*set_secret, stdin=text, cwd=self.program, PULUMI_OPTION_CONFIG_FILE=str(self.file))
 
     def pulumi(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {"PULUMI_OPTION_CONFIG_FILE": str(self.file), **self.env}

@@ -15,7 +15,7 @@ import pytest
 import requests
 import yaml
 from e2e.fixtures import exported
-from e2e.platform_under_test import Platform, Stack, Visitor, eventually, status
+from e2e.platform_under_test import Platform, Secret, Stack, Visitor, eventually, status
 from mlflow import MlflowClient
 from sklearn.datasets import load_diabetes
 
@@ -232,8 +232,8 @@ def keyed(staging: Staging) -> Iterator[Stack]:
                     "bucket": "keyed",
                     "prefix": "mlflow",
                     "endpointUrl": f"http://s3.{SERVICES}.svc:9000",
-                    "accessKeyId": "AKIAFIRST",
-                    "secretAccessKey": "first/secret+=",
+                    "accessKeyId": Secret("AKIAFIRST"),
+                    "secretAccessKey": Secret("first/secret+="),
                 }
             },
         },
@@ -274,8 +274,8 @@ def test_up_says_what_is_wrong_with_a_bucket_and_keys_are_rotated(staging: Stagi
     ]
 
     user(staging, "create-user", "AKIASECOND", "--secret", "second", "--role", "admin")
-    store = {"s3": {**keyed.config["artifactStore"]["s3"], "accessKeyId": "AKIASECOND", "secretAccessKey": "second"}}
-    keyed.configure(artifactStore=store)
+    second = {"accessKeyId": Secret("AKIASECOND"), "secretAccessKey": Secret("second")}
+    keyed.configure(artifactStore={"s3": {**keyed.config["artifactStore"]["s3"], **second}})
     keyed.up()
     keyed.unchanged()
     user(staging, "delete-user", "AKIAFIRST")

@@ -316,6 +316,19 @@ def hangs(url: str) -> bool:
     return False
 
 
+def test_no_search_imports_what_is_missing(tmp_path: Path) -> None:
+    """MLflow tries to in each; searches at once find it half imported, and it answers 500."""
+    script = "import sys, tracking_app; tracking_app.create_app(); print('mlflow.server.auth' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=trackingserver.environment(tmp_path, 1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True\n"
+
+
 def test_health_answers_while_every_thread_is_taken(tmp_path: Path) -> None:
     """By writers that wait for a lock of the database: the server lives, and it is not ready."""
     with served(tmp_path) as server:

@@ -9,12 +9,13 @@ app, artifact locations, searches. Each fails the start where the MLflow here ha
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _logger = logging.getLogger("mlflow.server")
 
@@ -86,6 +87,16 @@ def _name_outside_locations(rules: Any) -> None:
     engine.dispose()
 
 
+def _settle_auth() -> None:
+    """Import once what MLflow imports in every search. Where its own packages are missing, as in MLflow's image, the
+    import would begin anew each time, and searches at once would find it half done and end with 500."""
+    try:
+        import mlflow.server.auth  # noqa: F401
+    except ImportError:
+        # For Python this is a module that cannot be imported, which MLflow expects.
+        sys.modules["mlflow.server.auth"] = cast(Any, None)
+
+
 def create_app() -> Callable[..., Any]:
     """Return MLflow's app, bounded."""
     import locations
@@ -98,6 +109,7 @@ def create_app() -> Callable[..., Any]:
     locations.guard(rules)
     searches.bound()
     wsgi_bridge.installed()
+    _settle_auth()
     prefix = os.environ.get("MLFLOW_STATIC_PREFIX", "").rstrip("/")
     guarded = request_bodies.bounded(served.app, int(os.environ["MAX_BODY_BYTES"]), is_upload)
     stuck = wsgi_bridge.Stuck(STUCK_SECONDS)
