@@ -218,13 +218,14 @@ def test_down_and_up_keep_runs_objects_and_passwords(staging: Staging) -> None:
 def keyed(staging: Staging) -> Iterator[Stack]:
     """A stack on SQLite with keys of its own for a bucket, which is not there yet."""
     platform = staging.platform
+    platform.namespace("keyed")
     stack = Stack(
         platform,
         "keyed",
         {
             "image": platform.images["mlflow"],
             "proxyImage": platform.images["proxy"],
-            "namespace": "keyed",
+            "existingNamespace": "keyed",
             "maxArtifactSize": "100Mi",
             "artifactLocations": ["s3://elsewhere"],
             "artifactStore": {
