@@ -16,18 +16,22 @@ STACK = "team"
 Edit = Callable[["Repository"], None]
 
 
+def files() -> list[str]:
+    """Return the paths of the project's files, those not yet committed included."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout
+    return [name for name in filter(None, names.split("\0")) if (engine.PROJECT / name).exists()]
+
+
 class Repository:
     """The project's files as they are now, in a folder, as the first commit."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout
-        for name in filter(None, names.split("\0")):
-            source, target = engine.PROJECT / name, folder / name
-            if source.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, target, follow_symlinks=False)
+        for name in files():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(engine.PROJECT / name, target, follow_symlinks=False)
         self._environment(engine.PROJECT / ".venv")
         self.git("init", "--quiet", "--initial-branch=main")
         self.config = config

@@ -1,11 +1,11 @@
 """Habits: pre-commit runs what `make lint` runs, Dependabot updates what is pinned, code owners own what exists."""
 
 import re
-import subprocess
 from fnmatch import fnmatch
 
 import pytest
 import yaml
+from repository import files
 
 import engine
 
@@ -32,11 +32,6 @@ HELD = {
 MANIFESTS = {"pip": ("requirements.txt", "pyproject.toml"), "gomod": ("go.mod",)}
 
 
-def tracked() -> list[str]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    return subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
 def test_hooks_are_the_commands_of_make_lint() -> None:
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (engine.PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert lint
@@ -55,16 +50,17 @@ def test_dependabot_updates_every_folder_with_pins_that_is_not_held(ecosystem: s
         if one["package-ecosystem"] == ecosystem
     )
     folders = {folder.strip("/") for folder in update["directories"]}
-    pinned = {name.rpartition("/")[0] for name in tracked() if name.rpartition("/")[2] in MANIFESTS[ecosystem]}
+    pinned = {name.rpartition("/")[0] for name in files() if name.rpartition("/")[2] in MANIFESTS[ecosystem]}
     assert folders | HELD[ecosystem].keys() == pinned
     assert folders & HELD[ecosystem].keys() == set()
 
 
 def test_code_owners_name_paths_that_exist() -> None:
+    names = files()
     for line in (engine.PROJECT / "CODEOWNERS").read_text().splitlines():
         if line and not line.startswith("#"):
             pattern, *owners = line.split()
             path = pattern.strip("/")
-            assert any(fnmatch(name, path) or fnmatch(name, f"{path}/*") for name in tracked()), pattern
+            assert any(fnmatch(name, path) or fnmatch(name, f"{path}/*") for name in names), pattern
             assert owners, pattern
             assert all(re.fullmatch(r"@[\w-]+(/[\w-]+)?", owner) for owner in owners), line

@@ -5,23 +5,16 @@ The commands in fenced blocks are held by `test_commands.py`, links by `test_sit
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
 import pytest
+from repository import files
 
 import engine
 from mlflow_stack import validate
 
-TRACKED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-    cwd=engine.PROJECT,
-    capture_output=True,
-    text=True,
-    check=True,
-).stdout.splitlines()
-FILES = [name for name in TRACKED if (engine.PROJECT / name).exists()]
+FILES = files()
 ROOMS = {name.partition("/")[0] for name in FILES if "/" in name}
 DOCUMENTS = sorted(
     name

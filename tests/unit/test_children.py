@@ -37,6 +37,14 @@ def gone(pid: int) -> bool:
         return True
 
 
+def ends(pid: int) -> bool:
+    """Wait for the end of a process, and return whether it came within 30 s."""
+    deadline = time.monotonic() + 30
+    while not gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return gone(pid)
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
 def test_an_engine_is_interrupted_when_its_command_is_ended(number: signal.Signals, tmp_path: Path) -> None:
     noted = tmp_path / "noted"
@@ -47,10 +55,7 @@ def test_an_engine_is_interrupted_when_its_command_is_ended(number: signal.Signa
         pid = int(command.stdout.readline())
         command.send_signal(number)
         rest = command.stdout.read()
-    deadline = time.monotonic() + 30
-    while not gone(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert gone(pid)
+    assert ends(pid)
     assert noted.read_text() == "interrupted"
     # A command that is not killed waits until the engine has recorded what it did.
     assert rest == ("" if number == signal.SIGKILL else "status 7\n")
@@ -76,10 +81,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = getattr(children, way)([sys.executable, "-c", engine], cwd=tmp_path, env=os.environ)
     assert getattr(done, "returncode", done) == -signal.SIGKILL
     pid = int(noted.read_text())
-    deadline = time.monotonic() + 30
-    while not gone(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert gone(pid)
+    assert ends(pid)
 
 
 def test_what_an_engine_killed_with_its_command_started_is_ended_by_its_id() -> None:
