@@ -30,8 +30,7 @@ _WITHOUT_API = {
     kinds.ISSUER: _CERT_MANAGER,
     kinds.CLUSTER_ISSUER: _CERT_MANAGER,
 }
-"""What to do where the cluster lacks the API of a kind."""
-_CERTIFICATE = ["tls.crt", "tls.key"]
+"""Remedies where the cluster lacks the API of a kind."""
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
@@ -156,7 +155,7 @@ def _remedy(need: Need, keys: Sequence[str]) -> str:
     """Return what to do where an object is missing whose data is to have these keys."""
     kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
-    if kind == kinds.SECRET and keys == _CERTIFICATE:
+    if kind == kinds.SECRET and keys == exposure.CERTIFICATE_KEYS:
         return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
     if kind == kinds.SECRET:
         return f"make it: `kubectl create secret generic {named} {files}`{_with(need)}"
@@ -187,7 +186,7 @@ def _lost(found: Tree) -> str | None:
 
 
 _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unknown_level, kinds.CLAIM: _lost}
-"""What may be wrong with an object that exists."""
+"""Faults of objects that exist."""
 
 
 def _claims(args: Tree) -> Iterator[tuple[str, str, str]]:
@@ -339,7 +338,7 @@ def _namespace(settings: Settings) -> str:
 
 
 Look = tuple[str, Callable[[], Iterator[str]]]
-"""What is looked at, and how: yields what is wrong and what to do."""
+"""A noun phrase for the object of a check, and the check, which yields each fault with its remedy."""
 
 
 def _looks(asked: _Asked, settings: Settings) -> Iterator[Look]:

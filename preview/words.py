@@ -259,7 +259,7 @@ def _lines(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class _Reserved:
-    """What a stack's servers and claims reserve."""
+    """Reservations of a stack's servers and claims."""
 
     pods: int
     cpu: int

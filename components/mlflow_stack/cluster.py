@@ -60,7 +60,7 @@ class Need:
     keys: Sequence[str] = ()
     """Keys that its data must have."""
     why: str = ""
-    """What the stack takes from it, as a noun phrase."""
+    """Noun phrase for its use in the stack."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ OBJECTS: Mapping[Kind, ObjectKind] = {
     "gateway": HTTP_ROUTE,
 }
 """Kinds of the objects that give a host and a path to a Service."""
+CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
+"""Data keys of a Secret with a certificate, sorted."""
 REQUIRED: Mapping[Kind, Sequence[str]] = {
     "none": (),
     "nodeport": ("host", "node_port"),
@@ -201,7 +203,7 @@ def needs(expose: ExposeArgs, place: Place) -> list[Need]:
         namespace, name = _gateway(expose["gateway"])
         found.append(Need(place.path("gateway"), GATEWAY, name, namespace))
     issuer = ISSUER if tls.get("issuer_kind") == "Issuer" else CLUSTER_ISSUER
-    secret = place.under("tls").need(SECRET, tls, "secret", keys=["tls.crt", "tls.key"], why="the certificate")
+    secret = place.under("tls").need(SECRET, tls, "secret", keys=CERTIFICATE_KEYS, why="the certificate")
     return [*found, *place.under("tls").need(issuer, tls, "issuer"), *secret]
 
 

@@ -508,7 +508,7 @@ def quota_resource(value: str) -> str | None:
 
 
 def is_counted(resource: str) -> bool:
-    """Whether a ResourceQuota limits a number of things by this name, and not an amount."""
+    """Return whether a ResourceQuota limits a number of things by this name, and not an amount."""
     return resource not in _CONTAINER_RESOURCES and not resource.startswith(("requests.", "limits."))
 
 

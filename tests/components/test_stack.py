@@ -417,7 +417,7 @@ def test_existing_users_are_mounted_by_every_proxy() -> None:
 
 
 def requested(spec: dict) -> dict[str, Fraction]:
-    """What the scheduler finds room for: the containers together, or one that ends before them."""
+    """The scheduler finds room for this: the containers together, or one that ends before them."""
 
     def amounts(container: dict) -> dict[str, Fraction]:
         stated = {**container["resources"]["limits"], **container["resources"]["requests"]}

@@ -95,19 +95,19 @@ NAMES = list(names())
 
 
 def is_file(name: str) -> bool:
-    """Whether a file or folder has this path, or ends with it; `<name>` stands for any text."""
+    """Return whether a file or folder has this path, or ends with it; `<name>` stands for any text."""
     pattern = re.sub(r"<[^>]*>", "*", name.rstrip("/"))
     return any(fnmatch(f"/{file}", f"*/{pattern}") or fnmatch(f"/{file}", f"*/{pattern}/*") for file in FILES)
 
 
 def is_test(name: str) -> bool:
-    """Whether a test has this name, in the file before `::` where one is given."""
+    """Return whether a test has this name, in the file before `::` where one is given."""
     file, _, test = name.partition("[")[0].rpartition("::")
     return any(re.search(rf"^def {test}\(", text, re.MULTILINE) for path, text in SOURCES.items() if file in ("", path))
 
 
 def is_key(name: str) -> bool:
-    """Whether a stack file has this key; any name is a key of a map, any text in brackets an item of a list."""
+    """Return whether a stack file has this key; any name is a key of a map, any text in brackets an item of a list."""
     shape = CONFIG["properties"]["config"]
     prefix = "mlflow-stack:"
     for part in re.sub(r"\[\w*\]", ".[]", name).split("."):

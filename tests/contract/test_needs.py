@@ -15,7 +15,7 @@ from mlflow_stack.validate import hints, plain_type
 NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gateway|^issuer$|_ref$")
 """Fields that name an existing object, by convention."""
 OBJECT = ("an object's name", "namespace/name")
-"""What the rules want of a field that names one."""
+"""Demands of the rules on a field that names one."""
 
 Path = tuple[str, ...]
 
@@ -55,7 +55,7 @@ def args_with(path: Path, value: str) -> Iterator[dict[str, Any]]:
 
 
 def names_an_object(path: Path) -> bool:
-    """Whether a field is called as those that name an existing object, or judged as an object's name."""
+    """Return whether a field is called as those that name an existing object, or judged as an object's name."""
     if any(map(NAMES.search, path[-2:])) and path[-1] != "key":
         return True
     for args in args_with(path, "Not_A_Name!"):

@@ -1,5 +1,5 @@
-"""What kubectl answers to the documented commands of a backup: notes each call, and runs what ``exec`` is told with the
-environment of the applied pod, by the command in ``ENTER``."""
+"""Stand-in for kubectl in the documented commands of a backup: it notes each call, and runs the command of ``exec``
+with the environment of the applied pod, by the command in ``ENTER``."""
 
 import json
 import os

@@ -37,7 +37,7 @@ class Person:
         return self.home / "cluster"
 
     def follow(self, *commands: str, fails: bool = False) -> str:
-        """What the commands print."""
+        """Run the commands and return their output."""
         files = KINDS["mariadb"](Progress())
         env = os.environ | {
             "HOME": str(self.home),

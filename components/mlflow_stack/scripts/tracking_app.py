@@ -89,7 +89,7 @@ def _name_outside_locations(rules: Any) -> None:
 
 def _settle_auth() -> None:
     """Import once what MLflow imports in every search. Where its own packages are missing, as in MLflow's image, the
-    import would begin anew each time, and searches at once would find it half done and end with 500."""
+    import would start again each time, and searches at once would find it half done and end with 500."""
     try:
         import mlflow.server.auth  # noqa: F401
     except ImportError:
