@@ -1,5 +1,5 @@
 """The documented commands that dump and restore a database, on real servers. A program in place of kubectl runs what
-they run in a pod among the files of the client tools; on a node they run in tests/e2e/test_3_mysql.py."""
+they run in a pod among the files of the client tools; on a node they run in tests/e2e/test_mysql.py."""
 
 import gzip
 import json

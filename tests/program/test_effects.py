@@ -2,7 +2,7 @@
 
 The keys are those of the schema. A new key fails here until it has a row; a key that changes nothing worth a sentence
 says why. ACCEPT=1 writes the sentences anew, to be reviewed as a diff. Both sides are recordings, without an engine;
-that the engine's own preview has the same words is shown in tests/e2e/test_7_previews.py.
+that the engine's own preview has the same words is shown in tests/e2e/test_previews.py.
 """
 
 import json

@@ -1,7 +1,7 @@
 """`make preview BASE=…` and `make render` in a repository with a history: no engine, no cluster, no secret.
 
 The same comments come out of the engine's own preview of a stack that runs, and what they say is what `make up` then
-does: tests/e2e/test_7_previews.py. ACCEPT=1 writes the comments anew, to be reviewed as a diff.
+does: tests/e2e/test_previews.py. ACCEPT=1 writes the comments anew, to be reviewed as a diff.
 """
 
 import os

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import requests
 from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, blocks, eventually, status
-from e2e.test_2_stacks import args, consumer
+from e2e.test_stacks import args, consumer
 
 import engine
 from local import images
