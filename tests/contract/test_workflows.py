@@ -61,7 +61,7 @@ def test_every_stack_is_rendered_and_previewed_on_both_platforms() -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_every_action_is_pinned_to_a_commit_whose_source_is_noted(path: Path) -> None:
-    sources = (engine.PROJECT / "docs" / "decisions.md").read_text()
+    sources = (engine.PROJECT / "docs" / "explanation" / "decisions" / "previews.md").read_text()
     for action in re.findall(r"uses: *(.*)", path.read_text()):
         pin = re.fullmatch(r"([\w-]+/[\w-]+@[0-9a-f]{40}) # (v\d+\.\d+\.\d+)", action)
         assert pin, action

@@ -75,12 +75,9 @@ def sent(url: str, auth: tuple[str, str], trust: str, *, mebibytes: int, chunked
         return int(connection.recv(64).split()[1])
 
 
-def blocks(document: Path, heading: str = "") -> list[str]:
-    """The commands of a document, or of one section of it."""
-    text = document.read_text()
-    if heading:
-        text = re.split(r"^## ", text.partition(f"\n## {heading}\n")[2], flags=re.M)[0]
-    return re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+def blocks(document: Path) -> list[str]:
+    """Return the commands of a document, a text for each block."""
+    return re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.M | re.S)
 
 
 @dataclass

@@ -127,17 +127,17 @@ def gone(platform: Platform, namespace: str) -> bool:
     return not platform.kubectl("get", "namespace", namespace, "--ignore-not-found")
 
 
-def test_the_reuse_section_alone_leads_to_a_secret_password(
+def test_the_guide_to_reuse_leads_to_a_secret_password(
     platform: Platform, args: dict[str, Any], tmp_path: Path
 ) -> None:
     """By pip, from a commit of this checkout's own content, in a folder beside it."""
     namespace = "vision"
     repository = Repository(tmp_path / "checkout", {})
-    readme = repository.folder / "README.md"
+    guide = repository.folder / "docs" / "how-to" / "reuse-the-component.md"
     program = (repository.folder / "examples" / "reuse-python" / "__main__.py").read_text()
-    assert f"```python\n{program}```\n" in readme.read_text()
+    assert f"```python\n{program}```\n" in guide.read_text()
     example = Example(platform, "reuse-python", repository.folder, {"args": args})
-    commands, *_ = blocks(readme, "Reuse")
+    commands, *_ = blocks(guide)
     said = example.shell(commands, repository.folder)
     example.folder = tmp_path / "vision"
 

@@ -259,7 +259,7 @@ def test_without_a_database_servers_are_alive_and_not_ready(team: Team) -> None:
 
 def test_a_documented_backup_brings_back_what_was_lost(team: Team, tmp_path: Path) -> None:
     """By the commands of the documents, word for word, with this stack's namespace and name, and another home."""
-    prepare, dump, restore = blocks(engine.PROJECT / "docs" / "operations.md", "Backup of MySQL and MariaDB")
+    prepare, dump, restore = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-mysql.md")
     env = team.env()
     auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
 

@@ -441,8 +441,9 @@ def test_a_backup_brings_back_what_was_lost(
     def names() -> set[str]:
         return {one.name for one in api.search_experiments()}
 
-    def documented(heading: str) -> str:
-        (commands,) = blocks(engine.PROJECT / "docs" / "operations.md", heading)
+    backup, restore = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-sqlite.md")
+
+    def documented(commands: str) -> str:
         home = {"HOME": str(tmp_path), "MLFLOW_STACK_CACHE": str(cache_dir())}
         home |= {"MLFLOW_STACK_DATA": str(data_dir()), "INSTANCE": platform.instance.name}
         return platform.run("bash", "-euo", "pipefail", "-c", commands, **home).stdout
@@ -452,7 +453,7 @@ def test_a_backup_brings_back_what_was_lost(
     run = api.search_runs([quickstart.experiment_id], order_by=["attributes.start_time"])[0]
     figure = Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes()
     before = names()
-    assert documented("Backup") == "ok\n"
+    assert documented(backup) == "ok\n"
     keys = json.loads((tmp_path / "encryption-keys.json").read_text())
     assert keys["MLFLOW_CRYPTO_KEK_VERSION"] == "2"
     assert len(keys["MLFLOW_CRYPTO_KEK_PASSPHRASE"]) == 40
@@ -461,7 +462,7 @@ def test_a_backup_brings_back_what_was_lost(
     get_artifact_repository(run.info.artifact_uri).delete_artifacts("predictions.png")
     assert "predictions.png" not in {one.path for one in api.list_artifacts(run.info.run_id)}
 
-    documented("Restoring")
+    documented(restore)
     (tmp_path / "artifacts.tar").unlink()
     assert names() == before
     assert Path(api.download_artifacts(run.info.run_id, "predictions.png", str(tmp_path))).read_bytes() == figure
@@ -469,7 +470,7 @@ def test_a_backup_brings_back_what_was_lost(
 
 def test_stored_secrets_are_reported(platform: Platform) -> None:
     """By the commands of the documents: nothing is stored, so that neither the step nor the report names anything."""
-    (commands,) = blocks(engine.PROJECT / "docs" / "operations.md", "Encryption keys")
+    (commands,) = blocks(engine.PROJECT / "docs" / "how-to" / "rotate-encryption-keys.md")
     assert platform.run("bash", "-euo", "pipefail", "-c", commands).stdout == ""
 
 

@@ -21,7 +21,7 @@ import engine
 from local.progress import Progress
 from mlflow_stack import MlflowStack, MlflowStackArgs
 
-PREPARE, DUMP, RESTORE = blocks(engine.PROJECT / "docs" / "operations.md", "Backup of MySQL and MariaDB")
+PREPARE, DUMP, RESTORE = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-mysql.md")
 KUBECTL = Path(__file__).with_name("kubectl_stand_in.py")
 
 

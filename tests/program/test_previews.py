@@ -154,6 +154,6 @@ def test_an_unknown_base_is_named(repository: Repository) -> None:
     assert "Next: name a BASE that `git log` shows" in done.stderr
 
 
-def test_the_readme_shows_a_comment_as_it_is() -> None:
+def test_the_guide_to_previews_shows_a_comment_as_it_is() -> None:
     quoted = "\n".join(f"> {line}".rstrip() for line in golden("removed-user").read_text().rstrip().splitlines())
-    assert quoted in (engine.PROJECT / "README.md").read_text()
+    assert quoted in (engine.PROJECT / "docs" / "how-to" / "preview-a-change.md").read_text()
