@@ -1,6 +1,6 @@
 """Names in the documents: each file, test, make verb, class and stack-file key in backticks exists.
 
-The commands in fenced blocks are held by `test_commands.py`, links by `test_site.py`.
+The commands in fenced blocks are checked by `test_commands.py`, links by `test_pages.py`.
 """
 
 import json
