@@ -15,9 +15,9 @@ unexport PYTHONPATH VIRTUAL_ENV PYTHONHOME
 VENV := .venv
 BIN := $(VENV)/bin
 WHERE = --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)' --backend '$(BACKEND)'
-LOCAL = $(BIN)/python -m local $(WHERE)
-PREVIEW = $(BIN)/python -m preview $(WHERE)
-DEPENDENCIES := requirements.txt local/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml
+SANDBOX = $(BIN)/python -m sandbox $(WHERE)
+PREVIEW = $(BIN)/python -m mlflow_stack_cli.previews $(WHERE)
+DEPENDENCIES := requirements.txt sandbox/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
 
@@ -32,50 +32,50 @@ $(VENV)/.ready: $(DEPENDENCIES)
 	@test -x $(BIN)/python || { echo 'making $(VENV)' >&2; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv==0.13.9' >&2
 	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint requirements.lock \
-		--requirement requirements.txt --requirement local/requirements.txt --requirement tests/requirements.txt >&2
+		--requirement requirements.txt --requirement sandbox/requirements.txt --requirement tests/requirements.txt >&2
 	@touch $@
 
 setup: $(VENV)/.ready ## the Python environment alone
 
 up: setup ## a running MLflow: STACK=dev INSTANCE=default CONTEXT=<kube context, else a local node>
-	@$(LOCAL) up
+	@$(SANDBOX) up
 
 down: setup ## takes it down; data, users and passwords stay, and the node, while other stacks run on it: FORCE=1 ends all
-	@$(LOCAL) down $(if $(FORCE),--force)
+	@$(SANDBOX) down $(if $(FORCE),--force)
 
 clean: setup ## deletes an instance's data, after naming it: FORCE=1 without a terminal
-	@$(LOCAL) clean $(if $(FORCE),--force)
+	@$(SANDBOX) clean $(if $(FORCE),--force)
 
 distclean: setup ## deletes the caches
-	@$(LOCAL) distclean $(if $(FORCE),--force)
+	@$(SANDBOX) distclean $(if $(FORCE),--force)
 	@rm -rf $(VENV)
 
 status: setup ## what runs
-	@$(LOCAL) status
+	@$(SANDBOX) status
 
 logs: setup ## the pods' last lines, or with COMPONENT=kubelet the node's
-	@$(LOCAL) logs $(COMPONENT)
+	@$(SANDBOX) logs $(COMPONENT)
 
 watch: setup ## follows the pods while they start
-	@$(LOCAL) watch
+	@$(SANDBOX) watch
 
 pin: setup ## writes the versions that model aliases mean now into the stack file; CHECK=1 only says what has moved
-	@$(LOCAL) pin $(if $(CHECK),--check)
+	@$(SANDBOX) pin $(if $(CHECK),--check)
 
 config: setup ## lists the keys that were set by hand on this machine; REMOVE=<key> or REMOVE=all drops them
-	@$(LOCAL) config --remove '$(REMOVE)'
+	@$(SANDBOX) config --remove '$(REMOVE)'
 
 env: setup ## what pulumi and kubectl need by hand: eval "$$(make -s env)"
-	@$(LOCAL) env
+	@$(SANDBOX) env
 
 client-env: setup ## what MLflow's client needs: eval "$$(make -s client-env)"
-	@$(LOCAL) client-env
+	@$(SANDBOX) client-env
 
 preflight: setup ## whether the cluster has what the stack names
-	@$(LOCAL) preflight
+	@$(SANDBOX) preflight
 
 lock: setup ## writes the digests of a stack's images into its file, as their registries give them: STACK=prod
-	@$(LOCAL) lock
+	@$(SANDBOX) lock
 
 render: setup ## every object of a stack as a file: STACK=prod OUT=<folder>; needs no cluster and no secret
 	@$(PREVIEW) render --out '$(or $(OUT),$(error name a folder: make render STACK=$(STACK) OUT=<folder>))'

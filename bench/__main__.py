@@ -13,8 +13,8 @@ import click
 from bench import guessing, machine, memory, models, preview, report, rollout, throughput, transfer, ups
 from bench.platform import Platform
 from bench.result import Line, Results
-from local.errors import LocalError
-from local.progress import Progress
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
 
 # Memory first, while nothing but `up` itself has used the server.
 PARTS: dict[str, Callable[[Platform, Progress, bool], list[Line]]] = {

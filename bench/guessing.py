@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.platform import NAMESPACE, Platform, run
 from bench.result import Line
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
 
 ROUNDS = 7
 GUESSERS = 20

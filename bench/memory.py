@@ -6,8 +6,8 @@ from typing import Any
 
 from bench.platform import Platform
 from bench.result import Line
-from local.errors import LocalError
-from local.progress import Progress
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
 
 GOAL = 0.25
 IDLE = 15.0

@@ -9,7 +9,7 @@ from bench import memory
 from bench.platform import NAMESPACE, Platform
 from bench.result import Line
 from bench.throughput import run_in_pod
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
 
 MEMORY_GOAL = 0.6
 LATENCY_GOAL = 1.15

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from local.errors import LocalError
-from local.paths import PROJECT, Instance
+from mlflow_stack_cli.errors import LocalError
+from sandbox.paths import PROJECT, Instance
 
 INSTANCE = "bench"
 NAMESPACE = "mlflow-dev"
@@ -45,7 +45,7 @@ class Platform:
 
     def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of the project's own command line, as make calls it."""
-        return run(sys.executable, "-m", "local", "--instance", INSTANCE, "--stack", "dev", *arguments)
+        return run(sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", "dev", *arguments)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """kubectl's output."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.platform import Platform, Stack, run
 from bench.result import Line
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
 
 GOAL = 1.2
 ROUNDS = 5

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.platform import Platform, Stack
 from bench.result import Line
-from local.errors import LocalError
-from local.paths import PROJECT
-from local.progress import Progress
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
+from sandbox.paths import PROJECT
 
 GOAL_FIRST = 1.3
 GOAL_END = 1.5

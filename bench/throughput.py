@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.platform import NAMESPACE, Platform
 from bench.result import Line
-from local.errors import LocalError
-from local.progress import Progress, Step
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress, Step
 
 GOAL = 0.95
 NAMES = {"log_metric": "log_metric", "log_batch": "log_batch, 1000 metrics", "search_runs": "search_runs, 50 runs"}

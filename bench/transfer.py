@@ -8,8 +8,8 @@ import time
 from bench import memory
 from bench.platform import Platform, exported, run
 from bench.result import Line
-from local.paths import PROJECT
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox.paths import PROJECT
 
 GOAL = 1.3
 MEGABYTES = 2000

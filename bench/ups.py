@@ -6,8 +6,8 @@ import time
 
 from bench.platform import Platform
 from bench.result import Steps
-from local.paths import cache_dir
-from local.progress import Progress
+from mlflow_stack_cli.paths import cache_dir
+from mlflow_stack_cli.progress import Progress
 
 _LINE = re.compile(r"\s*(?:(\d+) min )?([\d.]+) s  (\S.*?)\s*$")
 # Steps that empty caches alone bring; the others are measured.

@@ -6,7 +6,7 @@ from typing import Any
 from repository import Edit, Repository
 
 import engine
-from local import services
+from sandbox import services
 
 GOLDEN = engine.PROJECT / "tests" / "program" / "previews"
 IMAGE = "registry.example/mlflow:v3.17.2"

@@ -185,7 +185,7 @@ def test_the_architecture_names_every_module_and_component() -> None:
     modules = [
         f"/{name.removesuffix('/__init__.py')}"
         for name in FILES
-        if re.match(r"(components/mlflow_stack|local|preview)/.*\.(py|sh)$", name)
+        if re.match(r"(components/mlflow_stack|components/mlflow_stack_cli|sandbox)/.*\.(py|sh)$", name)
     ]
     text = (engine.PROJECT / document).read_text()
     components = re.findall(

@@ -20,9 +20,9 @@ import yaml
 import engine
 import mlflow_stack
 import settings
-from local import stackfile
-from local.errors import LocalError
 from mlflow_stack import plugin, validate
+from mlflow_stack_cli.errors import LocalError
+from sandbox import stackfile
 
 COMPONENTS = engine.PROJECT / "components"
 MODULES = sorted((COMPONENTS / "mlflow_stack").glob("*.py"))

@@ -11,7 +11,7 @@ import pytest
 
 import engine
 
-PACKAGE = engine.PROJECT / "components" / "mlflow_stack"
+PACKAGES = ("mlflow_stack", "mlflow_stack_cli")
 UV = Path(sys.executable).with_name("uv")
 BUCKET = {"bucket": "team", "access_key_id": "key", "secret_access_key": "secret"}
 PROGRAMS = [
@@ -46,9 +46,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_has_every_file_of_the_package(wheel: Path) -> None:
-    tracked = subprocess.run(["git", "ls-files", "."], cwd=PACKAGE, capture_output=True, text=True, check=True)
-    expected = {f"mlflow_stack/{path}" for path in tracked.stdout.splitlines()}
+def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
+    listed = ["git", "ls-files", *PACKAGES]
+    tracked = subprocess.run(listed, cwd=engine.PROJECT / "components", capture_output=True, text=True, check=True)
+    expected = set(tracked.stdout.splitlines())
+    assert all(any(name.startswith(f"{package}/") for name in expected) for package in PACKAGES)
     assert {"mlflow_stack/scripts/mysql_dump.sh", "mlflow_stack/scripts/mariadb_data.sh"} <= expected
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import engine
-from local import linters
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox import linters
 
 GITHUB = engine.PROJECT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, expect, sync_playwright
 
-from local import authority
-from local.images.debian import debian
-from local.paths import Instance
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox import authority
+from sandbox.images.debian import debian
+from sandbox.paths import Instance
 
 _RUN = Path(__file__).with_name("browser.sh")
 # dbus-x11: debootstrap does not find out what provides a message bus.

@@ -14,14 +14,14 @@ from e2e.isolation import ways_out
 from e2e.platform_under_test import INSTANCE, Platform, Visitor
 
 import engine
-from local.cluster import Node
-from local.paths import Instance
+from sandbox.cluster import Node
+from sandbox.paths import Instance
 
 
 def local(*arguments: str) -> str:
     """A command of the project's own command line; its output."""
     done = subprocess.run(
-        [sys.executable, "-m", "local", "--instance", INSTANCE, "--stack", "dev", *arguments],
+        [sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", "dev", *arguments],
         cwd=engine.PROJECT,
         capture_output=True,
         text=True,

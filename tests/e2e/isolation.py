@@ -4,9 +4,9 @@ import ipaddress
 import shlex
 import subprocess
 
-from local.cluster.programs import ensure
-from local.paths import Instance
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox.cluster.programs import ensure
+from sandbox.paths import Instance
 
 Network = ipaddress.IPv4Network
 

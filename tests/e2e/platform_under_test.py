@@ -22,10 +22,10 @@ import requests
 import yaml
 
 import engine
-from local import services
-from local.cluster import Node
-from local.paths import Instance
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox import services
+from sandbox.cluster import Node
+from sandbox.paths import Instance
 
 INSTANCE = os.environ.get("MLFLOW_STACK_TEST_INSTANCE", "test")
 """The instance that tests make and delete; another name lets two checkouts test at once."""
@@ -92,7 +92,7 @@ class Platform:
 
     def local(self, *arguments: str, check: bool = True, stack: str = "dev") -> subprocess.CompletedProcess[str]:
         """A command of the project's own command line, as make calls it."""
-        command = [sys.executable, "-m", "local", "--instance", INSTANCE, "--stack", stack, *arguments]
+        command = [sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", stack, *arguments]
         done = subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}"
         return done

@@ -16,12 +16,12 @@ from mlflow import MlflowClient
 from repository import Repository
 
 import engine
-from local import authority, services
-from local.builds import go_binary
-from local.cluster.crds import ROUTE, definitions
-from local.progress import Progress
 from mlflow_stack import proxy, tracking
-from preview import capture, render
+from mlflow_stack_cli.previews import capture, render
+from mlflow_stack_cli.progress import Progress
+from sandbox import authority, services
+from sandbox.builds import go_binary
+from sandbox.cluster.crds import ROUTE, definitions
 
 SMALL = {"requests": {"cpu": "50m"}}
 ELSEWHERE = "elsewhere"

@@ -19,10 +19,10 @@ from e2e.platform_under_test import Platform, Stack, Visitor, eventually, quicks
 from playwright.sync_api import Error, Page, expect
 
 import engine
-from local import authority, hosts, services
-from local.cluster import crds
-from local.progress import Progress
 from mlflow_stack import MlflowStack
+from mlflow_stack_cli.progress import Progress
+from sandbox import authority, hosts, services
+from sandbox.cluster import crds
 
 PROGRAM = Path(__file__).parent / "programs" / "consumer"
 NAMESPACE = "exposure"

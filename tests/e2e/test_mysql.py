@@ -20,9 +20,9 @@ from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, blocks, 
 from e2e.test_stacks import args, consumer
 
 import engine
-from local import images
-from local.progress import Progress
 from mlflow_stack.mysql import SCRIPTS
+from mlflow_stack_cli.progress import Progress
+from sandbox import images
 
 NAMESPACE = "mysql"
 NAME = "team"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from local.cluster import Node, kubernetes
-from local.cluster.programs import ensure
-from local.errors import LocalError
-from local.paths import Instance
-from local.progress import Progress
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
+from sandbox.cluster import Node, kubernetes
+from sandbox.cluster.programs import ensure
+from sandbox.paths import Instance
 
 KINDS = ("net", "mnt", "pid", "uts", "ipc")
 # What the kernel counts, and what belongs to a link, with which it comes and goes.

@@ -20,8 +20,8 @@ from previewed import CHANGES, DATABASE, IMAGE, LARGE, LARGE_CHANGES, NEWER, NEW
 from repository import STACK, Edit, Repository
 
 import engine
-from local import images, services
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox import images, services
 
 DONE = {"created": "Created", "updated": "Changed", "replaced": "Replaced", "deleted": "Deleted"}
 

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 import engine
-from local.paths import cache_dir, data_dir
+from mlflow_stack_cli.paths import cache_dir
+from sandbox.paths import data_dir
 
 NAMESPACE = "mlflow-dev"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
@@ -416,7 +417,7 @@ def killed_up(platform: Platform) -> tuple[str, list[psutil.Process]]:
         named = [one["inputs"]["metadata"]["name"] for one in pending if one["type"].endswith(":StatefulSet")]
         return named if named and platform.objects("statefulsets", NAMESPACE) else []
 
-    command = [sys.executable, "-m", "local", "--instance", platform.instance.name, "--stack", "dev", "up"]
+    command = [sys.executable, "-m", "sandbox", "--instance", platform.instance.name, "--stack", "dev", "up"]
     with subprocess.Popen(command, cwd=engine.PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
         engines = eventually(
             "the engine creates the server",

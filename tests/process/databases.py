@@ -1,4 +1,4 @@
-"""Real database servers as processes on loopback, from the files that local/images/databases.py keeps in the cache."""
+"""Real database servers as processes on loopback, from the files that `sandbox/images/databases.py` caches."""
 
 import datetime
 import ipaddress
@@ -25,9 +25,9 @@ from cryptography.x509.oid import NameOID
 from process.claims import free_port, write
 from process.steps import SCRIPTS, finish
 
-from local.images import databases
-from local.images.databases import Database as Files
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox.images import databases
+from sandbox.images.databases import Database as Files
 
 KINDS: dict[str, Callable[[Progress], Files]] = {
     "mariadb": databases.mariadb,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from local.paths import cache_dir
+from mlflow_stack_cli.paths import cache_dir
 
 PINS = Path(__file__).parent / "pins" / "mlflow-3.18.0.txt"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from local.paths import cache_dir
+from mlflow_stack_cli.paths import cache_dir
 
 PINS = Path(__file__).parent / "pins"
 VERSIONS = ("1.12.0", "2.5.0")

@@ -12,8 +12,8 @@ import requests
 from botocore.config import Config
 from process.claims import free_port
 
-from local.progress import Progress
-from local.services import s3_server
+from mlflow_stack_cli.progress import Progress
+from sandbox.services import s3_server
 
 ROOT = ("AKIAROOT", "root/secret+key=")
 

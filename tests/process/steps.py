@@ -13,7 +13,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from local.paths import PROJECT
+from sandbox.paths import PROJECT
 
 SCRIPTS = PROJECT / "components/mlflow_stack/scripts"
 KILLED = Path(__file__).with_name("killed.py")

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from render.objects import RENDERED
 
-from local.cluster.crds import GATEWAY_API, ROUTE, definitions
-from local.progress import Progress
+from mlflow_stack_cli.progress import Progress
+from sandbox.cluster.crds import GATEWAY_API, ROUTE, definitions
 
 KINDS = {"Route": ROUTE, "HTTPRoute": GATEWAY_API}
 MADE = [(where, one) for where, rendered in RENDERED.items() for one in rendered if one["kind"] in KINDS]

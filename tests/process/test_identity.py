@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 import engine
-from local import engine as pulumi
-from local import release
-from local.progress import Progress
-from preview.live import comparison
-from preview.words import Words
+from mlflow_stack_cli import release
+from mlflow_stack_cli.previews.live import comparison
+from mlflow_stack_cli.previews.words import Words
+from mlflow_stack_cli.progress import Progress
+from sandbox import engine as pulumi
 
 PROGRAM = """
 import json, pathlib, pulumi, pulumi_kubernetes as k8s

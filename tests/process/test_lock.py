@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from process.claims import free_port
 
-from local.builds import go_binary
-from local.errors import LocalError
-from local.lock import _repository, lock, pinned
-from local.progress import Progress
 from mlflow_stack import validate
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.lock import _repository, lock, pinned
+from mlflow_stack_cli.progress import Progress
+from sandbox.builds import go_binary
 
 MODULE = Path(__file__).parent / "registry"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -18,8 +18,8 @@ from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, datab
 from process.steps import SCRIPTS
 
 import engine
-from local.progress import Progress
 from mlflow_stack import MlflowStack, MlflowStackArgs
+from mlflow_stack_cli.progress import Progress
 
 PREPARE, DUMP, RESTORE = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-mysql.md")
 KUBECTL = Path(__file__).with_name("kubectl_stand_in.py")

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from process.claims import free_port
 from render.linters import gixy, waived
 
-from local import images
-from local.images.debian import debian
-from local.progress import Progress
 from mlflow_stack import Addresses, htpasswd, proxy, validate
 from mlflow_stack.proxy import Limits
+from mlflow_stack_cli.progress import Progress
+from sandbox import images
+from sandbox.images.debian import debian
 
 PASSWORD = "correct horse battery"
 

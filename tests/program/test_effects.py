@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 import engine
-from local import stackfile
-from preview import recorder
-from preview.compare import Resource, compare
-from preview.words import Words
+from mlflow_stack_cli import stackfile
+from mlflow_stack_cli.previews import recorder
+from mlflow_stack_cli.previews.compare import Resource, compare
+from mlflow_stack_cli.previews.words import Words
 
 GOLDEN = Path(__file__).with_name("effects.yaml")
 CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()

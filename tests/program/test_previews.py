@@ -15,7 +15,7 @@ from previewed import CHANGES, LARGE, LARGE_CHANGES, REFUSED, START, golden, ren
 from repository import STACK, Edit, Repository
 
 import engine
-from local.paths import cache_dir
+from mlflow_stack_cli.paths import cache_dir
 
 
 @pytest.fixture(scope="module")

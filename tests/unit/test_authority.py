@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from local import authority
-from local.paths import Instance
+from sandbox import authority
+from sandbox.paths import Instance
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from local import builds
-from local.errors import LocalError
-from local.progress import Progress
+from mlflow_stack_cli import programs
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
+from sandbox import builds
 
 GO = """#!/bin/sh
 if [ "$1" = version ]; then echo "go version go1.26.8 linux/amd64"; exit; fi
@@ -98,7 +99,7 @@ def test_a_failed_build_leaves_nothing_and_shows_the_last_lines(module: Path) ->
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(LocalError, match=r"^doing it failed: /no/such: No such file or directory\. Next: "):
-        builds.run(["/no/such"], what="doing it")
+        programs.run(["/no/such"], what="doing it")
 
 
 def test_tasks_overlap_two_at_a_time_and_keep_their_order() -> None:
@@ -144,7 +145,7 @@ def test_a_failure_keeps_messages_and_drops_stack_traces() -> None:
         '  File "train.py", line 2, in <module>\n',
         "mlflow.exceptions.MlflowException: no answer\n",
     ]
-    assert builds.failure("logging a run", log, "`make logs`") == (
+    assert programs.failure("logging a run", log, "`make logs`") == (
         "logging a run failed:\n  before\n  ConnectionError: refused\n  \n  \n"
         "  mlflow.exceptions.MlflowException: no answer\nNext: `make logs`."
     )

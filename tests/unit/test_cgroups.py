@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from local.cluster.cgroups import Cgroup
-from local.errors import LocalError
+from mlflow_stack_cli.errors import LocalError
+from sandbox.cluster.cgroups import Cgroup
 
 V1 = ("cpu", "cpuset", "memory", "pids", "systemd")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local import children
+from mlflow_stack_cli import children
 
 # Says its id, then waits for an interrupt and writes that it came.
 ENGINE = """
@@ -24,7 +24,7 @@ time.sleep(60)
 # The command: it streams the engine.
 COMMAND = """
 import os, pathlib, sys
-from local import children
+from mlflow_stack_cli import children
 argv = [sys.executable, "-c", sys.argv[1], sys.argv[2]]
 print("status", children.stream(argv, cwd=pathlib.Path("/"), env=os.environ), flush=True)
 """

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from local.authority import Certificate
-from local.cluster import config, node
-from local.cluster.programs import Programs
-from local.images import Image
-from local.paths import Instance
 from mlflow_stack import network
+from sandbox.authority import Certificate
+from sandbox.cluster import config, node
+from sandbox.cluster.programs import Programs
+from sandbox.images import Image
+from sandbox.paths import Instance
 
 INSTANCE = Instance("alpha", 7)
 PAUSE = "localhost/mlflow-stack/pause:1"

@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from local.__main__ import Asked, _stop_all, command_line, exports, main
-from local.deployment import Deployment
-from local.paths import PROJECT
-from preview.__main__ import main as previews
+from mlflow_stack_cli.previews.__main__ import main as previews
+from sandbox.__main__ import Asked, _stop_all, command_line, exports, main
+from sandbox.deployment import Deployment
+from sandbox.paths import PROJECT
 
 AWKWARD = {"PASSWORD": "a'b\"c$d `e` \\ f\ng", "PATH": "/a b:/c", "EMPTY": ""}
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from preview.compare import Field, Resource, compare, differences
+from mlflow_stack_cli.previews.compare import Field, Resource, compare, differences
 
 PREFIX = "urn:pulumi:dev::mlflow-stack::mlflow-stack:index:MlflowStack$"
 

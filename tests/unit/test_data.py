@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 import engine
-from preview import data
-from preview.capture import capture
+from mlflow_stack_cli.previews import data
+from mlflow_stack_cli.previews.capture import capture
 
 STORES = {
     "bucket at an endpoint": {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from local.errors import LocalError
-from local.images import databases
-from local.progress import Progress
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Progress
+from sandbox.images import databases
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from local import deployment
-from local.errors import LocalError
+from mlflow_stack_cli.errors import LocalError
+from sandbox import deployment
 
 
 class Server(http.server.BaseHTTPRequestHandler):

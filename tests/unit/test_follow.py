@@ -2,9 +2,9 @@
 
 import pytest
 
-from local import follow
-from local.errors import LocalError
-from local.follow import Blocked, blocked, standing, uncreated
+from mlflow_stack_cli import follow
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.follow import Blocked, blocked, standing, uncreated
 
 READY = {"ready": True, "state": {"running": {}}}
 DONE = {"ready": True, "state": {"terminated": {"exitCode": 0}}}

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from local.errors import LocalError
-from preview import forge
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.previews import forge
 
 TOKEN = "canary-of-a-token"
 

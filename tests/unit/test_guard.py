@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from local import guard
-from local.paths import Instance
+from sandbox import guard
+from sandbox.paths import Instance
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from unit.test_preflight import Answers
 
-from local import hosts, preflight
-from local.deployment import Deployment
-from local.errors import LocalError
-from local.paths import Instance
+from mlflow_stack_cli import preflight
+from mlflow_stack_cli.errors import LocalError
+from sandbox import hosts
+from sandbox.deployment import Deployment
+from sandbox.paths import Instance
 
 OTHERS = "127.0.0.1 localhost\n# mlflow-stack is a fine thing\n10.0.0.1 dev.mlflow.test"
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from local.errors import LocalError
-from preview.live import Live
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.previews.live import Live
 
 FORCE = "PULUMI_K8S_ENABLE_PATCH_FORCE"
 

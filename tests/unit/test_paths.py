@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from local import paths
-from local.errors import LocalError
-from local.paths import Instance, cache_dir, data_dir
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.paths import cache_dir
+from sandbox import paths
+from sandbox.paths import Instance, data_dir
 
 
 @pytest.fixture(autouse=True)

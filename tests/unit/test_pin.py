@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from local import pin
-from local.errors import LocalError
-from local.paths import Instance
-from local.stackfile import StackFile
+from mlflow_stack_cli import pin
+from mlflow_stack_cli.errors import LocalError
+from sandbox.paths import Instance
+from sandbox.stackfile import StackFile
 
 FILE = """\
 # Models of the team.
@@ -100,14 +100,14 @@ def test_the_registry_is_asked_for_aliases_and_the_newest(tmp_path: Path) -> Non
 
 
 def test_the_file_to_edit_is_the_one_that_has_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.stackfile.PROJECT", tmp_path)
+    monkeypatch.setattr("sandbox.stackfile.PROJECT", tmp_path)
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
     (tmp_path / "Pulumi.team.yaml").write_text(FILE)
     stack = StackFile(Instance.open("pins"), "team")
     assert stack.home(pin.KEY) == stack.tracked
     stack.remake({})
     assert stack.home(pin.KEY) == stack.tracked
-    overlay = tmp_path / "local" / "overlays" / "team.yaml"
+    overlay = tmp_path / "sandbox" / "overlays" / "team.yaml"
     overlay.parent.mkdir(parents=True)
     overlay.write_text("config:\n  mlflow-stack:models: []\n")
     assert stack.home(pin.KEY) == overlay

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from local import preflight
-from local.errors import LocalError
-from local.preflight import Cluster
-from local.stackfile import judged
+from mlflow_stack_cli import preflight
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.preflight import Cluster
+from sandbox.stackfile import judged
 
 DEFAULT_CLASS = {"metadata": {"name": "a", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
 

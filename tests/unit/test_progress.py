@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from local import progress
-from local.progress import Progress, format_seconds
+from mlflow_stack_cli import progress
+from mlflow_stack_cli.progress import Progress, format_seconds
 
 
 class Clock:

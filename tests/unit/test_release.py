@@ -1,6 +1,6 @@
 """The state's edit before `make up` lets a protected resource go."""
 
-from local.release import let_go
+from mlflow_stack_cli.release import let_go
 
 STATE = {
     "version": 3,

@@ -11,9 +11,9 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from local import authority, services
-from local.errors import LocalError
-from local.paths import Instance
+from mlflow_stack_cli.errors import LocalError
+from sandbox import authority, services
+from sandbox.paths import Instance
 
 CONFIG = {
     "mlflow-stack:existingNamespace": "team",

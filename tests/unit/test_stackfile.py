@@ -8,10 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local import stackfile, yamlfile
-from local.errors import LocalError
-from local.paths import Instance
-from local.stackfile import Hand, StackFile, apply, gather, merge
+from mlflow_stack_cli import yamlfile
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.stackfile import read
+from sandbox import stackfile
+from sandbox.paths import Instance
+from sandbox.stackfile import Hand, StackFile, apply, gather, merge
 
 OVERLAY = {"p:image": "localhost/a:1", "p:expose": {"kind": "nodeport", "nodePort": 30500}}
 
@@ -65,7 +67,7 @@ def test_nothing_of_an_address_in_another_cluster_is_left(file: StackFile) -> No
 
 
 def test_an_own_overlay_file_wins_over_the_platforms(file: StackFile) -> None:
-    folder = stackfile.PROJECT / "local" / "overlays"
+    folder = stackfile.PROJECT / "sandbox" / "overlays"
     folder.mkdir(parents=True)
     write(folder / "dev.yaml", {"p:image": "other:2"})
     file.remake(OVERLAY)
@@ -202,7 +204,7 @@ def test_merging_the_same_again_changes_nothing(below: dict[str, Any], above: di
 
 def test_the_local_overlay_names_services_beside_its_configuration(file: StackFile) -> None:
     assert file.services == []
-    overlays = stackfile.PROJECT / "local" / "overlays"
+    overlays = stackfile.PROJECT / "sandbox" / "overlays"
     overlays.mkdir(parents=True)
     write(overlays / "dev.yaml", {"p:store": {"s3": {"endpoint": "http://s3"}}}, services=["s3"])
     assert file.services == ["s3"]
@@ -225,7 +227,7 @@ def test_rejects_values_that_the_engine_reads_differently(tmp_path: Path, text: 
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_text(f"config:\n  p:users: [ann,\n    {text}]\n")
     with pytest.raises(LocalError) as refused:
-        stackfile.read(file)
+        read(file)
     assert str(refused.value).splitlines() == [
         f"{file}:3: {AMBIGUOUS}",
         "Next: correct each, then the same command again.",
@@ -281,7 +283,7 @@ def test_rejects_files_that_mean_nothing(tmp_path: Path, content: bytes, message
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_bytes(content)
     with pytest.raises(LocalError) as refused:
-        stackfile.read(file)
+        read(file)
     assert str(refused.value).startswith(f"{file}{message}")
 
 
@@ -295,7 +297,7 @@ def test_rejects_aliases_that_stand_for_more_than_fits(tmp_path: Path) -> None:
 def test_a_key_without_a_namespace_is_the_projects(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_text("config:\n  replicas: 2\n  mlflow-stack:config:users: [ann]\n  kubernetes:context: x\n")
-    assert stackfile.read(file)["config"] == {
+    assert read(file)["config"] == {
         "mlflow-stack:replicas": 2,
         "mlflow-stack:users": ["ann"],
         "kubernetes:context": "x",
@@ -306,7 +308,7 @@ def test_an_empty_configuration_is_none(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.dev.yaml"
     for text in ("", "config:\n", "config: {}\n", "# nothing\n"):
         file.write_text(text)
-        assert stackfile.read(file)["config"] == {}
+        assert read(file)["config"] == {}
 
 
 def problems(config: Any) -> list[str]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from unit.test_compare import at, one
 
-from preview import words
-from preview.compare import Resource, compare
-from preview.words import LIMIT, Words
+from mlflow_stack_cli.previews import words
+from mlflow_stack_cli.previews.compare import Resource, compare
+from mlflow_stack_cli.previews.words import LIMIT, Words
 
 CLAIM = one("PersistentVolumeClaim", "mlflow-data", protect=True)
 SALT = one("RandomString", "mlflow-salt-bob")

@@ -1,0 +1,1 @@
+"""Command line for stacks of any Pulumi project that declares an MlflowStack, on any cluster."""

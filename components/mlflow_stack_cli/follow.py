@@ -1,0 +1,186 @@
+"""What the pods of a stack are busy with, said while somebody waits for them: fetching, installing, loading, ready."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.preflight import Cluster
+from mlflow_stack_cli.yamlfile import Tree
+
+PAUSE = 2.0
+_SELECTOR = "--selector=app.kubernetes.io/part-of=mlflow"
+_QUIET = ("ContainerCreating", "PodInitializing")
+
+# What the kubelet goes on trying, but what only another image, Secret or setting ends.
+_BLOCKED = (
+    *("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"),
+    *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
+)
+_VOLUMES = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_UNCREATED = ("FailedCreate", "ProvisioningFailed")
+_PATIENCE = 20.0
+"""Seconds after which a reason is said: a Secret or a claim may be made a moment after its pod."""
+
+LastLine = Callable[[str, str], str]
+"""Takes the names of a pod and of a container in it; returns the last line of its log."""
+
+
+def standing(pod: Tree, last_line: LastLine) -> str:
+    """What one pod is at, in a line."""
+    name, status = pod["metadata"]["name"], pod["status"]
+    limits = {one["name"]: one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"]}
+    steps = cast("list[Tree]", status.get("initContainerStatuses", []))
+    servers = cast("list[Tree]", status.get("containerStatuses", []))
+    for container in [*(one for one in steps if not _ended_well(one)), *(one for one in servers if not one["ready"])]:
+        waiting = container["state"].get("waiting", {})
+        ended = container["state"].get("terminated") or container.get("lastState", {}).get("terminated")
+        if "running" in container["state"]:
+            text = last_line(name, container["name"])
+        elif ended:
+            text = _end(ended, limits.get(container["name"], {}))
+        elif waiting.get("reason") in _QUIET:
+            continue
+        else:
+            text = f"{waiting.get('reason', '')} {waiting.get('message', '')}"
+        return f"{container['name']}: {text}".strip()
+    if servers and all(one["ready"] for one in servers):
+        return "ready"
+    conditions = cast("list[Tree]", status.get("conditions", []))
+    messages = [str(one.get("message", "")) for one in conditions if one["type"] == "PodScheduled"]
+    return next((one for one in messages if one), "starting")
+
+
+def blocked(pod: Tree, events: Sequence[Tree]) -> str:
+    """Return why a pod cannot start unless somebody acts, in the kubelet's or the scheduler's words; else empty."""
+    status = pod["status"]
+    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    for container in containers:
+        waiting = container["state"].get("waiting", {})
+        if waiting.get("reason") in _BLOCKED:
+            return f"{container['name']}: {waiting['reason']}: {waiting.get('message', 'no message')}"
+    conditions = {one["type"]: one for one in status.get("conditions", [])}
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("reason") == "Unschedulable":
+        return f"Unschedulable: {scheduled.get('message', 'no message')}"
+    # A volume whose Secret, ConfigMap or disk is missing is in no status; with all of them there, it may still pull.
+    mounted = conditions.get("PodReadyToStartContainers", {}).get("status") == "True"
+    of_pod = [one for one in events if one["involvedObject"].get("uid") == pod["metadata"].get("uid")]
+    if not mounted and any(one["state"].get("waiting", {}).get("reason") in _QUIET for one in containers):
+        return next((_said(one) for one in reversed(of_pod) if one["reason"] in _VOLUMES), "")
+    return ""
+
+
+def _said(event: Tree) -> str:
+    return f"{event['reason']}: {event.get('message', '').strip()}"
+
+
+def uncreated(events: Sequence[Tree], before: Collection[str]) -> dict[str, str]:
+    """Return the workloads whose pods the cluster refuses to create, such as for a quota, with its reason.
+
+    `before`: the ids and counts of the events that are older than this wait.
+    """
+    return {
+        f"{one['involvedObject']['kind']} {one['involvedObject']['name']}": _said(one)
+        for one in events
+        if one["reason"] in _UNCREATED and _mark(one) not in before
+    }
+
+
+def _mark(event: Tree) -> str:
+    return f"{event['metadata'].get('uid')} {event.get('count')}"
+
+
+def _ended_well(container: Tree) -> bool:
+    return container["state"].get("terminated", {}).get("exitCode") == 0
+
+
+def _end(ended: Tree, limits: Tree) -> str:
+    if ended.get("reason") == "OOMKilled":
+        return f"needs more memory than its limit, {limits.get('memory', 'the node’s')}"
+    lines = ended.get("message", "").strip().splitlines()
+    return lines[-1] if lines else f"ended with {ended.get('exitCode')}"
+
+
+def pods(cluster: Cluster, namespace: str) -> list[Tree]:
+    """The stack's pods that are not on their way out; none while the cluster does not say."""
+    done = cluster.run("get", "pods", f"--namespace={namespace}", _SELECTOR, "--output=json")
+    found: list[dict[str, Any]] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
+    return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+
+
+def warnings(cluster: Cluster, namespace: str) -> list[Tree]:
+    """The namespace's warnings, the oldest first; none while the cluster does not say."""
+    arguments = ("--field-selector=type=Warning", "--sort-by=.lastTimestamp", "--output=json")
+    done = cluster.run("get", "events", f"--namespace={namespace}", *arguments)
+    return json.loads(done.stdout)["items"] if done.returncode == 0 else []
+
+
+class Blocked:
+    """What cannot start, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self.reasons: dict[str, str] = {}
+        """The reasons that were there for a while, by what they are about."""
+
+    def see(self, found: Mapping[str, str], now: float) -> list[str]:
+        """Take what is seen at a time; return what is to be said now, each once."""
+        self._since = {name: self._since.get(name, now) for name in found}
+        lasting = {name: text for name, text in found.items() if now - self._since[name] >= _PATIENCE}
+        fresh = [name for name in lasting if name not in self.reasons]
+        self.reasons = lasting
+        return [f"  {name} cannot start: {lasting[name]}" for name in fresh]
+
+
+def follow(
+    cluster: Cluster, namespace: str, say: Callable[[str], None], ended: threading.Event, stuck: Blocked | None = None
+) -> None:
+    """Says what each pod is at, whenever that changes, until `ended`, and what cannot start. Nothing is said of those
+    that are ready from the start."""
+
+    def last_line(pod: str, container: str) -> str:
+        done = cluster.run("logs", pod, f"--namespace={namespace}", f"--container={container}", "--tail=1")
+        return done.stdout.strip() or "starting"
+
+    stuck = stuck or Blocked()
+    old = {_mark(one) for one in warnings(cluster, namespace)}
+    said: dict[str, str] = {}
+    last = False
+    while True:
+        events = warnings(cluster, namespace)
+        found = uncreated(events, old)
+        for pod in pods(cluster, namespace):
+            name, text = pod["metadata"]["name"], standing(pod, last_line)
+            if said.get(name) != text and not (name not in said and text == "ready"):
+                say(f"  {name}  {text}")
+            said[name] = text
+            if why := blocked(pod, events):
+                found[f"Pod {name}"] = why
+        for line in stuck.see(found, time.monotonic()):
+            say(line)
+        if last:
+            return
+        # Once more after the end: what they came to.
+        last = ended.wait(PAUSE)
+
+
+@contextmanager
+def following(cluster: Cluster, namespace: str, say: Callable[[str], None]) -> Generator[None]:
+    """Follows beside what is done in the block. A failure of it names what could not start."""
+    ended, stuck = threading.Event(), Blocked()
+    follower = threading.Thread(target=follow, args=(cluster, namespace, say, ended, stuck), daemon=True)
+    follower.start()
+    try:
+        yield
+    except LocalError as error:
+        ended.set()
+        follower.join()
+        reasons = "".join(f"\n{name} could not start: {text}" for name, text in stuck.reasons.items())
+        raise LocalError(f"{error}{reasons}") from error
+    finally:
+        ended.set()
+        follower.join()

@@ -1,0 +1,112 @@
+"""Creates that a killed update began and never recorded.
+
+The engine writes a create, with the name that it gives the object, into the state before it asks the cluster for it.
+After a kill the object may exist, and the next update makes another one beside it: a second server on one claim. The
+recorded name ends in random letters, so an object of that name is this stack's and nobody else's.
+"""
+
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.preflight import Cluster
+from mlflow_stack_cli.release import State, resources
+
+_AUTONAMED: Final = "pulumi.com/autonamed"
+_KUBERNETES: Final = "kubernetes:"
+_SECONDS: Final = 180.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """An object whose create began and was not recorded."""
+
+    api: str
+    """Its API version, such as `apps/v1`."""
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+    @property
+    def resource(self) -> str:
+        """The type as kubectl takes it, with version and group, so that no other API's kind is meant."""
+        group, _, version = self.api.rpartition("/")
+        return f"{self.kind}.{version}.{group}" if group else self.kind
+
+
+def creates(state: State) -> list[State]:
+    """The operations of a state that are creates under way."""
+    deployment = cast("State", state.get("deployment") or {})
+    pending = cast("list[State]", deployment.get("pending_operations") or [])
+    return [one for one in pending if one.get("type") == "creating"]
+
+
+def leftovers(state: State) -> list[Leftover]:
+    """The objects that may exist though the state has no resource for them.
+
+    Objects with a name of their own (Services, claims) are not among them: the next update takes these over.
+    """
+    known = {(one["type"], one.get("id")) for one in resources(state)}
+    found: list[Leftover] = []
+    for operation in creates(state):
+        resource = cast("State", operation["resource"])
+        inputs = cast("State", resource.get("inputs") or {})
+        metadata = cast("State", inputs.get("metadata") or {})
+        annotations = cast("State", metadata.get("annotations") or {})
+        name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", ""))
+        if not str(resource["type"]).startswith(_KUBERNETES) or annotations.get(_AUTONAMED) != "true":
+            continue
+        # A namespace that only the server fills in is in no input of ours; without one nothing is looked for.
+        if name and namespace and (resource["type"], f"{namespace}/{name}") not in known:
+            found.append(Leftover(str(inputs["apiVersion"]), str(inputs["kind"]), namespace, name))
+    return list(dict.fromkeys(found))
+
+
+def settled(state: State) -> State:
+    """The state without its creates under way."""
+    edited = deepcopy(state)
+    deployment = cast("dict[str, Any]", edited["deployment"])
+    deployment["pending_operations"] = [
+        one for one in deployment["pending_operations"] if one.get("type") != "creating"
+    ]
+    return edited
+
+
+def existing(cluster: Cluster, found: list[Leftover]) -> list[Leftover]:
+    """Those that the cluster has."""
+    return [one for one in found if _live(cluster, one) is not None]
+
+
+def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) -> None:
+    """Delete the objects, each with its pods, and return when all are gone.
+
+    Raises `LocalError` where one does not go.
+    """
+    for one in found:
+        say(f"a killed update left {one} behind; deleting it")
+        arguments = ("--ignore-not-found", "--cascade=foreground", "--wait=false")
+        done = cluster.run("delete", one.resource, one.name, f"--namespace={one.namespace}", *arguments)
+        if done.returncode:
+            raise LocalError(
+                f"{one}, which a killed update left behind, cannot be deleted: {done.stderr.strip()}\n"
+                f"Next: `kubectl delete {one.resource} {one.name} --namespace {one.namespace}`, then the same again."
+            )
+    deadline = time.monotonic() + _SECONDS
+    while rest := existing(cluster, found):
+        if time.monotonic() > deadline:
+            names = ", ".join(map(str, rest))
+            raise LocalError(
+                f"{names}, which a killed update left behind, did not go within {_SECONDS:.0f} s. "
+                "Next: `make status` shows its pods; end them, then the same again."
+            )
+        time.sleep(1)
+
+
+def _live(cluster: Cluster, one: Leftover) -> State | None:
+    return cluster.get(one.resource, one.name, f"--namespace={one.namespace}")

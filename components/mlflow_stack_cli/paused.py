@@ -1,0 +1,79 @@
+"""Workloads that were paused by hand: scaled to no pod, which the engine's state does not know."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.preflight import Cluster
+from mlflow_stack_cli.release import State, resources
+
+_KINDS: Final = ("kubernetes:apps/v1:Deployment", "kubernetes:apps/v1:StatefulSet")
+_COMPONENT: Final = "app.kubernetes.io/component"
+_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A workload without a pod that is declared with at least one."""
+
+    kind: str
+    namespace: str
+    name: str
+    component: str
+    """The label, such as `tracking`."""
+    replicas: int
+    """How many pods are declared."""
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name}"
+
+    @property
+    def command(self) -> str:
+        """The command that ends the pause."""
+        return f"kubectl scale --namespace {self.namespace} --replicas={self.replicas} {self}"
+
+
+def paused(state: State, cluster: Cluster) -> list[Paused]:
+    """The workloads of a state that the cluster has without a pod."""
+    found: list[Paused] = []
+    for one in resources(state):
+        if one["type"] not in _KINDS or one.get("delete"):
+            continue
+        inputs = cast("State", one["inputs"])
+        metadata, declared = cast("State", inputs["metadata"]), cast("State", inputs["spec"])
+        replicas = int(declared.get("replicas", 1))
+        namespace, name, kind = str(metadata["namespace"]), str(metadata["name"]), str(inputs["kind"])
+        live = cluster.get(kind.lower(), name, f"--namespace={namespace}") if replicas else None
+        if live and live["spec"].get("replicas") == 0:
+            component = str(cast("State", metadata.get("labels") or {}).get(_COMPONENT, ""))
+            found.append(Paused(kind, namespace, name, component, replicas))
+    return found
+
+
+def resume(cluster: Cluster, found: list[Paused], say: Callable[[str], None]) -> None:
+    """Scale the workloads to what is declared, and return when their pods are ready.
+
+    Raises `LocalError` where the cluster refuses, or a pod does not become ready.
+    """
+    for one in found:
+        say(f"{one} of namespace {one.namespace} was paused (0 replicas); scaling it to {one.replicas}")
+        scale = ("scale", str(one), f"--namespace={one.namespace}", f"--replicas={one.replicas}")
+        done = cluster.run(*scale)
+        if done.returncode:
+            raise LocalError(f"{one} stays paused: {done.stderr.strip()}\nNext: `{one.command}`.")
+    deadline = time.monotonic() + _SECONDS
+    while rest := [one for one in found if not _ready(cluster, one)]:
+        if time.monotonic() > deadline:
+            raise LocalError(
+                f"{rest[0]} is not ready {_SECONDS:.0f} s after its pause. "
+                f"Next: `kubectl describe pods --namespace {rest[0].namespace}`, then the same again."
+            )
+        time.sleep(1)
+
+
+def _ready(cluster: Cluster, one: Paused) -> bool:
+    live = cluster.get(one.kind.lower(), one.name, f"--namespace={one.namespace}") or {}
+    status = cast("State", live.get("status") or {})
+    return int(status.get("readyReplicas", 0)) >= one.replicas

@@ -1,0 +1,391 @@
+"""What only the cluster knows, asked before anything changes."""
+
+import json
+import math
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from mlflow_stack import cluster as kinds
+from mlflow_stack import exposure, mysql, needs, pvc, reservations, validate
+from mlflow_stack.cluster import Need, ObjectKind, Reservation
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.stackfile import section
+from mlflow_stack_cli.yamlfile import Tree
+from settings import Settings
+
+_ENFORCE = "pod-security.kubernetes.io/enforce"
+_INSTANCE = "app.kubernetes.io/instance"
+_EXPOSURES = (kinds.INGRESS, kinds.ROUTE, kinds.HTTP_ROUTE)
+"""Kinds of objects that claim a host."""
+_ROUTING_API = "take another kind"
+_CERT_MANAGER = "install cert-manager, or name a Secret with a certificate instead"
+_WITHOUT_API = {
+    kinds.ROUTE: _ROUTING_API,
+    kinds.HTTP_ROUTE: _ROUTING_API,
+    kinds.GATEWAY: _ROUTING_API,
+    kinds.ISSUER: _CERT_MANAGER,
+    kinds.CLUSTER_ISSUER: _CERT_MANAGER,
+}
+"""Remedies where the cluster lacks the API of a kind."""
+_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+class Cluster:
+    """A cluster, asked through kubectl."""
+
+    def __init__(self, kubectl: Path, kubeconfig: Path) -> None:
+        """`kubeconfig` says which cluster and who asks."""
+        self._command = [str(kubectl), f"--kubeconfig={kubeconfig}", "--request-timeout=10s"]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """kubectl's answer, whatever it is."""
+        argv = [*self._command, *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    def get(self, *what: str) -> Tree | None:
+        """The object, or the list of them, as `kubectl get` knows it; None where there is none.
+
+        Raises `UnreadableError` when the answer is anything else, such as a refusal.
+        """
+        done = self.run("get", *what, "--output=json")
+        if done.returncode == 0:
+            return cast(Tree, json.loads(done.stdout))
+        if "(NotFound)" in done.stderr:
+            return None
+        raise UnreadableError(done.stderr.strip())
+
+    def serves(self, api: str) -> bool:
+        """Whether the cluster knows an API, such as `route.openshift.io/v1`.
+
+        Raises `UnreadableError` when it does not say.
+        """
+        done = self.run("get", "--raw", f"/apis/{api}")
+        if done.returncode and "(NotFound)" not in done.stderr:
+            raise UnreadableError(done.stderr.strip())
+        return done.returncode == 0
+
+
+class UnreadableError(LocalError):
+    """The cluster did not say whether something is there."""
+
+
+class _Asked:
+    """A cluster that is asked for each object once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._found: dict[tuple[str, ...], Tree | None] = {}
+        self._served: dict[str, bool] = {}
+
+    def get(self, *what: str) -> Tree | None:
+        """Return what `kubectl get` finds. Raises as `Cluster.get`."""
+        if what not in self._found:
+            self._found[what] = self._cluster.get(*what)
+        return self._found[what]
+
+    def object(self, kind: ObjectKind, name: str, namespace: str) -> Tree | None:
+        """Return one object. Raises as `Cluster.get`."""
+        return self.get(kind.resource, name, *([f"--namespace={namespace}"] if kind.namespaced else []))
+
+    def items(self, *what: str) -> list[Tree]:
+        """Return a list of objects. Raises as `Cluster.get`."""
+        return (self.get(*what) or {}).get("items", [])
+
+    def serves(self, kind: ObjectKind) -> bool:
+        """Return whether the cluster has the API of a kind. Raises as `Cluster.serves`."""
+        if kind.api is None:
+            return True
+        if kind.api not in self._served:
+            self._served[kind.api] = self._cluster.serves(kind.api)
+        return self._served[kind.api]
+
+
+def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
+    """Yield what a need lacks, with what to do."""
+    kind, noun = need.kind, _noun(need)
+    if not asked.serves(kind):
+        # Once for all objects of the API.
+        if need is next(one for one in needed if one.kind.api == kind.api):
+            yield f"{need.key}: {noun} needs {kind.api}, which the cluster does not have; {_WITHOUT_API[kind]}"
+        return
+    if need.name is None:
+        if kind.default is not None:
+            yield from _default(asked, need, kind.default)
+        return
+    found = asked.object(kind, str(need.name), str(need.namespace))
+    where = f"namespace {need.namespace}" if kind.namespaced else "the cluster"
+    if found is None:
+        # Other keys may want other data of the same object.
+        same = [one for one in needed if (one.kind, one.name, one.namespace) == (kind, need.name, need.namespace)]
+        keys = [*dict.fromkeys(key for one in same for key in one.keys)]
+        yield f"{need.key}: {noun} is not in {where}; {_remedy(need, keys)}"
+        return
+    if "deletionTimestamp" in section(found, "metadata"):
+        yield f"{need.key}: {noun} is being deleted; wait until it is gone, then make it again or name another"
+        return
+    data = {**section(found, "data"), **section(found, "binaryData")}
+    if missing := [key for key in need.keys if key not in data]:
+        value = "$(base64 -w0 FILE)" if kind == kinds.SECRET else "VALUE"
+        patch = ", ".join(f"{key}: '{value}'" for key in missing)
+        command = f'kubectl patch {kind.resource} {need.name} --namespace={need.namespace} --patch "data: {{{patch}}}"'
+        lack = " and no key ".join(missing)
+        yield f"{need.key}: {noun} in {where} has no key {lack}; add it: `{command}`{_with(need)}"
+    elif kind in _FAULTS and (fault := _FAULTS[kind](found)):
+        yield f"{need.key}: {noun} {fault}"
+
+
+def _noun(need: Need) -> str:
+    if need.name is not None:
+        return f"{need.kind.name} {need.name}"
+    return f"default {need.kind.name}" if need.kind.default else need.kind.name
+
+
+def _default(asked: _Asked, need: Need, annotation: str) -> Iterator[str]:
+    found = asked.items(need.kind.resource)
+    if not any(section(one, "metadata", "annotations").get(annotation) == "true" for one in found):
+        names = ", ".join(sorted(one["metadata"]["name"] for one in found)) or "none"
+        yield f"{need.key}: the cluster has no default {need.kind.name}; name one of: {names}"
+
+
+def _remedy(need: Need, keys: Sequence[str]) -> str:
+    """Return what to do where an object is missing whose data is to have these keys."""
+    kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
+    files = " ".join(f"--from-file={key}=FILE" for key in keys)
+    if kind == kinds.SECRET and keys == exposure.CERTIFICATE_KEYS:
+        return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
+    if kind == kinds.SECRET:
+        return f"make it: `kubectl create secret generic {named} {files}`{_with(need)}"
+    if kind == kinds.CONFIG_MAP:
+        return f"make it: `kubectl create configmap {named} {files}`"
+    if kind == kinds.NAMESPACE:
+        return f"make it: `kubectl create namespace {need.name}`, or leave the key away to have one made"
+    if kind == kinds.CLAIM:
+        return "make it or state a size instead"
+    everywhere = " --all-namespaces" if kind.namespaced else ""
+    return f"make it or name another; `kubectl get {kind.resource}{everywhere}` lists what is"
+
+
+def _with(need: Need) -> str:
+    return f" with {need.why}" if need.why else ""
+
+
+def _unknown_level(found: Tree) -> str | None:
+    level = _labels(found).get(_ENFORCE, "privileged")
+    if level in ("privileged", "baseline", "restricted"):
+        return None
+    return f"has {_ENFORCE}={level}; wanted is restricted, baseline or privileged"
+
+
+def _lost(found: Tree) -> str | None:
+    lost = section(found, "status").get("phase") == "Lost"
+    return "has lost its volume; restore it or name another claim" if lost else None
+
+
+_FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unknown_level, kinds.CLAIM: _lost}
+"""Faults of objects that exist."""
+
+
+def _claims(args: Tree) -> Iterator[tuple[str, str, str]]:
+    """Yield the claims that the stack makes: the key of the size, the end of the claim's name, the size."""
+    store, artifacts = args.get("backend_store", {}), args.get("artifact_store", {})
+    made = [("backendStore.pvc", "data", store.get("pvc", {}), pvc.DEFAULT_SIZE)]
+    if "mysql" in store:
+        database = store["mysql"]
+        made = [("backendStore.mysql.dumps", "dumps", database.get("dumps", {}), mysql.DEFAULT_DUMPS_SIZE)]
+        if "deploy" in database:
+            made.append(("backendStore.mysql.deploy", "database", database["deploy"], mysql.DEFAULT_SIZE))
+    if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
+        made.append(("artifactStore.pvc", "artifacts", artifacts.get("pvc", {}), pvc.DEFAULT_SIZE))
+    for key, end, stated, default in made:
+        if "existing_claim" not in stated:
+            yield f"{key}.size", end, stated.get("size", default)
+
+
+def _growth(asked: _Asked, settings: Settings, key: str, end: str, size: str) -> Iterator[str]:
+    """Yield what keeps a claim of the stack from the size that it is to grow to."""
+    found = asked.object(kinds.CLAIM, f"{settings.name}-{end}", _namespace(settings))
+    if found is None or _labels(found).get(_INSTANCE) != settings.name:
+        return
+    asks = str(section(found, "spec", "resources", "requests").get("storage", size))
+    if validate.bytes_of(size) <= validate.bytes_of(asks):
+        return
+    name = str(section(found, "spec").get("storageClassName", ""))
+    if name and (asked.object(kinds.STORAGE_CLASS, name, "") or {}).get("allowVolumeExpansion"):
+        return
+    wanted = f"set it back to {asks}"
+    if name:
+        patch = f"kubectl patch storageclass {name} --patch 'allowVolumeExpansion: true'"
+        wanted += f", or allow it where the class's driver can: `{patch}`"
+    yield (
+        f"{key}: {size} is more than the {asks} of the claim {settings.name}-{end}, whose class "
+        f"{name or '(none)'} does not allow expansion; {wanted}"
+    )
+
+
+def _rivals(asked: _Asked, settings: Settings, kind: ObjectKind) -> Iterator[str]:
+    """Yield the objects of a kind that take requests from the stack's address."""
+    expose: Tree = cast(Tree, settings.args.get("expose", {}))
+    host, path = expose.get("host"), expose.get("path", "")
+    if expose.get("kind", "none") not in exposure.OBJECTS or not asked.serves(kind):
+        return
+    for one in asked.items(kind.resource, "--all-namespaces"):
+        metadata = one["metadata"]
+        ours = metadata["namespace"] == _namespace(settings) and _labels(one).get(_INSTANCE) == settings.name
+        # OpenShift makes Routes of each Ingress, which is asked for itself.
+        made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
+        taken = sorted(theirs for name, theirs in _claimed(one) if name == host and exposure.takes(theirs, path))
+        if taken and not ours and not made:
+            where = f"{kind.name} {metadata['namespace']}/{metadata['name']}"
+            yield f"expose.host: {host}{taken[0].rstrip('/')} belongs to {where}; take another host or path"
+
+
+def hosts(cluster: Cluster) -> set[str]:
+    """The names that Ingresses and HTTPRoutes are for, in a cluster that knows both kinds.
+
+    Raises `LocalError` when it does not say.
+    """
+    try:
+        found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
+    except UnreadableError as error:
+        raise LocalError(f"the cluster does not say its names: {_last(str(error))}. Next: `make up` again.") from error
+    return {name for kind in found for one in kind.get("items", []) for name, _ in _claimed(one)}
+
+
+def _claimed(found: Tree) -> set[tuple[str, str]]:
+    """The hosts with paths that an Ingress, Route or HTTPRoute is for."""
+    spec = section(found, "spec")
+    if found["kind"] == "Route":
+        return {(spec.get("host", ""), spec.get("path") or "/")}
+    if found["kind"] == "HTTPRoute":
+        matches = [match for rule in spec.get("rules", [{}]) for match in rule.get("matches", [{}])]
+        paths = [_literal(match.get("path", {}).get("value", "/")) for match in matches]
+        return {(name, path) for name in spec.get("hostnames", []) for path in paths}
+    return {
+        (rule.get("host", ""), _literal(path.get("path") or "/"))
+        for rule in spec.get("rules", [])
+        for path in section(rule, "http").get("paths", [])
+    }
+
+
+def _literal(path: str) -> str:
+    """Return the beginning of a path, up to where a regular expression starts."""
+    return re.split(r"\.?[][(){}*+?|^$\\]", path, maxsplit=1)[0]
+
+
+def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
+    """Yield the pods that no node could hold, also if nothing else ran there."""
+    nodes = [_allocatable(node) for node in asked.items("nodes") if _schedulable(node)]
+    if not nodes:
+        raise UnreadableError("no node of the cluster takes pods")
+    for one in reserved:
+        yield from _too_large(one, nodes)
+
+
+def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fraction]]]) -> Iterator[str]:
+    wanted, nothing = reserved.requests, Fraction(0)
+    short = [{resource for resource in wanted if free.get(resource, nothing) < wanted[resource]} for _, free in nodes]
+    if not all(short):
+        return
+    alone = [resource for resource in sorted(wanted) if all(resource in one for one in short)]
+    for resource in alone:
+        name, free = max(nodes, key=lambda node: node[1].get(resource, nothing))
+        most = _quantity(resource, free.get(resource, nothing), math.floor)
+        asks = _quantity(resource, wanted[resource], math.ceil)
+        yield (
+            f"{reserved.keys[resource]}: {reserved.pod} asks for {asks} of {resource}, and the largest node, {name}, "
+            f"has {most}; ask for less or add a larger node"
+        )
+    if not alone:
+        scarce = [resource for resource in sorted(wanted) if any(resource in one for one in short)]
+        asks = " and ".join(f"{_quantity(one, wanted[one], math.ceil)} of {one}" for one in scarce)
+        yield (
+            f"{', '.join(reserved.keys[one] for one in scarce)}: {reserved.pod} asks for {asks} at once, which no node "
+            "has; ask for less or add a larger node"
+        )
+
+
+def _schedulable(node: Tree) -> bool:
+    # What Kubernetes itself taints a node with passes.
+    taints = [
+        taint
+        for taint in section(node, "spec").get("taints", [])
+        if taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith("node.kubernetes.io/")
+    ]
+    return not taints and not section(node, "spec").get("unschedulable")
+
+
+def _allocatable(node: Tree) -> tuple[str, dict[str, Fraction]]:
+    allocatable = section(node, "status", "allocatable")
+    return node["metadata"]["name"], {name: validate.amount(value) for name, value in allocatable.items()}
+
+
+def _quantity(resource: str, amount: Fraction, rounded: Callable[[Fraction], int]) -> str:
+    if resource == "cpu":
+        return str(amount) if amount.denominator == 1 else f"{rounded(amount * 1000)}m"
+    if resource not in ("memory", "ephemeral-storage"):
+        return str(rounded(amount))
+    power = next(power for power in range(len(_BINARY)) if amount < 1024 ** (power + 1) or power + 1 == len(_BINARY))
+    return f"{rounded(amount / 1024**power * 10) / 10:g}{_BINARY[power]}"
+
+
+def _namespace(settings: Settings) -> str:
+    args = settings.args
+    return str(args.get("existing_namespace", args.get("namespace", settings.name)))
+
+
+Look = tuple[str, Callable[[], Iterator[str]]]
+"""A noun phrase for the object of a check, and the check, which yields each fault with its remedy."""
+
+
+def _looks(asked: _Asked, settings: Settings) -> Iterator[Look]:
+    args = cast(Tree, settings.args)
+    needed = needs(settings.name, args, spell=validate.camel)
+    for need in needed:
+        yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, needed)
+    for key, end, size in _claims(args):
+        yield f"{key}: claim {settings.name}-{end}", partial(_growth, asked, settings, key, end, size)
+    for kind in _EXPOSURES:
+        yield f"expose.host: every {kind.name}", partial(_rivals, asked, settings, kind)
+    reserved = reservations(settings.name, args, spell=validate.camel)
+    yield "room on the nodes", partial(_room, asked, reserved)
+
+
+def check(cluster: Cluster, settings: Settings) -> list[str]:
+    """Look whether the cluster has what a stack needs; changes nothing.
+
+    Returns what could not be looked at, for the want of a right to read it. Raises `LocalError` with everything that is
+    wrong, at once.
+    """
+    done = cluster.run("get", "--raw", "/version")
+    if done.returncode:
+        raise LocalError(
+            f"the cluster does not answer: {_last(done.stderr)}\n"
+            "Next: `make status`, and check the address and the rights in your kubeconfig."
+        )
+    problems: list[str] = []
+    unknown: list[str] = []
+    for what, look in _looks(_Asked(cluster), settings):
+        try:
+            problems += look()
+        except UnreadableError as error:
+            unknown.append(f"not checked ({what}): {_last(str(error))}")
+    if problems:
+        listed = "".join(f"  {problem}\n" for problem in problems)
+        raise LocalError(
+            f"the cluster does not have what the stack names:\n{listed}Next: put these right; nothing changed."
+        )
+    return unknown
+
+
+def _labels(found: Tree) -> Tree:
+    return section(found, "metadata", "labels")
+
+
+def _last(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no answer"

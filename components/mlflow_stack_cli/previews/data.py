@@ -1,0 +1,76 @@
+"""Identity of the data behind a stack's tracking server, as its resources say it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from mlflow_stack import identity
+from mlflow_stack.identity import ARTIFACTS, KEEPER, RECORDS
+from mlflow_stack_cli.previews.compare import Resource
+
+WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
+
+
+def guarded(one: Resource) -> str:
+    """Return the identity that a guard holds; empty for any other resource."""
+    keepers: Mapping[str, str] = one.inputs.get("keepers") or {}
+    return (keepers.get(KEEPER) or "") if one.kind == "RandomId" else ""
+
+
+def identities(resources: Sequence[Resource]) -> dict[str, str]:
+    """Return the identity of the data by its purpose."""
+    found = {
+        purpose: guarded(one)
+        for one in resources
+        for purpose in (RECORDS, ARTIFACTS)
+        if guarded(one) and one.name.endswith(f"-{purpose}-{KEEPER}")
+    }
+    return found or _of_the_pod(tracking(resources))
+
+
+def tracking(resources: Sequence[Resource]) -> Resource | None:
+    """Return the tracking server's workload."""
+    return next((one for one in resources if one.kind in WORKLOADS and one.component == "tracking"), None)
+
+
+def mlflow(server: Resource | None) -> Mapping[str, Any]:
+    """Return the tracking server's own container."""
+    containers: list[Mapping[str, Any]] = server.pod.get("containers", []) if server else []
+    none: Mapping[str, Any] = {}
+    return next((one for one in containers if one["name"] == "mlflow"), none)
+
+
+def variables(server: Resource | None) -> Mapping[str, str]:
+    """Return the environment of the tracking server's own container."""
+    env: list[Mapping[str, str]] = mlflow(server).get("env", [])
+    return {one["name"]: one.get("value", "") for one in env}
+
+
+def address(server: Resource | None) -> str:
+    """Return the address of the tracking server, as clients are told it; empty where there is none."""
+    env = variables(server)
+    return env.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")[0] + env.get("MLFLOW_STATIC_PREFIX", "")
+
+
+def _of_the_pod(server: Resource | None) -> dict[str, str]:
+    """Return the identities of a stack that was deployed before it had guards."""
+    env = variables(server)
+    if server is None or not env:
+        return {}
+    namespace = server.inputs["metadata"].get("namespace", "")
+    claims = {
+        volume["name"]: identity.claim(namespace, volume["persistentVolumeClaim"]["claimName"])
+        for volume in server.pod.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    }
+    store = urlsplit(env.get("MLFLOW_BACKEND_STORE_URI", ""))
+    records = claims.get("data", "")
+    if store.hostname:
+        scheme, name = store.scheme.partition("+")[0], unquote(store.path[1:])
+        records = identity.database(scheme, namespace, store.hostname, store.port, name)
+    roots = (env.get(name, "") for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"))
+    root = next((urlsplit(one) for one in roots if one.startswith("s3://")), None)
+    artifacts = claims.get("artifacts", claims.get("data", ""))
+    if root:
+        artifacts = identity.bucket(namespace, root.netloc, root.path, env.get("MLFLOW_S3_ENDPOINT_URL"))
+    return {purpose: found for purpose, found in ((RECORDS, records), (ARTIFACTS, artifacts)) if found}

@@ -1,0 +1,342 @@
+"""What a change does, one sentence for each thing that a user or an operator would notice."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from mlflow_stack.credentials import USER_ANNOTATION
+from mlflow_stack.identity import RECORDS
+from mlflow_stack.proxy import USERS_VOLUME
+from mlflow_stack.validate import bytes_of
+from mlflow_stack_cli.previews import data
+from mlflow_stack_cli.previews.compare import COMPONENT, Change, Comparison, Resource
+
+_LONGEST: Final = 80
+_SERVERS: Final = {
+    "tracking": "the tracking server",
+    "database": "the database",
+    "schema": "the schema Job",
+    "bucket-check": "the bucket check",
+}
+_KEYS: Final = frozenset({"RandomBytes"})
+_WORKLOADS: Final = data.WORKLOADS
+_DOES: Final = {"create": "created", "update": "changed", "replace": "replaced", "delete": "deleted"}
+_ROUTES: Final = "{named} is {does}: the controller then routes requests from outside by it."
+_SAID: Final = {
+    "Ingress": _ROUTES,
+    "Route": _ROUTES,
+    "HTTPRoute": _ROUTES,
+    "ResourceQuota": "The quota of the namespace is {does}: a pod above it does not start.",
+    "LimitRange": "The namespace's defaults for containers are {does}: they apply to pods that start from then on.",
+    "HorizontalPodAutoscaler": "The autoscaling of {of} is {does}.",
+}
+"""What is said of an object of each kind, whatever happens to it."""
+_SAID_OF_CHANGES: Final = {
+    "NetworkPolicy": "The connections that {of} accepts and opens are changed.",
+    "Service": "{named} is {does}: its clients may have to follow.",
+}
+"""What is said of an object whose server stays."""
+_LABELS: Final = re.compile(r"metadata\.labels(\.|$)")
+_MODEL: Final = "mlflow-stack/model"
+_MODEL_URI: Final = "MODEL_URI"
+_INSTANCE: Final = "app.kubernetes.io/instance"
+_CONVERSION: Final = "file-store"
+_STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
+
+
+class Effects:
+    """Sentences about one comparison."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        # The engine's order is not that of a recording.
+        self._changes = sorted((one for one in comparison.changes if one.resource.custom), key=_rank)
+        self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
+
+    def sentences(self) -> Iterator[str]:
+        """Return the sentences, in the order in which they matter."""
+        if not self._comparison.old:
+            yield "The stack is new."
+            return
+        yield from self._people()
+        yield from self._keys()
+        yield from self._address()
+        yield from self._database()
+        for change in self._changes:
+            if change.resource.kind in _WORKLOADS:
+                yield from self._workload(change)
+            elif change.resource.kind == "Job":
+                yield _job(change)
+            elif resized := _grown(change):
+                yield f"Claim `{change.resource.name}` is resized in place, {resized[0]} → {resized[1]}."
+            elif said := _said(change):
+                yield said
+        yield from self._kinds()
+        yield from self._labels()
+
+    def _kinds(self) -> Iterator[str]:
+        """Servers that come, go, or become a workload of another kind."""
+        gone = {_server(one.old): one.old for one in self._of("delete", _WORKLOADS) if one.old}
+        for made in self._of("create", _WORKLOADS):
+            if made.new and (before := gone.pop(_server(made.new), None)):
+                kinds = f"becomes a {made.new.kind}, it was a {before.kind}"
+                what = kinds if made.new.kind != before.kind else "gets another name"
+                yield f"{_capital(_server(made.new))} {what}: an outage until the new one is ready."
+            elif made.new:
+                yield f"Starts {_server(made.new)}."
+        for server in gone:
+            yield f"Ends {server}: nothing answers in its place."
+
+    def _labels(self) -> Iterator[str]:
+        """Objects that get other labels and nothing else."""
+        found = [one for one in self._changes if _only_labels(one)]
+        if found:
+            yield f"{len(found)} {'object gets' if len(found) == 1 else 'objects get'} other labels."
+
+    def _address(self) -> Iterator[str]:
+        before, after = (data.address(data.tracking(side)) for side in (self._comparison.old, self._comparison.new))
+        if not before or not after or before == after:
+            return
+        if not _in_cluster(before) or _in_cluster(after) or urlsplit(before).path != urlsplit(after).path:
+            yield f"**The address becomes `{after}`, it was `{before}`: clients must change MLFLOW_TRACKING_URI.**"
+        else:
+            yield f"The stack gets the public address `{after}`; in the cluster `{before}` still answers."
+
+    def _people(self) -> Iterator[str]:
+        before, after = users(self._comparison.old), users(self._comparison.new)
+        for user in sorted(after - before):
+            yield f"User `{user}` can come in. Nothing restarts for it."
+        for user in sorted(before - after):
+            yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
+        listed, kept = (_users_secret(side) for side in (self._comparison.old, self._comparison.new))
+        if listed != kept:
+            if listed:
+                yield f"Revokes access for the users in the Secret `{listed}`."
+            if kept:
+                yield f"Grants access to the users in the Secret `{kept}`."
+        first, now = (_first_user(side) for side in (self._comparison.old, self._comparison.new))
+        if first and now and first != now:
+            yield f"**The outputs `username`, `password` and `clientEnv` become those of `{now}`, not of `{first}`.**"
+        made, lost = (
+            {user_of(one.resource) for one in self._of(op, frozenset({"RandomPassword"}))}
+            for op in ("create", "delete")
+        )
+        for user in sorted((made - lost) & before & after):
+            yield f"User `{user}` gets a generated password, within two minutes. Nothing restarts for it."
+        renewed = {one.resource.kind for one in self._changes} & {"RandomPassword", "RandomString"}
+        if before == after and not renewed and any(_is_password_file(one) for one in self._changes):
+            yield (
+                "The password file changes, within two minutes: other given passwords, or another order of the users. "
+                "Nothing restarts for it."
+            )
+
+    def _keys(self) -> Iterator[str]:
+        if self._of("create", _KEYS):
+            yield (
+                "MLflow gets new encryption keys. The tracking server re-encrypts the secrets of webhooks and of the "
+                "gateway when it starts; a webhook whose secret no key opens is disabled."
+            )
+
+    def _database(self) -> Iterator[str]:
+        old, new = (data.tracking(side) for side in (self._comparison.old, self._comparison.new))
+        if old and new and self._runs_on_both(old, new):
+            yield (
+                f"**Pause the tracking server before this is deployed**: `{_pause(old)}`. Otherwise pods on the data "
+                "left behind run beside the new ones until the rollout ends. The deploy starts the server again."
+            )
+        elif old and new and self._wants_a_pause(old, new):
+            yield (
+                f"**Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
+                f"`{_pause(old)}`. Whether the schemas of the two differ was not measured; where they do, the schema "
+                "Job refuses while a server is connected. The deploy starts the server again."
+            )
+
+    def _workload(self, change: Change) -> Iterator[str]:
+        server = _server(change.resource)
+        if change.op not in ("update", "replace") or change.old is None or change.new is None:
+            return
+        before, after = (one.inputs["spec"].get("replicas", 1) for one in (change.old, change.new))
+        if before != after:
+            yield f"{_capital(server)}: {before} → {after} pods."
+        if change.op == "replace":
+            yield f"Replaces {server}: the old pods end before the new ones start, an outage."
+        elif any(field.path.startswith("spec.template") for field in change.fields):
+            how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
+            if self._wants_a_pause(change.old, change.new):
+                how = f"{how} where it is not paused"
+            yield f"Restarts {server}, {how}."
+        # Fetched by one container, served by another.
+        uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
+        for before, after in sorted(uris):
+            yield f"Model `{change.new.labels[_MODEL]}`: {shown(before)} → {shown(after)}."
+        if _serves(change.old) != _serves(change.new):
+            yield (
+                "Artifacts pass through the tracking server from now on: clients need no keys of the bucket."
+                if _serves(change.new)
+                else "**Clients talk to the bucket themselves from now on, with keys of their own.**"
+            )
+        steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
+        if any(field.path.startswith(f"spec.template.spec.initContainers[{_CONVERSION}]") for field in change.fields):
+            yield (
+                "Converts the file store before it, where the claim has no database yet."
+                if _CONVERSION in steps
+                else "No file store is converted from now on."
+            )
+        for step in change.old.pod.get("initContainers", []):
+            now = steps.get(step["name"], step)
+            if step["name"] == "schema" and now["image"] != step["image"]:
+                yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
+
+    def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
+        """Whether the change may bring another schema to a database that takes none while a server is connected."""
+        kinds = {_database_kind(one) for one in (old, new)}
+        same = self._before.get(RECORDS) == self._after.get(RECORDS)
+        return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
+
+    def _runs_on_both(self, old: Resource, new: Resource) -> bool:
+        """Whether a rollout would have pods on two sets of data: a stack from before the guards has no handover."""
+        replaced = {change.old.urn for change in self._changes if change.old and change.op == "replace"}
+        guarded = any(data.guarded(one) for one in self._comparison.old)
+        single = old.kind == new.kind == "StatefulSet"
+        left = any(found != self._after.get(purpose) for purpose, found in self._before.items())
+        return left and not guarded and not single and old.urn not in replaced
+
+    def _of(self, op: str, kinds: frozenset[str] = frozenset()) -> list[Change]:
+        return [one for one in self._changes if one.op == op and (not kinds or one.resource.kind in kinds)]
+
+
+def _rank(change: Change) -> tuple[int, str, str]:
+    one = change.resource
+    steps = {"Job": 0, "PersistentVolumeClaim": 1} | dict.fromkeys(_WORKLOADS, 2)
+    return steps.get(one.kind, len(steps)), one.kind, one.name
+
+
+def _job(change: Change) -> str:
+    server = _server(change.resource)
+    return {
+        "delete": f"Drops {server}.",
+        "update": f"Changes {server}, which does not run again.",
+    }.get(change.op, f"Runs {server}{_images(change)}.")
+
+
+def _said(change: Change) -> str:
+    one = change.resource
+    texts = _SAID_OF_CHANGES | _SAID if change.op in ("update", "replace") else _SAID
+    if one.kind not in texts or _only_labels(change):
+        return ""
+    return texts[one.kind].format(of=_server(one), named=named(one), does=_DOES[change.op])
+
+
+def _serves(server: Resource) -> bool:
+    """Return whether artifacts pass through the server."""
+    return data.variables(server).get("MLFLOW_SERVE_ARTIFACTS") != "false"
+
+
+def _in_cluster(address: str) -> bool:
+    return (urlsplit(address).hostname or "").endswith(".svc")
+
+
+def resized(change: Change) -> tuple[str, str] | None:
+    """Return the sizes of a claim that gets another one."""
+    if change.resource.kind != "PersistentVolumeClaim" or change.op != "update":
+        return None
+    found = (field for field in change.fields if field.path == "spec.resources.requests.storage")
+    return next(((field.old, field.new) for field in found), None)
+
+
+def _grown(change: Change) -> tuple[str, str] | None:
+    sizes = resized(change)
+    return sizes if sizes and bytes_of(sizes[0]) < bytes_of(sizes[1]) else None
+
+
+def _only_labels(change: Change) -> bool:
+    return change.op == "update" and all(_LABELS.search(field.path) for field in change.fields)
+
+
+def _is_password_file(change: Change) -> bool:
+    one = change.resource
+    return one.kind == "Secret" and one.name.endswith("-htpasswd") and any(field.secret for field in change.fields)
+
+
+def _first_user(resources: Sequence[Resource]) -> str:
+    """Return the user whose password clients get; empty for a stack that does not say."""
+    secrets = (cast("Mapping[str, Any]", one.inputs.get("metadata", {})) for one in resources if one.kind == "Secret")
+    annotations = (cast("Mapping[str, str]", one.get("annotations") or {}) for one in secrets)
+    return next((one[USER_ANNOTATION] for one in annotations if USER_ANNOTATION in one), "")
+
+
+def _users_secret(resources: Sequence[Resource]) -> str:
+    """Return the existing Secret with users; empty for a stack without one."""
+    server = data.tracking(resources)
+    volumes: list[Mapping[str, Any]] = server.pod.get("volumes", []) if server else []
+    found = (one["secret"]["secretName"] for one in volumes if one["name"] == USERS_VOLUME)
+    return next(found, "")
+
+
+def users(resources: Sequence[Resource]) -> set[str]:
+    """Return the users: each has a salt, also one whose password is given."""
+    return {user_of(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
+
+
+def named(one: Resource) -> str:
+    """Return the kind and the name of a resource."""
+    return f"{one.kind} `{one.name}`"
+
+
+def user_of(one: Resource) -> str:
+    """Return the user that a password or a salt belongs to."""
+    return re.split("-(?:salt|password)-", one.name, maxsplit=1)[-1]
+
+
+def _server(one: Resource) -> str:
+    model = one.labels.get(_MODEL)
+    if model:
+        return f"the server of model `{model}`"
+    return _SERVERS.get(one.component, named(one))
+
+
+def _database_kind(server: Resource | None) -> str:
+    """What the tracking server keeps its records in, such as sqlite or mysql."""
+    return re.split("[+:]", data.variables(server).get(_STORE_URI, ""))[0]
+
+
+def _pause(server: Resource) -> str:
+    labels = ",".join(f"{name}={server.labels[name]}" for name in (_INSTANCE, COMPONENT))
+    namespace = server.inputs["metadata"]["namespace"]
+    return f"kubectl scale {server.kind.lower()} --namespace={namespace} --selector={labels} --replicas=0"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _images(change: Change) -> str:
+    def images(one: Resource | None) -> str:
+        containers: list[Mapping[str, str]] = one.pod.get("containers", []) if one else []
+        return ", ".join(sorted({container["image"] for container in containers}))
+
+    before, after = images(change.old), images(change.new)
+    if before and before != after:
+        return f" (image {before} → {after})"
+    return f" (image {after})"
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is shown, cut where it is long."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else _compact(value)
+    if len(text) > _LONGEST or "\n" in text:
+        text = text.replace("\n", " ")[:_LONGEST] + "…"
+    return f"`{text}`"
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value)
+        said = (f"{key}: {_compact(pairs[key])}" for key in sorted(pairs) if pairs[key] not in ([], {}))
+        return "{" + ", ".join(said) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_compact(one) for one in cast("list[Any]", value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,85 @@
+"""Every object of a stack as a file, as the provider would send it, with placeholders for what is secret."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.previews.compare import KUBERNETES, Resource
+
+PLACEHOLDER = "placeholder: made or given when the stack is deployed"
+_HEADER = "# Written by `make render`; another run writes it anew.\n"
+# An empty map says nothing in these; elsewhere it can be all that is said, as in `emptyDir: {}`.
+_MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
+# Nor does an empty text in this: a variable without a value is empty.
+_TEXTS = frozenset({"value"})
+_MARK = {"pulumi.com/autonamed": "true"}
+
+
+def manifests(resources: list[Resource]) -> dict[str, str]:
+    """The text of each file, by a path that names namespace, kind and object."""
+    files: dict[str, str] = {}
+    for one in resources:
+        if one.type.startswith(KUBERNETES):
+            content = manifest(one)
+            metadata = content["metadata"]
+            path = "/".join([*filter(None, [metadata.get("namespace")]), f"{one.kind.lower()}-{metadata['name']}.yaml"])
+            files[path] = _HEADER + yaml.safe_dump(content, allow_unicode=True, width=120)
+    return files
+
+
+def manifest(one: Resource) -> dict[str, Any]:
+    """One object, as the provider would send it: with its mark on a name that was chosen, a Secret's text as base64,
+    and no empty list or map."""
+    content = cast("dict[str, Any]", _without_secrets(one, one.inputs, ""))
+    if one.autonamed:
+        metadata = content["metadata"]
+        content["metadata"] = {**metadata, "annotations": {**metadata.get("annotations", {}), **_MARK}}
+    if one.kind == "Secret":
+        texts = cast("dict[str, str]", content.pop("stringData", {}))
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        content["data"] = {**content.get("data", {}), **encoded}
+    return _pruned(content)
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    """Writes the files, and takes away those that an earlier run left.
+
+    Raises `LocalError` where the folder holds anything else.
+    """
+    there = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+    foreign = [path for path in there if not path.read_bytes().startswith(_HEADER.encode())]
+    if foreign:
+        raise LocalError(f"{folder} holds {foreign[0].name}, which is not from here. Next: name another OUT.")
+    for path in there:
+        path.unlink()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _without_secrets(one: Resource, value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        tree = cast("Mapping[str, Any]", value)
+        return {key: _without_secrets(one, each, f"{path}.{key}" if path else key) for key, each in tree.items()}
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return [_without_secrets(one, each, f"{path}[{index}]") for index, each in enumerate(items)]
+    return PLACEHOLDER if one.hides(path) else value
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        pairs = ((name, _pruned(one)) for name, one in cast("Mapping[str, Any]", value).items())
+        return {name: one for name, one in pairs if not _says_nothing(name, one)}
+    if isinstance(value, list):
+        return [_pruned(one) for one in cast("list[Any]", value)]
+    return value
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    return value == [] or (value == {} and name in _MAPS) or (value == "" and name in _TEXTS)

@@ -1,0 +1,332 @@
+"""A comparison in words that a reviewer acts on: markdown for a comment on a change."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlflow_stack.identity import ARTIFACTS, RECORDS
+from mlflow_stack.validate import amount, bytes_of
+from mlflow_stack_cli.interrupted import Leftover
+from mlflow_stack_cli.previews import data, effects
+from mlflow_stack_cli.previews.compare import Change, Comparison, Field, Resource, renamed
+from mlflow_stack_cli.previews.effects import Effects, named, shown, user_of, users
+
+LIMIT: Final = 60_000
+"""Characters of a comment: GitHub takes 65,536."""
+
+DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace"})
+"""Kinds that hold data, or what holds it, whether they are protected or not."""
+
+_WORKLOADS: Final = data.WORKLOADS
+_LEFT: Final = {
+    RECORDS: ("The runs and registered models recorded so far stay in", "the tracking server starts on"),
+    ARTIFACTS: ("The artifacts stored so far stay in", "the tracking server serves those in"),
+}
+_MOST_SENTENCES: Final = 100
+_SIZE_KEYS: Final = {
+    "-data": "backendStore.pvc.size",
+    "-artifacts": "artifactStore.pvc.size",
+    "-database": "backendStore.mysql.deploy.size",
+    "-dumps": "backendStore.mysql.dumps.size",
+}
+_TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
+_UNITS: Final = {
+    "": 1,
+    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1)},
+    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), start=1)},
+}
+"""Bytes in each unit of a size."""
+
+
+class Words:
+    """One comparison, told."""
+
+    def __init__(self, comparison: Comparison, release: Sequence[str] = ()) -> None:
+        """`release`: names of resources that the stack file lets go, with their objects left in the cluster."""
+        self._comparison = comparison
+        self._changes = [one for one in comparison.changes if one.resource.custom]
+        self._release = frozenset(release)
+        # A name that was chosen for an object says nothing; the resource's does.
+        self._names = {
+            one.inputs["metadata"]["name"]: one.name
+            for one in (*comparison.old, *comparison.new)
+            if one.autonamed and "name" in one.inputs["metadata"]
+        }
+        self._effects = Effects(comparison)
+        self.refused: list[str] = []
+        """What must not happen unless it is acknowledged."""
+        self._warned: list[str] = []
+        self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
+        self._judge_identities()
+        self._judge()
+
+    @property
+    def verdict(self) -> str:
+        """Return why the command fails; empty where it does not."""
+        if not self.refused:
+            return ""
+        count = "1 red line is" if len(self.refused) == 1 else f"{len(self.refused)} red lines are"
+        lines = "\n".join(f"  - {line.replace('**', '')}" for line in self.refused)
+        return f"{count} not acknowledged:\n{lines}\nNext: do what each line says, or take its change back."
+
+    def comment(self, stack: str, against: str) -> str:
+        """The whole comment, at most `LIMIT` characters: the summary in any case, of the rest what finds room."""
+        head = "\n".join(self._summary(stack, against))
+        rest = "\n".join(self._listed())
+        marker = (
+            f"\n\n_Cut here: the whole text has {len(head) + len(rest)} characters, more than a comment may have._\n"
+        )
+        if len(head) + len(rest) > LIMIT:
+            rest = rest[: LIMIT - len(head) - len(marker)].rpartition("\n")[0] + marker
+        return f"{head}\n{rest}".rstrip() + "\n"
+
+    def _summary(self, stack: str, against: str) -> Iterator[str]:
+        counts = {op: sum(one.op == op for one in self._changes) for op in _TITLES}
+        said = ", ".join(f"{count} {_TITLES[op].lower()}" for op, count in counts.items() if count)
+        yield f"### Stack `{stack}`: {said or 'nothing changes'}\n"
+        yield f"Compared with {against}.\n"
+        for line in (*self.refused, *self._warned):
+            yield f"- 🔴 {line}"
+        lines = list(self._effects.sentences())
+        yield from (f"- {line}" for line in lines[:_MOST_SENTENCES])
+        if len(lines) > _MOST_SENTENCES:
+            yield f"- {len(lines) - _MOST_SENTENCES} more: every change is in the list below."
+        if self.refused or self._warned or lines:
+            yield ""
+        if self._changes:
+            yield from _costs(self._comparison.old, self._comparison.new)
+
+    def _listed(self) -> Iterator[str]:
+        for op, title in _TITLES.items():
+            chosen = sorted(
+                (one for one in self._changes if one.op == op), key=lambda one: (one.resource.kind, one.resource.name)
+            )
+            if chosen:
+                yield f"\n#### {title}\n"
+            for change in chosen:
+                yield f"- {named(change.resource)}"
+                for field in change.fields:
+                    yield f"  - `{field.path}`: {self._field(field)}"
+
+    def _field(self, field: Field) -> str:
+        if field.secret:
+            return "changes (secret, not shown)"
+        if isinstance(field.old, str) and field.old in self._names:
+            return f"the new `{self._names[field.old]}`"
+        if isinstance(field.old, str) and isinstance(field.new, str) and "\n" in field.old + field.new:
+            gone = _lines(field.old) - _lines(field.new)
+            come = _lines(field.new) - _lines(field.old)
+            return f"text, {len(gone)} lines away and {len(come)} new"
+        return f"{shown(renamed(field.old, self._names))} → {shown(renamed(field.new, self._names))}"
+
+    # What must not pass unseen.
+
+    def _judge_identities(self) -> None:
+        deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
+        for purpose, (stays, starts) in _LEFT.items():
+            left, found = self._before.get(purpose), self._after.get(purpose)
+            if not left or found == left:
+                continue
+            what = f"{stays} `{left}`" + (f"; {starts} `{found}`" if found else "")
+            if left in self._release:
+                self._warned.append(f"{what}, as listed in `release`.")
+            else:
+                self.refused.append(f"**{what}.** {_acknowledge(left)}")
+        for found in sorted(self._release.intersection(self._after.values()) - deleted):
+            self.refused.append(
+                f"**`release` lists `{found}`, which the stack uses.** Remove it: the next change would be taken as "
+                "acknowledged."
+            )
+
+    def _judge(self) -> None:
+        for change in self._changes:
+            old, new = change.old, change.new
+            if old is None:
+                continue
+            if data.guarded(old):
+                self._judge_guard(change.op, old)
+            elif _holds_data(old):
+                self._judge_data(change, old)
+            if old.kind == "RandomPassword" and change.op in ("replace", "delete"):
+                self._judge_password(change.op, old, new)
+        before = {one.urn: one for one in self._comparison.old}
+        for one in self._comparison.new:
+            found = next((before[urn] for urn in (one.urn, *one.aliases) if urn in before), None)
+            if found is not None and found.protect and not one.protect and one.name not in self._release:
+                self.refused.append(
+                    f"**{named(one)} is no longer protected.** What is next to delete it would not be refused. "
+                    f"{_acknowledge(one.name)}"
+                )
+
+    def _judge_guard(self, op: str, old: Resource) -> None:
+        """Judge the guard of data that the stack still uses, under another name."""
+        held = data.guarded(old)
+        if op == "delete" and held in self._after.values() and held not in self._release:
+            self.refused.append(f"**{named(old)} leaves the stack.** {_acknowledge(held)}")
+
+    def _judge_data(self, change: Change, old: Resource) -> None:
+        op = change.op
+        if op == "replace":
+            self.refused.append(
+                f"**{named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
+                "`name`: one of the same name cannot be kept beside it."
+            )
+        elif op == "delete" and old.name in self._release:
+            self._warned.append(
+                f"{named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
+            )
+        elif op == "delete":
+            self.refused.append(f"**{named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
+        elif resized := effects.resized(change):
+            before, after = resized
+            if bytes_of(after) < bytes_of(before):
+                self.refused.append(
+                    f"**{named(old)} cannot shrink ({before} → {after}): Kubernetes refuses it.** "
+                    f"Set {_size_key(old)} to {before} or more."
+                )
+
+    def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
+        user = user_of(old)
+        if op == "delete":
+            if user in users(self._comparison.new):
+                self._password_changes(old, f"**The password of `{user}` is another one.**")
+            elif user not in users(self._comparison.old):
+                # Whatever it opens is data, which is acknowledged by its own name.
+                self._warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
+            return
+        before, after = _rotation(old), _rotation(new)
+        if after > before:
+            self._warned.append(
+                f"`{user}` gets a new password (rotation {before} → {after}): whoever uses it needs the new one."
+            )
+        else:
+            self._password_changes(old, f"**The password of `{user}` changes, and its `rotation` was not raised.**")
+
+    def _password_changes(self, old: Resource, what: str) -> None:
+        if old.name in self._release:
+            self._warned.append(f"{what} `release` names it.")
+        else:
+            self.refused.append(f"{what} {_acknowledge(old.name)}")
+
+
+def drift(found: Comparison, stack: str) -> str:
+    """What the cluster has that the stack does not say; empty where there is nothing."""
+    lines: list[str] = []
+    for change in sorted(found.changes, key=lambda one: (one.resource.kind, one.resource.name)):
+        lines.append(f"- {named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
+        for field in change.fields:
+            said = "is another one (secret, not shown)"
+            if not field.secret:
+                said = f"is {shown(field.new)}, and {shown(field.old)} in the stack"
+            lines.append(f"  - `{field.path}` {said}")
+    if not lines:
+        return ""
+    count = "1 object is" if len(found.changes) == 1 else f"{len(found.changes)} objects are"
+    return "\n".join([f"### Stack `{stack}`: {count} no longer as deployed\n", *lines]) + "\n"
+
+
+def left_behind(found: Sequence[Leftover]) -> str:
+    """Return a line for each object that a killed update left behind; empty where there is none."""
+    lines = [f"- {one.kind} `{one.name}` was left behind by a killed update. `make up` deletes it.\n" for one in found]
+    return "\n" + "".join(lines) if lines else ""
+
+
+def _size_key(claim: Resource) -> str:
+    """Return the key of the stack file that a claim's size is set by."""
+    keys = (key for suffix, key in _SIZE_KEYS.items() if claim.name.endswith(suffix))
+    return f"`{next(keys, 'size')}`"
+
+
+def _holds_data(one: Resource) -> bool:
+    return one.protect or one.kind in DATA
+
+
+def _acknowledge(name: str) -> str:
+    return f"If that is meant, add `{name}` to `release` in the stack file."
+
+
+def _rotation(one: Resource | None) -> int:
+    keepers: Mapping[str, str] = one.inputs.get("keepers", {}) if one else {}
+    return int(keepers.get("rotation", 0))
+
+
+def _lines(text: str) -> set[str]:
+    return set(text.splitlines())
+
+
+# What it costs.
+
+
+@dataclass(frozen=True)
+class _Reserved:
+    """Reservations of a stack's servers and claims."""
+
+    pods: int
+    cpu: int
+    """Thousandths of a core."""
+    memory: int
+    """Bytes."""
+    ephemeral: int
+    """Bytes of the nodes' disks."""
+    claims: int
+    """Bytes of the claims that the stack creates."""
+
+
+def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
+    """A table of what the stack's servers and claims reserve: autoscaled servers by their least number of pods, without
+    Jobs, which end, and without adopted claims."""
+    yield "| reserved | pods | CPU | memory | ephemeral storage | claims |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for title, one in (("before", _reserved(old)), ("after", _reserved(new))):
+        sizes = " | ".join(_size(size) for size in (one.memory, one.ephemeral, one.claims))
+        yield f"| {title} | {one.pods} | {_cores(one.cpu)} | {sizes} |"
+
+
+def _reserved(resources: Sequence[Resource]) -> _Reserved:
+    least = {
+        one.inputs["spec"]["scaleTargetRef"]["name"]: one.inputs["spec"].get("minReplicas", 1)
+        for one in resources
+        if one.kind == "HorizontalPodAutoscaler"
+    }
+    servers = [
+        (int(one.inputs["spec"].get("replicas", least.get(one.inputs["metadata"].get("name"), 1))), one)
+        for one in resources
+        if one.kind in _WORKLOADS
+    ]
+    templates = (
+        count * _claimed(template)
+        for count, one in servers
+        for template in one.inputs["spec"].get("volumeClaimTemplates", [])
+    )
+    claims = (_claimed(one.inputs) for one in resources if one.kind == "PersistentVolumeClaim")
+    return _Reserved(
+        pods=sum(count for count, _ in servers),
+        cpu=sum(count * _pod_request(one.pod, "cpu") for count, one in servers),
+        memory=sum(count * _pod_request(one.pod, "memory") for count, one in servers),
+        ephemeral=sum(count * _pod_request(one.pod, "ephemeral-storage") for count, one in servers),
+        claims=sum(templates) + sum(claims),
+    )
+
+
+def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
+    """As the scheduler counts: all containers together, or one step before them that needs more."""
+
+    def request(container: Mapping[str, Any]) -> int:
+        quantity = amount(str(container.get("resources", {}).get("requests", {}).get(resource, "0")))
+        return int(quantity * 1000 if resource == "cpu" else quantity)
+
+    steps = [request(one) for one in pod.get("initContainers", [])]
+    return max([sum(request(one) for one in pod.get("containers", [])), *steps])
+
+
+def _claimed(claim: Mapping[str, Any]) -> int:
+    return bytes_of(str(claim.get("spec", {}).get("resources", {}).get("requests", {}).get("storage", "0")))
+
+
+def _cores(thousandths: int) -> str:
+    return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
+
+
+def _size(count: int) -> str:
+    """Return an exact quantity in the unit that takes the fewest characters."""
+    return min((f"{count // factor}{unit}" for unit, factor in _UNITS.items() if count % factor == 0), key=len)

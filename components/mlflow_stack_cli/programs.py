@@ -1,0 +1,64 @@
+"""Programs that are run to their end, and what is said where one fails."""
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.progress import Step
+
+_TRACE = "Traceback (most recent call last):"
+_CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
+
+
+def run(
+    argv: list[str],
+    *,
+    what: str,
+    next_step: str = "put right what the lines above name, then run the same command again",
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    step: Step | None = None,
+) -> str:
+    """Runs a program to its end and returns what it wrote to standard output and error, together.
+
+    `what` names the work in the error; each line becomes the detail of `step`. Raises `LocalError` with the last lines
+    of the output when the program fails or is not there.
+    """
+    try:
+        process = subprocess.Popen(
+            argv, cwd=cwd, env=env, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    except OSError as error:
+        raise LocalError(f"{what} failed: {argv[0]}: {error.strerror}. Next: {next_step}.") from error
+    lines: list[str] = []
+    with process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            if step:
+                step.detail(line)
+    if process.returncode:
+        raise LocalError(failure(what, lines, next_step))
+    return "".join(lines)
+
+
+def failure(what: str, log: Iterable[str], next_step: str) -> str:
+    """The message of a `LocalError`: what failed, the last lines of its log, and what to do next."""
+    last = "".join(f"  {line.rstrip()}\n" for line in without_traces(log)[-15:])
+    return f"{what} failed:\n{last}Next: {next_step}."
+
+
+def without_traces(log: Iterable[str]) -> list[str]:
+    """Return the lines without Python's stack traces; the exceptions' own messages stay."""
+    kept: list[str] = []
+    trace = False
+    for line in log:
+        trace = line.strip() == _TRACE or (trace and (line.startswith((" ", "\t")) or not line.strip()))
+        if not trace and line.strip() not in _CHAINED:
+            kept.append(line)
+    return kept

@@ -1,0 +1,1 @@
+"""Platform for a machine that has none: engine, one-node cluster, images and services."""

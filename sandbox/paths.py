@@ -1,0 +1,161 @@
+"""The checkout, and the data of each instance."""
+
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.paths import user_folder
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The root of the checkout."""
+
+_LINKS = Path("/sys/class/net")
+_MOST_INSTANCES = 64
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
+
+
+def data_dir() -> Path:
+    """Where instances are kept: cluster data, volumes, Pulumi state and passphrase, none of which can be made again.
+
+    `$MLFLOW_STACK_DATA`, else `$XDG_DATA_HOME/mlflow-stack`, else `~/.local/share/mlflow-stack`. It need not exist.
+    """
+    return user_folder("MLFLOW_STACK_DATA", "XDG_DATA_HOME", ".local/share")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One local platform beside others: its data, and the address ranges that no other instance here has."""
+
+    name: str
+    """An RFC 1123 label of at most 20 characters."""
+    index: int
+    """0 to 63, allocated by `open`; every address follows from it."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of everything the instance owns."""
+        return _instances() / self.name
+
+    @property
+    def node(self) -> Path:
+        """Data of the one-node cluster, volumes included."""
+        return self.root / "node"
+
+    @property
+    def state(self) -> Path:
+        """Pulumi's file backend."""
+        return self.root / "state"
+
+    @property
+    def passphrase(self) -> Path:
+        """The file with the passphrase that encrypts secrets in the state."""
+        return self.root / "passphrase"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Admin access to the instance's own cluster."""
+        return self.root / "kubeconfig"
+
+    @property
+    def machine_address(self) -> str:
+        """The machine's end of the link to the node, a /30."""
+        return f"10.213.{self.index}.1"
+
+    @property
+    def node_address(self) -> str:
+        """The node's end of that link: API server and NodePorts answer here."""
+        return f"10.213.{self.index}.2"
+
+    @property
+    def domain(self) -> str:
+        """The domain of its stacks' addresses, `<stack>.<domain>`; .test is reserved for such use (RFC 6761)."""
+        return "mlflow.test" if self.name == "default" else f"{self.name}.mlflow.test"
+
+    @property
+    def pod_cidr(self) -> str:
+        """Addresses of pods."""
+        return f"10.214.{self.index}.0/24"
+
+    @property
+    def service_cidr(self) -> str:
+        """Addresses of Services."""
+        return f"10.215.{self.index}.0/24"
+
+    @property
+    def dns_address(self) -> str:
+        """The cluster's DNS Service."""
+        return f"10.215.{self.index}.10"
+
+    @property
+    def link(self) -> str:
+        """The machine's end of the veth pair."""
+        return f"mls{self.index}"
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup that holds the node and its pods, from the root of each hierarchy."""
+        return f"mlflow-stack-{self.name}"
+
+    @staticmethod
+    def open(name: str) -> "Instance":
+        """The instance of that name, made (with the lowest free index) where there is none.
+
+        Raises `LocalError` for a name that is no RFC 1123 label of at most 20 characters, and when 64 exist.
+        """
+        if not _INSTANCE_NAME.fullmatch(name):
+            raise LocalError(
+                f"instance {name!r} is no valid name: wanted are at most 20 of a-z, 0-9 and '-', "
+                "beginning and ending with a letter or digit. Next: choose another INSTANCE."
+            )
+        with _allocation():
+            known = {instance.name: instance for instance in Instance.existing()}
+            if name in known:
+                return known[name]
+            used = {instance.index for instance in known.values()}
+            # A link that is there is a running node's, also when its data is in a folder that is not looked at here.
+            free = {
+                index
+                for index in set(range(_MOST_INSTANCES)) - used
+                if not (_LINKS / Instance(name, index).link).exists()
+            }
+            if not free:
+                raise LocalError(
+                    f"{_MOST_INSTANCES} instances exist in {_instances()}, no more are possible. "
+                    "Next: `make clean INSTANCE=<name>` for one that is not needed."
+                )
+            instance = Instance(name, min(free))
+            instance.root.mkdir(parents=True, mode=0o700, exist_ok=True)
+            (instance.root / "index").write_text(f"{instance.index}\n")
+            return instance
+
+    @staticmethod
+    def existing() -> "list[Instance]":
+        """All instances on this machine, by name."""
+        return [Instance(index.parent.name, int(index.read_text())) for index in sorted(_instances().glob("*/index"))]
+
+    def forget(self) -> None:
+        """Deletes everything the instance owns and frees its index. The node must be down. No error if it is gone."""
+        with _allocation():
+            if self.root.exists():
+                shutil.rmtree(self.root)
+            if not Instance.existing():
+                shutil.rmtree(_instances())
+                with suppress(OSError):
+                    data_dir().rmdir()
+
+
+def _instances() -> Path:
+    return data_dir() / "instances"
+
+
+@contextmanager
+def _allocation() -> Generator[None]:
+    _instances().mkdir(parents=True, mode=0o700, exist_ok=True)
+    with FileLock(_instances() / ".lock"):
+        yield

@@ -1,0 +1,330 @@
+"""The stack file that an instance works on: the tracked one, what the local platform adds, and what was set by hand.
+
+The merge is deep for maps; lists and all else are replaced. An address is replaced whole by the platform's: it is for
+another cluster. Later wins: tracked file, platform, overlay file, hand. What was set by hand is found by comparing the
+instance's file with the merge that was last written to it, since `pulumi config set` edits that file, and is kept
+apart: it survives every change below it. Taking a key away by hand brings back what is below it if the key was set by
+hand, else it stays away.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard, cast
+
+import settings
+from mlflow_stack import InvalidArgs
+from mlflow_stack.validate import Problem
+from mlflow_stack_cli import yamlfile
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.stackfile import IDENTITY, as_map, encrypted, handed, holds_secret, read
+from mlflow_stack_cli.yamlfile import Tree
+from sandbox.paths import PROJECT, Instance
+from settings import SECURE, Settings
+
+Key = tuple[str, ...]
+
+_ADDRESS = "mlflow-stack:expose"
+_HEADER = "# Made by `make up` from {tracked}, the local platform and what was set here by hand, which is kept.\n"
+
+
+@dataclass
+class Hand:
+    """What people changed with `pulumi config set` and `rm`, or an editor."""
+
+    set: Tree = field(default_factory=dict[str, Any])
+    """Values, where they stand."""
+    removed: list[Key] = field(default_factory=list[Key])
+    """Paths whose value from below is to be away, also where a value was set in its place later."""
+    identity: Tree = field(default_factory=dict[str, Any])
+    """Pulumi's own entries: the salt that belongs to the passphrase."""
+
+
+@dataclass(frozen=True)
+class StackFile:
+    """The stack file of one stack in one instance, and what belongs to it."""
+
+    instance: Instance
+    stack: str
+
+    @staticmethod
+    def known() -> list[str]:
+        """The stacks that git has a file of."""
+        return _stacks(PROJECT)
+
+    @staticmethod
+    def require(stack: str, instance: Instance | None = None) -> None:
+        """Raise `LocalError` for a stack that has no stack file in git, and none in `instance`."""
+        known = sorted({*StackFile.known(), *(_stacks(instance.root / "stacks") if instance else ())})
+        if stack not in known:
+            near = difflib.get_close_matches(stack, known, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise LocalError(
+                f"Pulumi.{stack}.yaml does not exist.{meant} "
+                f"Next: choose a STACK of {', '.join(known)}, or write the file."
+            )
+
+    @property
+    def tracked(self) -> Path:
+        """The file in git."""
+        return PROJECT / f"Pulumi.{self.stack}.yaml"
+
+    @property
+    def path(self) -> Path:
+        """The file that Pulumi works on."""
+        return self._folder / f"Pulumi.{self.stack}.yaml"
+
+    @property
+    def config(self) -> Tree:
+        """The configuration as it stands in the instance's file; empty where there is none yet."""
+        return read(self.path)["config"]
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in the instance's file, judged. Raises `LocalError` with every problem."""
+        return judged(self.config)
+
+    def judge(self, overlay: Tree) -> None:
+        """Judges what `remake` would write. Raises `LocalError` with every problem."""
+        if self.tracked.exists():
+            judged(self._merged(overlay)[1])
+
+    @property
+    def declared(self) -> Tree:
+        """The configuration in git: the tracked file's, with the local overlay's over it."""
+        return merge(read(self.tracked)["config"], read(self._own)["config"])
+
+    @property
+    def services(self) -> list[str]:
+        """The local services that the local overlay lists."""
+        return list(read(self._own).get("services", []))
+
+    @property
+    def salted(self) -> bool:
+        """Whether the salt is known."""
+        return "encryptionsalt" in read(self.path) or "encryptionsalt" in self._hand().identity
+
+    def home(self, key: str) -> Path:
+        """The file to edit for a key's value to change: where it was set by hand the instance's own, else the one of
+        the tracked file and `sandbox/overlays` that has it last."""
+        if key in gather(self._hand(), read(self._last)["config"], self.config).set:
+            return self.path
+        return self._own if key in read(self._own)["config"] else self.tracked
+
+    def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
+        """Writes the merge of tracked file, `overlay` (configuration keys), `sandbox/overlays/<stack>.yaml` and hand.
+
+        `identity`: Pulumi's own entries where they are new. A file that already says the same stays as it is, to the
+        byte.
+        Raises `LocalError` when there is no tracked file, or one of the files is no YAML map.
+        """
+        StackFile.require(self.stack)
+        current = read(self.path)
+        hand, config = self._merged(overlay)
+        hand.identity |= {key: current[key] for key in IDENTITY if key in current} | (identity or {})
+
+        wanted = read(self.tracked) | hand.identity | {"config": config}
+        self._folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if current != wanted:
+            _write(self.path, wanted, _HEADER.format(tracked=self.tracked.name))
+        _write(self._last, {"config": wanted["config"]})
+        self._keep(hand)
+
+    @property
+    def by_hand(self) -> dict[str, str]:
+        """The keys that were changed by hand, each with what it was changed to: in no file in git, on this machine."""
+        hand = self._gathered(self._hand())
+        removed = {_path(key): "removed" for key in hand.removed}
+        return removed | {_path(key): _text_of(value) for key, value in _leaves(hand.set)}
+
+    def forget(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Drop the changes by hand whose key is wanted, until the next `remake`; return their keys."""
+        current, hand = read(self.path), self._gathered(self._hand())
+        gone = [key for key in self.by_hand if wanted(key)]
+        for key, _ in list(_leaves(hand.set)):
+            if _path(key) in gone:
+                _remove(hand.set, key)
+        hand.removed = [key for key in hand.removed if _path(key) not in gone]
+        hand.identity |= {key: current[key] for key in IDENTITY if key in current}
+        if gone:
+            self._keep(hand)
+            # What was changed is found by comparing these two; the next `remake` makes both from what is kept.
+            self.path.unlink(missing_ok=True)
+            self._last.unlink(missing_ok=True)
+        return gone
+
+    def _gathered(self, hand: Hand) -> Hand:
+        if not self.path.exists() or not self._last.exists():
+            return hand
+        return gather(hand, read(self._last)["config"], self.config)
+
+    def _keep(self, hand: Hand) -> None:
+        kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
+        _write(self._kept, kept)
+
+    def _merged(self, overlay: Tree) -> tuple[Hand, Tree]:
+        """What was changed by hand, and the configuration that all of it makes."""
+        config = read(self.tracked)["config"]
+        if _ADDRESS in overlay:
+            config.pop(_ADDRESS, None)
+        below = merge(merge(config, overlay), read(self._own)["config"])
+        hand = self._hand()
+        if self.path.exists():
+            last = read(self._last)["config"] if self._last.exists() else apply(below, hand)
+            hand = gather(hand, last, self.config)
+        return hand, apply(below, hand)
+
+    @property
+    def _own(self) -> Path:
+        return PROJECT / "sandbox" / "overlays" / f"{self.stack}.yaml"
+
+    @property
+    def _folder(self) -> Path:
+        return self.instance.root / "stacks"
+
+    @property
+    def _kept(self) -> Path:
+        return self._folder / f"{self.stack}.hand.yaml"
+
+    @property
+    def _last(self) -> Path:
+        return self._folder / f"{self.stack}.last.yaml"
+
+    def _hand(self) -> Hand:
+        kept = yamlfile.load(self._kept)
+        removed = [tuple(map(str, key)) for key in kept.get("removed", [])]
+        return Hand(as_map(kept.get("set")), removed, as_map(kept.get("identity")))
+
+
+def _stacks(folder: Path) -> list[str]:
+    return [path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in folder.glob("Pulumi.*.yaml")]
+
+
+def merge(below: Tree, above: Tree) -> Tree:
+    """Both, `above` winning; maps are merged, all else is replaced. Neither argument is changed."""
+    result = deepcopy(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = merge(under, value) if _mergeable(under) and _mergeable(value) else deepcopy(value)
+    return result
+
+
+def apply(below: Tree, hand: Hand) -> Tree:
+    """`below` with what was changed by hand."""
+    result = deepcopy(below)
+    for key in hand.removed:
+        _remove(result, key)
+    return merge(result, hand.set)
+
+
+def gather(hand: Hand, last: Tree, current: Tree) -> Hand:
+    """`hand` with the changes from `last`, the merge last written, to `current`, what is there now."""
+    result = deepcopy(hand)
+    for key, value, before in _changed(last, current):
+        _remove(result.set, key)
+        _set(result.set, key, value)
+        if _mergeable(before) and key not in result.removed:
+            # The map from below is out, also if a map of its own is set in its place later.
+            result.removed.append(key)
+    for key in _gone(last, current):
+        if not _remove(result.set, key):
+            result.removed.append(key)
+    return result
+
+
+def _changed(last: Tree, current: Tree, at: Key = ()) -> Iterator[tuple[Key, Any, Any]]:
+    for key, value in current.items():
+        before = last.get(key)
+        if _mergeable(before) and _mergeable(value):
+            yield from _changed(before, value, (*at, key))
+        elif key not in last or before != value:
+            yield (*at, key), value, before
+
+
+def _gone(last: Tree, current: Tree, at: Key = ()) -> Iterator[Key]:
+    for key, value in last.items():
+        if key not in current:
+            yield (*at, key)
+        elif _mergeable(value) and _mergeable(current[key]):
+            yield from _gone(value, current[key], (*at, key))
+
+
+def _mergeable(value: object) -> TypeGuard[Tree]:
+    # An encrypted value is one value, although it is written as a map.
+    return isinstance(value, dict) and SECURE not in value
+
+
+def _set(tree: Tree, key: Key, value: object) -> None:
+    for part in key[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[key[-1]] = deepcopy(value)
+
+
+def _remove(tree: Tree, key: Key) -> bool:
+    """Takes the path away, and maps that are empty thereby; whether it was there."""
+    if key[0] not in tree:
+        return False
+    if len(key) == 1:
+        del tree[key[0]]
+        return True
+    under = tree[key[0]]
+    there = isinstance(under, dict) and _remove(cast(Tree, under), key[1:])
+    if there and not under:
+        del tree[key[0]]
+    return there
+
+
+def _leaves(tree: Tree, at: Key = ()) -> Iterator[tuple[Key, Any]]:
+    for key, value in tree.items():
+        if _mergeable(value) and value:
+            yield from _leaves(value, (*at, key))
+        else:
+            yield (*at, key), value
+
+
+def _path(key: Key) -> str:
+    """A key as `pulumi config set --path` takes it, without the project's own prefix."""
+    first, *rest = (part.removeprefix(f"{settings.PROJECT}:") for part in key)
+    return first + "".join(f'["{part}"]' if "." in part else f".{part}" for part in rest)
+
+
+def _text_of(value: Any) -> str:
+    return "[secret]" if holds_secret(value) else json.dumps(value, ensure_ascii=False)
+
+
+def judged(config: Tree) -> Settings:
+    """Return what a configuration (full keys) says, as the program reads it.
+
+    Raises `LocalError` with every problem.
+    """
+    found: list[Problem] = []
+    for key, value in config.items():
+        if key.startswith(f"{settings.PROJECT}:"):
+            for at, one, hide in settings.leaves(value, key.partition(":")[2]):
+                if not hide and encrypted(one):
+                    found.append(
+                        Problem(at, "encrypted, but it stands in objects of the cluster. Write it as plain text")
+                    )
+                elif hide and not encrypted(one):
+                    found.append(settings.not_encrypted(at))
+    texts, secret = handed(config)
+    try:
+        return settings.judged(texts, secret, known=found)
+    except InvalidArgs as error:
+        raise LocalError(
+            f"the program does not accept the stack file:\n{error}\n"
+            "Next: correct these keys, then the same command again."
+        ) from None
+
+
+def _write(file: Path, content: Tree, header: str = "") -> None:
+    text = header + yamlfile.dump(content)
+    if file.exists() and file.read_text() == text:
+        return
+    fresh = file.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(file)
