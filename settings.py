@@ -11,7 +11,7 @@ import pulumi
 from pulumi.runtime import config as runtime_config
 
 from mlflow_stack import MlflowStackArgs
-from mlflow_stack.credentials import LONGEST_NAME
+from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.validate import SECRETS, Problem, accepted, camel, extend, hints, plain_type
 
 PROJECT = "mlflow-stack"

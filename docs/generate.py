@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 import mlflow_stack
-from mlflow_stack import MlflowStackArgs, exposure, models, plugin, validate
+from mlflow_stack import MlflowStackArgs, exposure, plugin, validate
+from mlflow_stack.servers import model as models
 
 PROJECT = Path(__file__).parents[1]
 SCHEMA = PROJECT / "components" / "schema.json"

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from mlflow_stack import proxy, tracking
+from mlflow_stack.access import proxy
+from mlflow_stack.servers import tracking
 from mlflow_stack_cli import follow, lock, preflight
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.paths import cache_dir

@@ -30,7 +30,7 @@ def _set(**keys: Any) -> Edit:
 
 
 def _rename(repository: Repository) -> None:
-    repository.replace("components/mlflow_stack/pvc.py", f'"{STORE}"', f'"{RENAMED}"')
+    repository.replace("components/mlflow_stack/backend/sqlite.py", f'"{STORE}"', f'"{RENAMED}"')
 
 
 def rename_with_alias(repository: Repository) -> None:
@@ -38,7 +38,7 @@ def rename_with_alias(repository: Repository) -> None:
     _rename(repository)
     alias = f'pulumi.ResourceOptions(aliases=[pulumi.Alias(type_="{STORE}")])'
     repository.replace(
-        "components/mlflow_stack/pvc.py",
+        "components/mlflow_stack/backend/sqlite.py",
         f'super().__init__("{RENAMED}", name, {{}}, opts)',
         f'super().__init__("{RENAMED}", name, {{}}, pulumi.ResourceOptions.merge(opts, {alias}))',
     )

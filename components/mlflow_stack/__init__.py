@@ -1,16 +1,20 @@
 """MLflow on Kubernetes and OpenShift as Pulumi components."""
 
+from mlflow_stack.access.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
+from mlflow_stack.access.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.addresses import Addresses
+from mlflow_stack.artifacts.claim import PvcArtifacts, PvcArtifactsArgs
+from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
+from mlflow_stack.backend.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
+from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs
 from mlflow_stack.cluster import Need, ObjectKind, Reservation
-from mlflow_stack.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
-from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysPlacementArgs
-from mlflow_stack.models import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
-from mlflow_stack.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
-from mlflow_stack.network import EgressArgs, PeerArgs
-from mlflow_stack.proxy import AuthProxy, AuthProxyArgs
-from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
-from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
+from mlflow_stack.pod import EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
+from mlflow_stack.pod.claims import PvcPlacementArgs
+from mlflow_stack.pod.network import EgressArgs, PeerArgs
+from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysPlacementArgs
+from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
+from mlflow_stack.servers.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.stack import (
     ArtifactStoreArgs,
     BackendStoreArgs,
@@ -20,9 +24,7 @@ from mlflow_stack.stack import (
     needs,
     reservations,
 )
-from mlflow_stack.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.validate import InvalidArgs
-from mlflow_stack.workload import EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,10 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
-from mlflow_stack import network, proxy, validate, workload
+from mlflow_stack import pod, validate
+from mlflow_stack.access import proxy
+from mlflow_stack.access.credentials import LONGEST_NAME
+from mlflow_stack.access.proxy import Access
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import (
     CLUSTER_ISSUER,
@@ -23,10 +26,8 @@ from mlflow_stack.cluster import (
     ObjectKind,
     Place,
 )
-from mlflow_stack.credentials import LONGEST_NAME
-from mlflow_stack.network import PeerArgs
-from mlflow_stack.proxy import Access
-from mlflow_stack.workload import Ingress
+from mlflow_stack.pod import Ingress, network
+from mlflow_stack.pod.network import PeerArgs
 
 Kind = Literal["none", "nodeport", "ingress", "route", "gateway"]
 IssuerKind = Literal["ClusterIssuer", "Issuer"]
@@ -475,7 +476,7 @@ def _metadata(
 ) -> k8s.meta.v1.ObjectMetaArgsDict:
     metadata: k8s.meta.v1.ObjectMetaArgsDict = {
         "namespace": args["namespace"],
-        "labels": workload.labels(name, "exposure", args.get("labels")),
+        "labels": pod.labels(name, "exposure", args.get("labels")),
     }
     everything = {**annotations, **args["expose"].get("annotations", {})}
     if everything:

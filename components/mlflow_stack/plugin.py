@@ -9,15 +9,18 @@ import pulumi
 from pulumi.provider import ConstructResult, main, server
 from pulumi.provider.experimental import analyzer, component
 
-from mlflow_stack import exposure, models, pvc, s3, validate, workload
+from mlflow_stack import exposure, pod, validate
+from mlflow_stack.artifacts import s3
+from mlflow_stack.pod import claims
+from mlflow_stack.servers import model as models
 from mlflow_stack.stack import MlflowStack, accept
 
 NAME = "mlflow-stack"
 ENUMS = {
-    workload.Platform: ("Platform", "Who states the pods' UID."),
+    pod.Platform: ("Platform", "Who states the pods' UID."),
     exposure.Kind: ("ExposeKind", "How the server is reached from outside the cluster."),
     exposure.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
-    pvc.AccessMode: ("AccessMode", "Access mode of a claim."),
+    claims.AccessMode: ("AccessMode", "Access mode of a claim."),
     s3.Addressing: ("Addressing", "Place of the bucket's name in a request."),
     models.Environment: ("ModelEnvironment", "Source of a model's libraries."),
 }

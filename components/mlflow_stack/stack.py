@@ -7,18 +7,27 @@ from typing import Any, NotRequired, TypedDict, cast
 import pulumi
 import pulumi_kubernetes as k8s
 
-from mlflow_stack import credentials, exposure, keys, models, mysql, proxy, pvc, s3, tracking, validate, workload
+from mlflow_stack import exposure, pod, validate
+from mlflow_stack.access import credentials, proxy
+from mlflow_stack.access.credentials import HTPASSWD_KEY, LONGEST_NAME, Credentials, Users, UsersArgs
+from mlflow_stack.access.proxy import AuthProxy, ExistingUsers
+from mlflow_stack.artifacts import s3
+from mlflow_stack.artifacts.claim import PvcArtifacts, PvcArtifactsArgs
+from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs
+from mlflow_stack.backend import mysql, sqlite
+from mlflow_stack.backend.mysql import MysqlStore, MysqlStoreArgs
+from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs
 from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, Need, Place, Reservation
-from mlflow_stack.credentials import HTPASSWD_KEY, LONGEST_NAME, Credentials, Users, UsersArgs
 from mlflow_stack.exposure import ExposeArgs, Exposure
-from mlflow_stack.keys import EncryptionKeys, EncryptionKeysArgs
-from mlflow_stack.models import ModelArgs, ModelServer
-from mlflow_stack.mysql import MysqlStore, MysqlStoreArgs
-from mlflow_stack.network import EgressArgs, PeerArgs
-from mlflow_stack.proxy import AuthProxy, ExistingUsers
-from mlflow_stack.pvc import PvcArtifacts, PvcArtifactsArgs, PvcPlacementArgs, PvcStore, PvcStoreArgs
-from mlflow_stack.s3 import S3Artifacts, S3ArtifactsArgs
-from mlflow_stack.tracking import TrackingServer
+from mlflow_stack.pod import claims
+from mlflow_stack.pod.claims import PvcPlacementArgs
+from mlflow_stack.pod.network import EgressArgs, PeerArgs
+from mlflow_stack.servers import encryption_keys as keys
+from mlflow_stack.servers import model as models
+from mlflow_stack.servers import tracking
+from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs
+from mlflow_stack.servers.model import ModelArgs, ModelServer
+from mlflow_stack.servers.tracking import TrackingServer
 
 
 class BackendStoreArgs(TypedDict):
@@ -59,9 +68,9 @@ class MlflowStackArgs(TypedDict):
     quota: NotRequired[Mapping[str, str]]
     """What everything in the created namespace may use together, as a ResourceQuota's hard limits, such as
     ``{"limits.memory": "16Gi"}``. Default: {}, no quota."""
-    container_defaults: NotRequired[workload.ResourcesArgs]
+    container_defaults: NotRequired[pod.ResourcesArgs]
     """Requests and limits of the created namespace's containers that state none, as a LimitRange. Default: {}, none."""
-    platform: NotRequired[workload.Platform]
+    platform: NotRequired[pod.Platform]
     """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
     image: NotRequired[pulumi.Input[str]]
     """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.
@@ -70,7 +79,7 @@ class MlflowStackArgs(TypedDict):
     """nginx image with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
     replicas: NotRequired[int]
     """Tracking servers at once; SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
-    resources: NotRequired[workload.ResourcesArgs]
+    resources: NotRequired[pod.ResourcesArgs]
     """The tracking server's CPU and memory. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
     users: NotRequired[Sequence[str]]
     """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
@@ -123,7 +132,7 @@ def _rules(fields: validate.Fields) -> None:
     for resource, value in fields.get("quota", {}).items():
         if validate.is_counted(resource) and validate.hard_limit(value) is None and validate.amount(value) % 1:
             fields.refuse_value("quota", resource, "a whole number, as these are counted")
-    workload.resource_rules(fields, {}, {}, name="container_defaults")
+    pod.resource_rules(fields, {}, {}, name="container_defaults")
     fields.check("proxy_image", validate.image)
     fields.check("users_existing_secret", validate.subdomain)
     tracking.server_rules(fields)
@@ -185,11 +194,11 @@ def needs(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = s
     if "mysql" in backend:
         found += mysql.needs(backend["mysql"], place.under("backend_store", "mysql"))
     else:
-        found += pvc.needs(backend.get("pvc", {}), place.under("backend_store", "pvc"))
+        found += claims.needs(backend.get("pvc", {}), place.under("backend_store", "pvc"))
     if "s3" in artifacts:
         found += s3.needs(artifacts["s3"], place.under("artifact_store", "s3"))
     elif "pvc" in artifacts or "mysql" in backend:
-        found += pvc.needs(artifacts.get("pvc", {}), place.under("artifact_store", "pvc"))
+        found += claims.needs(artifacts.get("pvc", {}), place.under("artifact_store", "pvc"))
     for position, model in enumerate(args.get("models", [])):
         found += models.needs(model, place.item("models", position)) if model else []
     return [*found, *exposure.needs(args.get("expose", {}), place.under("expose"))]
@@ -213,8 +222,8 @@ def reservations(name: str, args: Mapping[str, Any], *, spell: Callable[[str], s
             ),
         ),
     ]
-    schema = mysql.step_resources() if "mysql" in backend else workload.resources(None, *pvc.SCHEMA_RESOURCES)
-    steps = [schema, workload.resources(None, *keys.STEP_RESOURCES)]
+    schema = mysql.step_resources() if "mysql" in backend else pod.resources(None, *sqlite.SCHEMA_RESOURCES)
+    steps = [schema, pod.resources(None, *keys.STEP_RESOURCES)]
     follows = {"ephemeral-storage": place.path("max_artifact_size")} if _passing_bytes(args) else {}
     found = [place.reservation("the tracking server", containers, steps, resources, follows)]
     if "deploy" in backend.get("mysql", {}):
@@ -276,7 +285,7 @@ class MlflowStack(pulumi.ComponentResource):
             self.namespace = pulumi.Output.from_input(accepted["existing_namespace"])
         else:
             created = _namespace(self, name, accepted.get("namespace", name), labels)
-            self.namespace = workload.name_of(created)
+            self.namespace = pod.name_of(created)
             _limits(self, name, self.namespace, accepted)
         addresses = exposure.addresses(name, self.namespace, expose)
         rollout_timeout = accepted.get("rollout_timeout", tracking.DEFAULT_ROLLOUT_TIMEOUT)
@@ -385,7 +394,7 @@ class MlflowStack(pulumi.ComponentResource):
             child,
         )
         served = accepted.get("models", [])
-        group = workload.labels(name, models.COMPONENT, labels)
+        group = pod.labels(name, models.COMPONENT, labels)
         scripts = models.programs(name, self.namespace, group, child) if served else ""
         servers = {
             model["name"]: ModelServer(
@@ -451,7 +460,7 @@ def _namespace(
     enforced = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
     return k8s.core.v1.Namespace(
         resource,
-        metadata={"name": name, "labels": {**workload.labels(resource, "namespace", labels), **enforced}},
+        metadata={"name": name, "labels": {**pod.labels(resource, "namespace", labels), **enforced}},
         # It holds the data.
         opts=pulumi.ResourceOptions(parent=parent, protect=True),
     )
@@ -460,7 +469,7 @@ def _namespace(
 def _limits(parent: MlflowStack, name: str, namespace: pulumi.Output[str], args: MlflowStackArgs) -> None:
     metadata: k8s.meta.v1.ObjectMetaArgsDict = {
         "namespace": namespace,
-        "labels": workload.labels(name, "namespace", args.get("labels")),
+        "labels": pod.labels(name, "namespace", args.get("labels")),
     }
     child = pulumi.ResourceOptions(parent=parent)
     if quota := args.get("quota"):

@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_stack.models import moves
+from mlflow_stack.servers.model import moves
 from mlflow_stack_cli import stackfile
 from mlflow_stack_cli.errors import LocalError
 

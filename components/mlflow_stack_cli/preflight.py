@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import cast
 
 from mlflow_stack import cluster as kinds
-from mlflow_stack import exposure, mysql, needs, pvc, reservations, validate
+from mlflow_stack import exposure, needs, reservations, validate
+from mlflow_stack.backend import mysql
 from mlflow_stack.cluster import Need, ObjectKind, Reservation
+from mlflow_stack.pod import claims
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.stackfile import section
 from mlflow_stack_cli.yamlfile import Tree
@@ -193,14 +195,14 @@ _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unk
 def _claims(args: Tree) -> Iterator[tuple[str, str, str]]:
     """Yield the claims that the stack makes: the key of the size, the end of the claim's name, the size."""
     store, artifacts = args.get("backend_store", {}), args.get("artifact_store", {})
-    made = [("backendStore.pvc", "data", store.get("pvc", {}), pvc.DEFAULT_SIZE)]
+    made = [("backendStore.pvc", "data", store.get("pvc", {}), claims.DEFAULT_SIZE)]
     if "mysql" in store:
         database = store["mysql"]
         made = [("backendStore.mysql.dumps", "dumps", database.get("dumps", {}), mysql.DEFAULT_DUMPS_SIZE)]
         if "deploy" in database:
             made.append(("backendStore.mysql.deploy", "database", database["deploy"], mysql.DEFAULT_SIZE))
     if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
-        made.append(("artifactStore.pvc", "artifacts", artifacts.get("pvc", {}), pvc.DEFAULT_SIZE))
+        made.append(("artifactStore.pvc", "artifacts", artifacts.get("pvc", {}), claims.DEFAULT_SIZE))
     for key, end, stated, default in made:
         if "existing_claim" not in stated:
             yield f"{key}.size", end, stated.get("size", default)

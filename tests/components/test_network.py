@@ -4,8 +4,8 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import MlflowStack, network
-from mlflow_stack.workload import Egress, Ingress
+from mlflow_stack import MlflowStack
+from mlflow_stack.pod import Egress, Ingress, network
 
 BLOCKED = {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}
 BLOCKED_6 = {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::254/128"]}

@@ -6,7 +6,8 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, reservations, tracking, validate
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, reservations, validate
+from mlflow_stack.servers import tracking
 
 
 def stack(args: MlflowStackArgs, name: str = "mlflow", **options: object) -> engine.Deployment:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from mlflow_stack import proxy
+from mlflow_stack.access import proxy
 
 ROUTES = """
 import json

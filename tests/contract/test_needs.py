@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from mlflow_stack import InvalidArgs, MlflowStackArgs, accept, keys, needs
+from mlflow_stack import InvalidArgs, MlflowStackArgs, accept, needs
 from mlflow_stack.cluster import Need
+from mlflow_stack.servers import encryption_keys as keys
 from mlflow_stack.validate import hints, plain_type
 
 NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gateway|^issuer$|_ref$")

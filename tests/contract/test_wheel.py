@@ -51,7 +51,7 @@ def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     tracked = subprocess.run(listed, cwd=engine.PROJECT / "components", capture_output=True, text=True, check=True)
     expected = set(tracked.stdout.splitlines())
     assert all(any(name.startswith(f"{package}/") for name in expected) for package in PACKAGES)
-    assert {"mlflow_stack/scripts/mysql_dump.sh", "mlflow_stack/scripts/mariadb_data.sh"} <= expected
+    assert {"mlflow_stack/programs/mysql_dump.sh", "mlflow_stack/programs/mariadb_data.sh"} <= expected
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert found == expected

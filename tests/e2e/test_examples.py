@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from repository import Repository
 
 import engine
-from mlflow_stack import proxy, tracking
+from mlflow_stack.access import proxy
+from mlflow_stack.servers import tracking
 from mlflow_stack_cli.previews import capture, render
 from mlflow_stack_cli.progress import Progress
 from sandbox import authority, services

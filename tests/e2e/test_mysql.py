@@ -20,7 +20,7 @@ from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, blocks, 
 from e2e.test_stacks import args, consumer
 
 import engine
-from mlflow_stack.mysql import SCRIPTS
+from mlflow_stack.backend.mysql import SCRIPTS
 from mlflow_stack_cli.progress import Progress
 from sandbox import images
 

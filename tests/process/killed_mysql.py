@@ -7,7 +7,7 @@ from pathlib import Path
 from death import at_the_tenth_migration, die
 
 moment = sys.argv.pop(1)
-sys.path.insert(0, str(Path(__file__).parents[2] / "components/mlflow_stack/scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "components/mlflow_stack/programs"))
 schema = importlib.import_module("mysql_schema")
 
 

@@ -15,7 +15,7 @@ from mlflow.entities import ViewType
 
 from sandbox.paths import PROJECT
 
-SCRIPTS = PROJECT / "components/mlflow_stack/scripts"
+SCRIPTS = PROJECT / "components/mlflow_stack/programs"
 KILLED = Path(__file__).with_name("killed.py")
 LARGEST = sys.float_info.max
 

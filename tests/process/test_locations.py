@@ -12,7 +12,7 @@ import requests
 from process import trackingserver
 from process.trackingserver import Server, served
 
-from mlflow_stack.scripts import locations
+from mlflow_stack.programs import locations
 
 LISTED = "s3://older/runs"
 HINT = (

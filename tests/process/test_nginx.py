@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from process.claims import free_port
 from render.linters import gixy, waived
 
-from mlflow_stack import Addresses, htpasswd, proxy, validate
-from mlflow_stack.proxy import Limits
+from mlflow_stack import Addresses, validate
+from mlflow_stack.access import htpasswd, proxy
+from mlflow_stack.access.proxy import Limits
 from mlflow_stack_cli.progress import Progress
 from sandbox import images
 from sandbox.images.debian import debian

@@ -35,8 +35,9 @@ from process.test_nginx import (  # noqa: F401 - root and nginx are fixtures
     running,
 )
 
-from mlflow_stack import Addresses, proxy
-from mlflow_stack.proxy import Limits
+from mlflow_stack import Addresses
+from mlflow_stack.access import proxy
+from mlflow_stack.access.proxy import Limits
 
 API = "/api/2.0/mlflow/runs/search"
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts/model.bin"

@@ -20,7 +20,8 @@ from process.test_path_kinds import chunked
 from process.trackingserver import install
 
 import engine
-from mlflow_stack import Addresses, MlflowStack, proxy
+from mlflow_stack import Addresses, MlflowStack
+from mlflow_stack.access import proxy
 
 ORIGIN = f"http://{HOST}:30500"
 EXPOSE = {"kind": "nodeport", "host": HOST, "node_port": 30500}

@@ -15,9 +15,9 @@ from process.claims import free_port
 from process.s3server import S3Server
 
 import engine
-from mlflow_stack import s3
+from mlflow_stack.artifacts import s3
 
-SCRIPTS = engine.PROJECT / "components/mlflow_stack/scripts"
+SCRIPTS = engine.PROJECT / "components/mlflow_stack/programs"
 MEBIBYTE = 2**20
 LARGEST = 64 * MEBIBYTE
 KEYS = "artifactStore.s3.accessKeyId and secretAccessKey (or the existingSecret)"

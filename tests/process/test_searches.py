@@ -6,7 +6,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import SearchRuns
 from process.databases import Server
 
-from mlflow_stack.scripts import searches
+from mlflow_stack.programs import searches
 
 SECONDS = 2
 """The bound of these tests."""

@@ -13,8 +13,8 @@ import psutil
 import requests
 from process.claims import free_port
 
-from mlflow_stack import tracking
-from mlflow_stack.scripts import claim_lock
+from mlflow_stack.programs import claim_lock
+from mlflow_stack.servers import tracking
 
 SCRIPTS = Path(claim_lock.__file__).parent
 MEBIBYTE = 2**20

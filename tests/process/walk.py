@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "components/mlflow_stack/scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "components/mlflow_stack/programs"))
 schema = importlib.import_module("mysql_schema")
 target = schema.Target.of(os.environ)
 session = schema.connect(target)

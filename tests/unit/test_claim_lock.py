@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_stack.scripts import claim_lock
+from mlflow_stack.programs import claim_lock
 
 
 def test_a_volume_without_locks_is_not_taken_for_a_held_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlflow_stack import network
+from mlflow_stack.pod import network
 from sandbox.authority import Certificate
 from sandbox.cluster import config, node
 from sandbox.cluster.programs import Programs

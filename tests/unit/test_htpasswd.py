@@ -3,7 +3,7 @@
 import base64
 import hashlib
 
-from mlflow_stack import htpasswd
+from mlflow_stack.access import htpasswd
 
 
 def test_a_line_is_salted_sha1_and_the_same_every_time() -> None:

@@ -3,7 +3,8 @@
 import pytest
 from spelling import accepted
 
-from mlflow_stack import InvalidArgs, models
+from mlflow_stack import InvalidArgs
+from mlflow_stack.servers import model as models
 
 URI = (
     "wanted models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "

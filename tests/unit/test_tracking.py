@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_stack import tracking
+from mlflow_stack.servers import tracking
 
 MI = 2**20
 

@@ -7,7 +7,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from mlflow_stack.scripts import wsgi_bridge
+from mlflow_stack.programs import wsgi_bridge
 
 
 def test_is_stuck_while_no_thread_comes_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from mlflow_stack.credentials import USER_ANNOTATION
+from mlflow_stack.access.credentials import USER_ANNOTATION
+from mlflow_stack.access.proxy import USERS_VOLUME
 from mlflow_stack.identity import RECORDS
-from mlflow_stack.proxy import USERS_VOLUME
 from mlflow_stack.validate import bytes_of
 from mlflow_stack_cli.previews import data
 from mlflow_stack_cli.previews.compare import COMPONENT, Change, Comparison, Resource

@@ -7,13 +7,14 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
-from mlflow_stack import identity, network, proxy, validate, workload
+from mlflow_stack import identity, pod, validate
+from mlflow_stack.access import proxy
+from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.addresses import Addresses
-from mlflow_stack.credentials import LONGEST_NAME
-from mlflow_stack.network import EgressArgs
-from mlflow_stack.pvc import ARTIFACTS_VOLUME, DATA
-from mlflow_stack.scripts import locations
-from mlflow_stack.workload import PodParts
+from mlflow_stack.pod import PodParts, network
+from mlflow_stack.pod.claims import ARTIFACTS_VOLUME, DATA
+from mlflow_stack.pod.network import EgressArgs
+from mlflow_stack.programs import locations
 
 COMPONENT = "tracking"
 
@@ -71,13 +72,13 @@ class TrackingServerArgs(TypedDict):
     """Addresses outside the cluster that it may connect to. Default: none but what the parts open."""
     image: NotRequired[pulumi.Input[str]]
     """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
-    platform: NotRequired[workload.Platform]
+    platform: NotRequired[pod.Platform]
     """kubernetes or openshift. Default: kubernetes."""
     replicas: NotRequired[int]
     """Pods at once; one, where a part allows no more. Default: 1."""
     artifact_locations: NotRequired[Sequence[str]]
     """Artifact locations that the server may use beside its own artifact store. Default: []."""
-    resources: NotRequired[workload.ResourcesArgs]
+    resources: NotRequired[pod.ResourcesArgs]
     """Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as ephemeral storage, limit 1Gi memory."""
     rollout_timeout: NotRequired[str]
     """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
@@ -98,9 +99,9 @@ def _rules(fields: validate.Fields) -> None:
 def server_rules(fields: validate.Fields) -> None:
     """What the server fields may be; MlflowStack's args hold the same."""
     fields.check("image", validate.image)
-    fields.check("platform", validate.one_of(*workload.PLATFORMS))
+    fields.check("platform", validate.one_of(*pod.PLATFORMS))
     fields.check("rollout_timeout", validate.duration)
-    workload.label_rules(fields)
+    pod.label_rules(fields)
     fields.check_each("artifact_locations", artifact_location)
 
 
@@ -111,18 +112,18 @@ def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
     """
     scratch = str(SCRATCH_BYTES + passing_bytes)
     floors = {
-        "memory": workload.Floor(SMALLEST_LIMIT, "MLflow holds 487 MB when idle, and requests need the rest"),
-        "ephemeral-storage": workload.Floor(scratch, "the server's /tmp may hold that many bytes"),
+        "memory": pod.Floor(SMALLEST_LIMIT, "MLflow holds 487 MB when idle, and requests need the rest"),
+        "ephemeral-storage": pod.Floor(scratch, "the server's /tmp may hold that many bytes"),
     }
-    workload.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
+    pod.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
 
 
-def container_resources(given: workload.ResourcesArgs | None, scratch_bytes: int) -> ResourceRequirementsArgsDict:
+def container_resources(given: pod.ResourcesArgs | None, scratch_bytes: int) -> ResourceRequirementsArgsDict:
     """Return the resources of the server's container.
 
     :param scratch_bytes: What its ``/tmp`` holds at most.
     """
-    return workload.resources(given, {**REQUESTS, "ephemeral-storage": str(scratch_bytes)}, LIMITS)
+    return pod.resources(given, {**REQUESTS, "ephemeral-storage": str(scratch_bytes)}, LIMITS)
 
 
 def artifact_location(value: str) -> str | None:
@@ -145,12 +146,12 @@ def artifact_location(value: str) -> str | None:
 def programs() -> dict[str, str]:
     """Return the server's start and MLflow's plugin, by path."""
     return {
-        **workload.scripts(*SCRIPTS),
-        **workload.plugin("mlflow-stack-tracking", "mlflow.app", "mlflow-stack = tracking_app:create_app"),
+        **pod.programs(*SCRIPTS),
+        **pod.plugin("mlflow-stack-tracking", "mlflow.app", "mlflow-stack = tracking_app:create_app"),
     }
 
 
-def max_body_bytes(resources: workload.ResourcesArgs | None) -> int:
+def max_body_bytes(resources: pod.ResourcesArgs | None) -> int:
     """Return the size limit of an API request's body, which follows from the server's memory limit.
 
     The bodies that the server works on at once may have this size together.
@@ -175,12 +176,12 @@ class TrackingServer(pulumi.ComponentResource):
         platform = accepted.get("platform", "kubernetes")
         timeout = accepted.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
         replicas = accepted.get("replicas", 1)
-        labels = workload.labels(name, COMPONENT, accepted.get("labels"))
-        self.selector = workload.selector(name, COMPONENT)
+        labels = pod.labels(name, COMPONENT, accepted.get("labels"))
+        self.selector = pod.selector(name, COMPONENT)
         addresses = pulumi.Output.from_input(accepted["addresses"])
         scratch_bytes = SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"])
-        scratch, scratch_mount = workload.scratch("tmp", str(scratch_bytes))
-        programs_volume = workload.text_volume(
+        scratch, scratch_mount = pod.scratch("tmp", str(scratch_bytes))
+        programs_volume = pod.text_volume(
             f"{name}-tracking",
             "tracking",
             programs(),
@@ -197,7 +198,7 @@ class TrackingServer(pulumi.ComponentResource):
             ),
         ]
 
-        account = workload.service_account(name, namespace, labels, pulumi.ResourceOptions(parent=self))
+        account = pod.service_account(name, namespace, labels, pulumi.ResourceOptions(parent=self))
         service = proxy.service(
             name, namespace=namespace, labels=labels, selector=self.selector, opts=pulumi.ResourceOptions(parent=self)
         )
@@ -221,7 +222,7 @@ class TrackingServer(pulumi.ComponentResource):
             "args": [],
             "env": [
                 {"name": "PYTHONPATH", "value": ":".join(folder for part in parts for folder in part.python_path)},
-                {"name": "SCRATCH_FOLDER", "value": workload.SCRATCH},
+                {"name": "SCRATCH_FOLDER", "value": pod.SCRATCH},
                 {"name": "MAX_BODY_BYTES", "value": str(body_limit)},
                 {"name": "MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE", "value": str(body_limit)},
                 # One a line: commas are part of a location.
@@ -246,7 +247,7 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
                 # Empty: the package's own list of models, instead of one from GitHub.
                 {"name": "MLFLOW_MODEL_CATALOG_URI", "value": ""},
-                {"name": "HOME", "value": workload.SCRATCH},
+                {"name": "HOME", "value": pod.SCRATCH},
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
                 # The C library gives memory of large requests back, instead of keeping some for each thread.
                 {"name": "MALLOC_ARENA_MAX", "value": "2"},
@@ -254,7 +255,7 @@ class TrackingServer(pulumi.ComponentResource):
                 *(variable for part in parts for variable in part.env),
             ],
             "resources": container_resources(accepted.get("resources"), scratch_bytes),
-            "security_context": workload.container_security(),
+            "security_context": pod.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             # Through the proxy, since MLflow listens on loopback alone.
             "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
@@ -264,16 +265,16 @@ class TrackingServer(pulumi.ComponentResource):
                 "termination_grace_period_seconds": STUCK_GRACE_SECONDS,
             },
             "readiness_probe": _probe(proxy.READY, period=5, failures=2),
-            "lifecycle": workload.drained(parts),
+            "lifecycle": pod.drained(parts),
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
-        spec = workload.pod_spec(platform, [container], parts, account)
+        spec = pod.spec(platform, [container], parts, account)
         template: k8s.core.v1.PodTemplateSpecArgsDict = {
-            "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
+            "metadata": {"labels": labels, "annotations": pod.annotations(platform, parts)},
             "spec": {
                 **spec,
                 "termination_grace_period_seconds": GRACE_SECONDS,
-                "topology_spread_constraints": workload.spread(self.selector) if replicas > 1 else [],
+                "topology_spread_constraints": pod.spread(self.selector) if replicas > 1 else [],
             },
         }
         steps = [resource for part in parts for resource in part.wait_for]
@@ -292,7 +293,7 @@ class TrackingServer(pulumi.ComponentResource):
             _single(name, metadata, self.selector, template, service, after)
         else:
             _replicated(name, metadata, self.selector, template, replicas, after)
-        self.service = workload.name_of(service)
+        self.service = pod.name_of(service)
         self.register_outputs({"service": self.service})
 
 
@@ -310,7 +311,7 @@ def _single(
         metadata=metadata,
         spec={
             "replicas": 1,
-            "service_name": workload.name_of(service),
+            "service_name": pod.name_of(service),
             # OrderedReady would wait for a broken pod to become ready before it takes a good template.
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},
@@ -331,7 +332,7 @@ def _replicated(
     """Pods of which each is replaced only when another one is ready."""
     if replicas > 1:
         child = pulumi.ResourceOptions(parent=opts.parent)
-        workload.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
+        pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
     k8s.apps.v1.Deployment(
         name,
         metadata=metadata,

@@ -17,7 +17,7 @@ from pulumi_kubernetes.networking.v1 import (
 )
 
 from mlflow_stack import validate
-from mlflow_stack.workload import Egress, Ingress
+from mlflow_stack.pod.parts import Egress, Ingress
 
 DNS_PORTS = (53, 5353)
 """The second is where OpenShift's DNS pods listen: it judges a packet after the Service's address is replaced."""

@@ -16,12 +16,14 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from mlflow_stack import credentials, network, proxy, tracking, validate, workload
+from mlflow_stack import pod, validate
+from mlflow_stack.access import credentials, proxy
+from mlflow_stack.access.proxy import Access, AuthProxy
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
-from mlflow_stack.network import EgressArgs
-from mlflow_stack.proxy import Access, AuthProxy
-from mlflow_stack.workload import Egress, PodParts
+from mlflow_stack.pod import Egress, PodParts, network
+from mlflow_stack.pod.network import EgressArgs
+from mlflow_stack.servers import tracking
 
 COMPONENT = "model"
 MODEL_LABEL = "mlflow-stack/model"
@@ -40,9 +42,9 @@ SCRATCH_SIZE = "256Mi"
 SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
 LIMITS = {"memory": "1Gi"}
 """A small scikit-learn model is served with 260 MB resident; what a model needs beyond that is its user's to say."""
-SMALLEST_LIMIT = workload.Floor("256Mi", "a server of a small scikit-learn model holds 260 MB")
+SMALLEST_LIMIT = pod.Floor("256Mi", "a server of a small scikit-learn model holds 260 MB")
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": workload.STEP_CPU, "memory": "256Mi"},
+    {"cpu": pod.STEP_CPU, "memory": "256Mi"},
     {"memory": "1Gi"},
 )
 
@@ -50,7 +52,7 @@ USER = "model"
 COMMON_ENV = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HOME": workload.SCRATCH,
+    "HOME": pod.SCRATCH,
     # The UID has no line in the image's /etc/passwd.
     "USER": USER,
     "LOGNAME": USER,
@@ -154,7 +156,7 @@ class ModelArgs(TypedDict):
     """Servers at once. Default: 1, without a uri 0."""
     autoscale: NotRequired[AutoscaleArgs]
     """Instead of replicas: as many as are needed. Default: none."""
-    resources: NotRequired[workload.ResourcesArgs]
+    resources: NotRequired[pod.ResourcesArgs]
     """The server's CPU and memory. Default: requests 100m CPU and 384Mi, limit 1Gi memory."""
     size: NotRequired[str]
     """Space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
@@ -165,7 +167,7 @@ class ModelArgs(TypedDict):
     """How long one prediction may take, with the time that it waits; then 504. Default: 60s."""
     max_concurrent_predictions: NotRequired[int]
     """Predictions at once in one server. Four times as many wait, one more gets 429. Default: 8."""
-    env: NotRequired[Sequence[workload.EnvVarArgs]]
+    env: NotRequired[Sequence[pod.EnvVarArgs]]
     """Variables of the server's container, as Kubernetes spells them. The model's code can read them. Default: []."""
     load_timeout: NotRequired[str]
     """How long loading may take before the server is started again. Default: 3m."""
@@ -205,9 +207,9 @@ def _model_rules(fields: validate.Fields) -> None:
         fields.check(name, validate.size)
     for name in ("request_timeout", "load_timeout", "rollout_timeout"):
         fields.check(name, validate.duration)
-    workload.resource_rules(fields, SERVER_REQUESTS, LIMITS, {"memory": SMALLEST_LIMIT})
+    pod.resource_rules(fields, SERVER_REQUESTS, LIMITS, {"memory": SMALLEST_LIMIT})
     fields.check("max_concurrent_predictions", validate.between(1, 1000))
-    workload.env_rules(fields, OWN_VARIABLES)
+    pod.env_rules(fields, OWN_VARIABLES)
     fields.check("node_port", validate.between(30000, 32767))
     fields.check("s3_existing_secret", validate.subdomain)
     fields.check("s3_endpoint_url", validate.endpoint)
@@ -239,17 +241,17 @@ def _index(value: str) -> str | None:
 def needs(model: ModelArgs, place: Place) -> list[Need]:
     """Return what the servers of a model need of the cluster."""
     keys = place.need(SECRET, model, "s3_existing_secret", keys=[S3_KEYS_FILE], why="an AWS shared credentials file")
-    return [*keys, *workload.env_needs(model.get("env", []), place)]
+    return [*keys, *pod.env_needs(model.get("env", []), place)]
 
 
 def _server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
-    return workload.resources(model.get("resources"), SERVER_REQUESTS, LIMITS)
+    return pod.resources(model.get("resources"), SERVER_REQUESTS, LIMITS)
 
 
 def _step_resources(size: str) -> ResourceRequirementsArgsDict:
     # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
     requests, limits = STEP_RESOURCES
-    return workload.resources(None, {**requests, "ephemeral-storage": size}, limits)
+    return pod.resources(None, {**requests, "ephemeral-storage": size}, limits)
 
 
 def _servers(model: ModelArgs) -> int:
@@ -319,7 +321,7 @@ class ModelServerArgs(TypedDict):
     """The image where the model names none. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
     """The nginx image. Default: nginxinc/nginx-unprivileged."""
-    platform: NotRequired[workload.Platform]
+    platform: NotRequired[pod.Platform]
     """kubernetes or openshift. Default: kubernetes."""
     access: NotRequired[Access]
     """Who comes. Default: the pods of the same namespace, to the internal port."""
@@ -335,8 +337,8 @@ class ModelServerArgs(TypedDict):
 def _server_rules(fields: validate.Fields) -> None:
     fields.check("existing_secret", validate.subdomain)
     fields.check("image", validate.image)
-    fields.check("platform", validate.one_of(*workload.PLATFORMS))
-    workload.label_rules(fields)
+    fields.check("platform", validate.one_of(*pod.PLATFORMS))
+    pod.label_rules(fields)
 
 
 class ModelServer(pulumi.ComponentResource):
@@ -356,8 +358,8 @@ class ModelServer(pulumi.ComponentResource):
         platform = accepted.get("platform", "kubernetes")
         child = pulumi.ResourceOptions(parent=self)
         instance = name.removesuffix(f"-{model['name']}")
-        selector = {**workload.selector(instance, COMPONENT), MODEL_LABEL: model["name"]}
-        labels = {**workload.labels(instance, COMPONENT, accepted.get("labels")), **selector}
+        selector = {**pod.selector(instance, COMPONENT), MODEL_LABEL: model["name"]}
+        labels = {**pod.labels(instance, COMPONENT, accepted.get("labels")), **selector}
         timeout = model.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
         scaled = model.get("autoscale")
         most = _servers(model)
@@ -416,18 +418,18 @@ class ModelServer(pulumi.ComponentResource):
             egress=network.opened(_egress(accepted), accepted.get("egress", [])),
             opts=child,
         )
-        account = workload.service_account(name, namespace, labels, child)
-        spec = workload.pod_spec(platform, [_server(self.uri, accepted, parts)], parts, account)
+        account = pod.service_account(name, namespace, labels, child)
+        spec = pod.spec(platform, [_server(self.uri, accepted, parts)], parts, account)
         rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
             "selector": {"match_labels": selector},
             # The old version serves until the new one is ready.
             "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
             "progress_deadline_seconds": validate.seconds_of(timeout),
             "template": {
-                "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, parts)},
+                "metadata": {"labels": labels, "annotations": pod.annotations(platform, parts)},
                 "spec": {
                     **spec,
-                    "topology_spread_constraints": workload.spread(selector) if most > 1 else [],
+                    "topology_spread_constraints": pod.spread(selector) if most > 1 else [],
                     "termination_grace_period_seconds": _drain_seconds(model) + GRACE_MARGIN_SECONDS,
                 },
             },
@@ -447,10 +449,10 @@ class ModelServer(pulumi.ComponentResource):
         )
         if most > 1:
             metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
-            workload.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
+            pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
         if scaled is not None:
             _autoscaler(name, namespace, labels, deployment, scaled, child)
-        self.service = workload.name_of(service)
+        self.service = pod.name_of(service)
         self.register_outputs({"service": self.service, "uri": self.uri})
 
 
@@ -462,10 +464,10 @@ def programs(
         f"{name}-programs",
         metadata={"namespace": namespace, "labels": labels},
         immutable=True,
-        data={program: workload.script(program) for program in PROGRAMS},
+        data={program: pod.program(program) for program in PROGRAMS},
         opts=opts,
     )
-    return workload.name_of(made)
+    return pod.name_of(made)
 
 
 def _image(args: ModelServerArgs) -> pulumi.Input[str]:
@@ -506,21 +508,21 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "image": _image(args),
         "command": ["python", f"{SCRIPTS}/model_server.py"],
         "args": [],
-        "working_dir": workload.SCRATCH,
-        "env": [*workload.env(env), *workload.env_given(model.get("env", []))],
+        "working_dir": pod.SCRATCH,
+        "env": [*pod.env(env), *pod.env_given(model.get("env", []))],
         "resources": _server_resources(model),
-        "security_context": workload.container_security(),
+        "security_context": pod.container_security(),
         # What `pulumi up` prints of a server that does not start.
         "termination_message_policy": "FallbackToLogsOnError",
         "startup_probe": {**_probe(proxy.HEALTHY, 1), "failure_threshold": load},
         # A prediction in Python may hold the interpreter for a while: busy is not dead.
         "liveness_probe": {**_probe(proxy.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
         "readiness_probe": {**_probe(proxy.READY, 5), "failure_threshold": 2},
-        "lifecycle": workload.drained(parts),
+        "lifecycle": pod.drained(parts),
         "volume_mounts": [
             {"name": "model", "mount_path": VOLUME, "read_only": True},
             {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
-            {"name": "tmp", "mount_path": workload.SCRATCH},
+            {"name": "tmp", "mount_path": pod.SCRATCH},
         ],
     }
 
@@ -535,8 +537,8 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
     child = pulumi.ResourceOptions(parent=parent)
     scripts = args["scripts"] if "scripts" in args else programs(name, args["namespace"], labels, child)
     size = model.get("size", DEFAULT_SIZE)
-    scratch, _ = workload.scratch("tmp", SCRATCH_SIZE)
-    step_scratch, step_scratch_mount = workload.scratch("step-tmp", SCRATCH_SIZE)
+    scratch, _ = pod.scratch("tmp", SCRATCH_SIZE)
+    step_scratch, step_scratch_mount = pod.scratch("step-tmp", SCRATCH_SIZE)
     volumes: list[VolumeArgsDict] = [
         {"name": "model", "empty_dir": {"size_limit": size}},
         {"name": "programs", "config_map": {"name": scripts, "default_mode": 0o444}},
@@ -557,10 +559,10 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
             "image": _image(args),
             "command": ["python", f"{SCRIPTS}/{program}"],
             "args": [],
-            "working_dir": workload.SCRATCH,
-            "env": [*workload.env({"VOLUME": VOLUME, **COMMON_ENV}), *env],
+            "working_dir": pod.SCRATCH,
+            "env": [*pod.env({"VOLUME": VOLUME, **COMMON_ENV}), *env],
             "resources": _step_resources(size),
-            "security_context": workload.container_security(),
+            "security_context": pod.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             "volume_mounts": [*mounts, *more],
         }
@@ -590,10 +592,10 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
             volumes.append({"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}})
             secrets.append({"name": "s3-keys", "mount_path": S3_KEYS, "read_only": True})
             fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{S3_KEYS}/{S3_KEYS_FILE}"
-    steps = [step("fetch", "fetch_model.py", workload.env(fetch), secrets)]
+    steps = [step("fetch", "fetch_model.py", pod.env(fetch), secrets)]
     if model.get("environment", "image") == "install":
         index = {"INDEX_URL": model["index_url"]} if "index_url" in model else {}
-        steps.append(step("install", "install_libraries.py", workload.env(index), []))
+        steps.append(step("install", "install_libraries.py", pod.env(index), []))
     return PodParts(init_containers=steps, volumes=volumes)
 
 
@@ -627,7 +629,7 @@ def _autoscaler(
             "scale_target_ref": {
                 "api_version": "apps/v1",
                 "kind": "Deployment",
-                "name": workload.name_of(deployment),
+                "name": pod.name_of(deployment),
             },
             "min_replicas": scaled.get("min_replicas", 1),
             "max_replicas": scaled["max_replicas"],

@@ -8,8 +8,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pulumi_random as random
 
-from mlflow_stack import htpasswd, validate, workload
-from mlflow_stack.workload import PodParts
+from mlflow_stack import pod, validate
+from mlflow_stack.access import htpasswd
+from mlflow_stack.pod import PodParts
 
 MACHINE_USER = "models"
 """The user of the stack's own model servers; it exists from the first ``up``."""
@@ -158,7 +159,7 @@ class Credentials(pulumi.ComponentResource):
             metadata: k8s.meta.v1.ObjectMetaArgsDict = {
                 "name": f"{name}-{purpose}",
                 "namespace": args["namespace"],
-                "labels": workload.labels(name, "credentials", args.get("labels")),
+                "labels": pod.labels(name, "credentials", args.get("labels")),
             }
             if user:
                 metadata["annotations"] = {USER_ANNOTATION: user}

@@ -9,10 +9,10 @@ import pulumi_kubernetes as k8s
 import pulumi_random as random
 from pulumi_kubernetes.core.v1 import EnvVarArgsDict
 
-from mlflow_stack import validate, workload
+from mlflow_stack import pod, validate
+from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.cluster import SECRET, Need, Place
-from mlflow_stack.credentials import LONGEST_NAME
-from mlflow_stack.workload import PodParts
+from mlflow_stack.pod import PodParts
 
 WEBHOOK = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 PASSPHRASE = "MLFLOW_CRYPTO_KEK_PASSPHRASE"  # noqa: S105 - the variable's name
@@ -32,7 +32,7 @@ MOST_ROTATIONS = 100
 SCRIPTS = "/opt/mlflow-stack-keys"
 PROGRAM = "encryption_keys.py"
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": workload.STEP_CPU, "memory": "256Mi"},
+    {"cpu": pod.STEP_CPU, "memory": "256Mi"},
     {"memory": "1Gi"},
 )
 
@@ -92,7 +92,7 @@ class EncryptionKeys(pulumi.ComponentResource):
         accepted = validate.accepted("EncryptionKeys", name, EncryptionKeysArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:EncryptionKeys", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)
-        labels = workload.labels(name, "encryption-keys", placement["labels"])
+        labels = pod.labels(name, "encryption-keys", placement["labels"])
         if "existing_secret" in accepted:
             self.values = pulumi.Output.secret({})
             secret: pulumi.Input[str] = accepted["existing_secret"]
@@ -107,13 +107,13 @@ class EncryptionKeys(pulumi.ComponentResource):
                 # MLflow reads its keys once: other keys are another Secret, with which the pods are replaced.
                 opts=pulumi.ResourceOptions(parent=self, replace_on_changes=["data", "stringData"]),
             )
-            secret, wait_for = workload.name_of(made), (made,)
+            secret, wait_for = pod.name_of(made), (made,)
 
         store = placement["store"]
-        program = workload.text_volume(
+        program = pod.text_volume(
             f"{name}-keys",
             "keys-program",
-            workload.scripts(PROGRAM, "claim_lock.py"),
+            pod.programs(PROGRAM, "claim_lock.py"),
             namespace=placement["namespace"],
             labels=labels,
             opts=child,
@@ -123,7 +123,7 @@ class EncryptionKeys(pulumi.ComponentResource):
             "mount_path": SCRIPTS,
             "read_only": True,
         }
-        scratch, scratch_mount = workload.scratch("keys-tmp", "64Mi")
+        scratch, scratch_mount = pod.scratch("keys-tmp", "64Mi")
         env = [_variable(variable, secret) for variable in VARIABLES]
         self.parts = PodParts(
             init_containers=[
@@ -136,10 +136,10 @@ class EncryptionKeys(pulumi.ComponentResource):
                         *store.env,
                         *env,
                         _variable(FORMER, secret, optional=True),
-                        *workload.env({"HOME": workload.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true"}),
+                        *pod.env({"HOME": pod.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true"}),
                     ],
-                    "resources": workload.resources(None, *STEP_RESOURCES),
-                    "security_context": workload.container_security(),
+                    "resources": pod.resources(None, *STEP_RESOURCES),
+                    "security_context": pod.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "volume_mounts": [*store.mounts, mount, scratch_mount],
                 }

@@ -10,10 +10,10 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
 
-from mlflow_stack import identity, network, validate, workload
+from mlflow_stack import identity, pod, validate
+from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.cluster import SECRET, Need, Place
-from mlflow_stack.credentials import LONGEST_NAME
-from mlflow_stack.workload import PodParts
+from mlflow_stack.pod import PodParts, network
 
 KEYS = "/etc/mlflow-stack-s3"
 """Where the keys are mounted."""
@@ -104,7 +104,7 @@ class S3PlacementArgs(TypedDict):
     """Namespace of the keys."""
     image: pulumi.Input[str]
     """The MLflow image, which checks the bucket."""
-    platform: workload.Platform
+    platform: pod.Platform
     """kubernetes or openshift."""
     max_artifact_size: str
     """The largest artifact, a quantity of bytes."""
@@ -134,7 +134,7 @@ class S3Artifacts(pulumi.ComponentResource):
     ) -> None:
         accepted = validate.accepted("S3Artifacts", name, S3ArtifactsArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:S3Artifacts", name, {}, opts)
-        labels = workload.labels(name, "artifact-store", placement["labels"])
+        labels = pod.labels(name, "artifact-store", placement["labels"])
         namespace, child = placement["namespace"], pulumi.ResourceOptions(parent=self)
         proxied = accepted.get("proxied", True)
         endpoint = accepted.get("endpoint_url")
@@ -162,17 +162,17 @@ class S3Artifacts(pulumi.ComponentResource):
         }
         if "ca" in accepted:
             volumes.append(
-                workload.text_volume(
+                pod.text_volume(
                     f"{name}-s3-ca", "s3-ca", {"ca.crt": accepted["ca"]}, namespace=namespace, labels=labels, opts=child
                 )
             )
             mounts.append({"name": "s3-ca", "mount_path": CA, "read_only": True})
             access["AWS_CA_BUNDLE"] = f"{CA}/ca.crt"
         reach = PodParts(
-            env=workload.env(access),
+            env=pod.env(access),
             volumes=[
                 *volumes,
-                workload.text_volume(
+                pod.text_volume(
                     f"{name}-s3-scripts", "s3-scripts", programs(), namespace=namespace, labels=labels, opts=child
                 ),
             ],
@@ -196,7 +196,7 @@ class S3Artifacts(pulumi.ComponentResource):
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
         spool = {"SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(max(size, DOWNLOAD_BYTES))}
         self.parts = PodParts(
-            env=[*reach.env, *workload.env({**serving, **spool})],
+            env=[*reach.env, *pod.env({**serving, **spool})],
             volumes=reach.volumes,
             mounts=reach.mounts,
             egress=reach.egress,
@@ -262,14 +262,14 @@ def _keys(
         # boto3 reads its keys once: other keys are another Secret, with which the pods are replaced.
         opts=pulumi.ResourceOptions(parent=parent, replace_on_changes=["data", "stringData"]),
     )
-    return workload.name_of(secret), [secret]
+    return pod.name_of(secret), [secret]
 
 
 def programs() -> dict[str, str]:
     """Return the bucket's check and MLflow's plugin, by path."""
     return {
-        **workload.scripts("s3_check.py", "s3_spool.py"),
-        **workload.plugin("mlflow-stack-s3", "mlflow.artifact_repository", "s3 = s3_spool:Repository"),
+        **pod.programs("s3_check.py", "s3_spool.py"),
+        **pod.plugin("mlflow-stack-s3", "mlflow.artifact_repository", "s3 = s3_spool:Repository"),
     }
 
 
@@ -278,34 +278,34 @@ def _check(
 ) -> pulumi.Resource:
     """A Job that uses the bucket as the server will; ``pulumi up`` prints its last line where it fails."""
     namespace = placement["namespace"]
-    labels = workload.labels(name, CHECK_COMPONENT, placement["labels"])
+    labels = pod.labels(name, CHECK_COMPONENT, placement["labels"])
     child = pulumi.ResourceOptions(parent=parent)
-    account = workload.service_account(f"{name}-{CHECK_COMPONENT}", namespace, labels, child)
+    account = pod.service_account(f"{name}-{CHECK_COMPONENT}", namespace, labels, child)
     policy = network.policy(
         f"{name}-{CHECK_COMPONENT}",
         namespace=namespace,
         labels=labels,
-        selector=workload.selector(name, CHECK_COMPONENT),
+        selector=pod.selector(name, CHECK_COMPONENT),
         ingress=[],
         egress=reach.egress,
         opts=child,
     )
-    scratch, scratch_mount = workload.scratch("check-tmp", "64Mi")
+    scratch, scratch_mount = pod.scratch("check-tmp", "64Mi")
     container: ContainerArgsDict = {
         "name": "check",
         "image": placement["image"],
         "command": ["python", f"{SCRIPTS}/s3_check.py"],
         "args": [],
-        "env": [*reach.env, *workload.env({"S3_ROOT": root, "HOME": workload.SCRATCH})],
-        "resources": workload.resources(
+        "env": [*reach.env, *pod.env({"S3_ROOT": root, "HOME": pod.SCRATCH})],
+        "resources": pod.resources(
             None, {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "64Mi"}, {"memory": "256Mi"}
         ),
-        "security_context": workload.container_security(),
+        "security_context": pod.container_security(),
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [*reach.mounts, scratch_mount],
     }
     parts = PodParts(volumes=[*reach.volumes, scratch])
-    spec = workload.pod_spec(placement["platform"], [container], [parts], account)
+    spec = pod.spec(placement["platform"], [container], [parts], account)
     return k8s.batch.v1.Job(
         f"{name}-{CHECK_COMPONENT}",
         metadata={
@@ -318,7 +318,7 @@ def _check(
             "backoff_limit": 0,
             "active_deadline_seconds": CHECK_DEADLINE,
             "template": {
-                "metadata": {"labels": labels, "annotations": workload.pod_annotations(placement["platform"], [])},
+                "metadata": {"labels": labels, "annotations": pod.annotations(placement["platform"], [])},
                 "spec": {**spec, "restart_policy": "Never"},
             },
         },

@@ -15,10 +15,10 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from mlflow_stack import identity, network, validate, workload
+from mlflow_stack import identity, pod, validate
+from mlflow_stack.access.credentials import LONGEST_NAME, PASSWORD_LENGTH
 from mlflow_stack.cluster import SECRET, STORAGE_CLASS, Need, Place, Reservation
-from mlflow_stack.credentials import LONGEST_NAME, PASSWORD_LENGTH
-from mlflow_stack.workload import Egress, Ingress, PodParts
+from mlflow_stack.pod import Egress, Ingress, PodParts, network
 
 DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
 """The deployed server, and the client tools that dump."""
@@ -42,7 +42,7 @@ WORK = "/work"
 DUMPS = "/dumps"
 DATA = "/var/lib/mysql"
 SERVER = "/etc/mlflow-stack-mariadb"
-SOCKET = f"{workload.SCRATCH}/mariadb.sock"
+SOCKET = f"{pod.SCRATCH}/mariadb.sock"
 
 TIMEOUTS = {"connect_timeout": "5", "read_timeout": "30", "write_timeout": "30"}
 """Seconds that MLflow waits for the server, twice at most: MLflow's client gives up after 120."""
@@ -69,7 +69,7 @@ class MariadbArgs(TypedDict):
     image: NotRequired[pulumi.Input[str]]
     """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
     Default: docker.io/library/mariadb:10.11."""
-    resources: NotRequired[workload.ResourcesArgs]
+    resources: NotRequired[pod.ResourcesArgs]
     """Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
     rotation: NotRequired[int]
     """Raising the number makes new passwords; the server restarts with them. Default: 0."""
@@ -81,7 +81,7 @@ def _mariadb(fields: validate.Fields) -> None:
     fields.check("storage_class", validate.subdomain)
     fields.check("image", validate.image)
     fields.check("rotation", validate.between(0, 2**31))
-    workload.resource_rules(fields, *SERVER_RESOURCES)
+    pod.resource_rules(fields, *SERVER_RESOURCES)
 
 
 class DumpsArgs(TypedDict):
@@ -159,15 +159,15 @@ def needs(args: MysqlStoreArgs, place: Place) -> list[Need]:
     ]
 
 
-def step_resources(cpu: str = workload.STEP_CPU) -> ResourceRequirementsArgsDict:
+def step_resources(cpu: str = pod.STEP_CPU) -> ResourceRequirementsArgsDict:
     """Return the resources of a container that opens the database before MLflow does: by default the step in the
     tracking server's pod."""
     requests, limits = SCHEMA_RESOURCES
-    return workload.resources(None, {**requests, "cpu": cpu}, limits)
+    return pod.resources(None, {**requests, "cpu": cpu}, limits)
 
 
 def _server_resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
-    return workload.resources(args.get("resources"), *SERVER_RESOURCES)
+    return pod.resources(args.get("resources"), *SERVER_RESOURCES)
 
 
 def reservation(args: MariadbArgs, place: Place) -> Reservation:
@@ -182,7 +182,7 @@ class MysqlPlacementArgs(TypedDict):
     """Namespace of everything."""
     image: pulumi.Input[str]
     """The MLflow image, which makes and upgrades the schema."""
-    platform: workload.Platform
+    platform: pod.Platform
     """kubernetes or openshift."""
     rollout_timeout: str
     """How long ``pulumi up`` waits for the server and for the schema Job."""
@@ -216,7 +216,7 @@ class MysqlStore(pulumi.ComponentResource):
     ) -> None:
         accepted = validate.accepted("MysqlStore", name, MysqlStoreArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:MysqlStore", name, {}, opts)
-        labels = workload.labels(name, "backend-store", placement["labels"])
+        labels = pod.labels(name, "backend-store", placement["labels"])
         child = pulumi.ResourceOptions(parent=self)
         if "deploy" in accepted:
             database = _deployed(self, name, accepted["deploy"], placement)
@@ -236,10 +236,10 @@ class MysqlStore(pulumi.ComponentResource):
                 data=data,
                 opts=child,
             )
-            return workload.name_of(made)
+            return pod.name_of(made)
 
         scripts = text(
-            "schema", {one: workload.script(one) for one in ("mysql_schema.py", "mysql_dump.sh", "revisions.py")}
+            "schema", {one: pod.program(one) for one in ("mysql_schema.py", "mysql_dump.sh", "revisions.py")}
         )
         volumes: list[VolumeArgsDict] = [
             {"name": "mysql-scripts", "config_map": {"name": scripts, "default_mode": 0o444}},
@@ -268,10 +268,10 @@ class MysqlStore(pulumi.ComponentResource):
             "USERNAME": database.user,
             "PASSWORD_FILE": PASSWORD,
             **({"CA_FILE": CA} if authority else {}),
-            "HOME": workload.SCRATCH,
+            "HOME": pod.SCRATCH,
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        scratch, scratch_mount = workload.scratch("mysql-tmp", "256Mi")
+        scratch, scratch_mount = pod.scratch("mysql-tmp", "256Mi")
 
         def step(
             name: str,
@@ -286,9 +286,9 @@ class MysqlStore(pulumi.ComponentResource):
                 "image": image,
                 "command": list(command),
                 "args": [],
-                "env": workload.env(env),
+                "env": pod.env(env),
                 "resources": step_resources(cpu),
-                "security_context": workload.container_security(),
+                "security_context": pod.container_security(),
                 "termination_message_policy": "FallbackToLogsOnError",
                 "volume_mounts": [*mounts, *authority, scratch_mount, *more],
             }
@@ -305,7 +305,7 @@ class MysqlStore(pulumi.ComponentResource):
                     "dump",
                     _tools(accepted),
                     ("bash", f"{SCRIPTS}/mysql_dump.sh"),
-                    {"DATABASE": database.name, "WORK": WORK, "DUMPS": DUMPS, "HOME": workload.SCRATCH},
+                    {"DATABASE": database.name, "WORK": WORK, "DUMPS": DUMPS, "HOME": pod.SCRATCH},
                     [_WORK_MOUNT, {"name": "dumps", "mount_path": DUMPS}],
                 ),
                 step("migrate", placement["image"], (*program, "migrate"), {**env, "WORK": WORK}, [_WORK_MOUNT]),
@@ -322,12 +322,12 @@ class MysqlStore(pulumi.ComponentResource):
             (*program, "ready"),
             {**env, "OPTIONS": OPTIONS},
             [writable],
-            workload.STEP_CPU,
+            pod.STEP_CPU,
         )
         uri = pulumi.Output.all(database.host, database.port, database.name).apply(lambda place: _uri(*place))
         self.parts = PodParts(
             init_containers=[ready],
-            env=workload.env({"MLFLOW_BACKEND_STORE_URI": uri}),
+            env=pod.env({"MLFLOW_BACKEND_STORE_URI": uri}),
             volumes=[*volumes, scratch, _memory("mysql-options")],
             mounts=[options, *authority],
             wait_for=[job],
@@ -346,21 +346,21 @@ class MysqlStore(pulumi.ComponentResource):
         volumes: Sequence[VolumeArgsDict],
         guard: pulumi.Resource,
     ) -> k8s.batch.v1.Job:
-        labels = workload.labels(name, SCHEMA_COMPONENT, placement["labels"])
+        labels = pod.labels(name, SCHEMA_COMPONENT, placement["labels"])
         policy = network.policy(
             f"{name}-schema",
             namespace=placement["namespace"],
             labels=labels,
-            selector=workload.selector(name, SCHEMA_COMPONENT),
+            selector=pod.selector(name, SCHEMA_COMPONENT),
             ingress=[],
             egress=[database.egress],
             opts=pulumi.ResourceOptions(parent=self),
         )
         dumps = args.get("dumps", {})
-        claim = workload.claim(
+        claim = pod.claim(
             f"{name}-dumps",
             namespace=placement["namespace"],
-            labels=workload.labels(name, "backend-store", placement["labels"]),
+            labels=pod.labels(name, "backend-store", placement["labels"]),
             size=dumps.get("size", DEFAULT_DUMPS_SIZE),
             storage_class=dumps.get("storage_class"),
             opts=pulumi.ResourceOptions(parent=self),
@@ -370,13 +370,13 @@ class MysqlStore(pulumi.ComponentResource):
             volumes=[
                 *volumes,
                 _memory("work"),
-                {"name": "dumps", "persistent_volume_claim": {"claim_name": workload.name_of(claim)}},
+                {"name": "dumps", "persistent_volume_claim": {"claim_name": pod.name_of(claim)}},
             ],
         )
-        account = workload.service_account(
+        account = pod.service_account(
             f"{name}-schema", placement["namespace"], labels, pulumi.ResourceOptions(parent=self)
         )
-        template = workload.pod_spec(placement["platform"], [steps[-1]], [parts], account)
+        template = pod.spec(placement["platform"], [steps[-1]], [parts], account)
         timeout = placement["rollout_timeout"]
         return k8s.batch.v1.Job(
             f"{name}-schema",
@@ -391,7 +391,7 @@ class MysqlStore(pulumi.ComponentResource):
                 "template": {
                     "metadata": {
                         "labels": labels,
-                        "annotations": workload.pod_annotations(placement["platform"], [parts]),
+                        "annotations": pod.annotations(placement["platform"], [parts]),
                     },
                     "spec": {**template, "restart_policy": "Never"},
                 },
@@ -412,7 +412,7 @@ def _external(
         secret = args["existing_secret"]
     else:
         password: pulumi.Output[str] = pulumi.Output.secret(args.get("password", ""))
-        secret = workload.name_of(_secret(parent, f"{name}-database", namespace, labels, {PASSWORD_KEY: password}))
+        secret = pod.name_of(_secret(parent, f"{name}-database", namespace, labels, {PASSWORD_KEY: password}))
     return _Database(
         host=args.get("host", ""),
         port=port,
@@ -425,8 +425,8 @@ def _external(
 
 def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: MysqlPlacementArgs) -> _Database:
     namespace, platform = placement["namespace"], placement["platform"]
-    labels = workload.labels(name, DATABASE_COMPONENT, placement["labels"])
-    selector = workload.selector(name, DATABASE_COMPONENT)
+    labels = pod.labels(name, DATABASE_COMPONENT, placement["labels"])
+    selector = pod.selector(name, DATABASE_COMPONENT)
     child = pulumi.ResourceOptions(parent=parent)
     service = f"{name}-database"
 
@@ -449,7 +449,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         labels,
         {"init.sql": pulumi.Output.all(own, root).apply(_statements), "client.cnf": own.apply(_probe_options)},
     )
-    claim = workload.claim(
+    claim = pod.claim(
         service,
         namespace=namespace,
         labels=labels,
@@ -462,7 +462,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         f"{name}-database",
         metadata={"namespace": namespace, "labels": labels},
         immutable=True,
-        data={"mariadb_data.sh": workload.script("mariadb_data.sh")},
+        data={"mariadb_data.sh": pod.program("mariadb_data.sh")},
         opts=child,
     )
     policy = network.policy(
@@ -474,7 +474,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
             Ingress(
                 PORT,
                 [
-                    {"pod_selector": {"match_labels": workload.selector(name, component)}}
+                    {"pod_selector": {"match_labels": pod.selector(name, component)}}
                     for component in ("tracking", SCHEMA_COMPONENT)
                 ],
             )
@@ -493,13 +493,13 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         spec={"selector": selector, "ports": [{"name": "mysql", "port": PORT, "target_port": "mysql"}]},
         opts=child,
     )
-    scratch, scratch_mount = workload.scratch("mariadb-tmp", "1Gi")
+    scratch, scratch_mount = pod.scratch("mariadb-tmp", "1Gi")
     image = args.get("image", DEFAULT_IMAGE)
     common: ContainerArgsDict = {
         "name": "mariadb",
         "image": image,
         "resources": _server_resources(args),
-        "security_context": workload.container_security(),
+        "security_context": pod.container_security(),
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [
             {"name": "data", "mount_path": DATA},
@@ -523,14 +523,14 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
             {**common, "name": "data", "command": ["sh", f"{SCRIPTS}/mariadb_data.sh"], "args": [f"{DATA}/data"]}
         ],
         volumes=[
-            {"name": "data", "persistent_volume_claim": {"claim_name": workload.name_of(claim)}},
-            {"name": "server", "secret": {"secret_name": workload.name_of(server_secret), "default_mode": 0o440}},
-            {"name": "scripts", "config_map": {"name": workload.name_of(scripts), "default_mode": 0o444}},
+            {"name": "data", "persistent_volume_claim": {"claim_name": pod.name_of(claim)}},
+            {"name": "server", "secret": {"secret_name": pod.name_of(server_secret), "default_mode": 0o440}},
+            {"name": "scripts", "config_map": {"name": pod.name_of(scripts), "default_mode": 0o444}},
             scratch,
         ],
     )
-    account = workload.service_account(service, namespace, labels, child)
-    template = workload.pod_spec(platform, [server], [parts], account)
+    account = pod.service_account(service, namespace, labels, child)
+    template = pod.spec(platform, [server], [parts], account)
     timeout = placement["rollout_timeout"]
     stateful = k8s.apps.v1.StatefulSet(
         service,
@@ -542,7 +542,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},
             "template": {
-                "metadata": {"labels": labels, "annotations": workload.pod_annotations(platform, [parts])},
+                "metadata": {"labels": labels, "annotations": pod.annotations(platform, [parts])},
                 "spec": {**template, "termination_grace_period_seconds": SERVER_GRACE_SECONDS},
             },
         },
@@ -559,7 +559,7 @@ def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: Mysql
         port=PORT,
         name=DEFAULT_NAME,
         user=DEFAULT_NAME,
-        secret=workload.name_of(secret),
+        secret=pod.name_of(secret),
         egress=Egress(PORT, pods=selector),
         wait_for=[stateful],
     )
@@ -569,9 +569,9 @@ def _server_options() -> list[str]:
     return [
         "--no-defaults",
         f"--datadir={DATA}/data",
-        f"--tmpdir={workload.SCRATCH}",
+        f"--tmpdir={pod.SCRATCH}",
         f"--socket={SOCKET}",
-        f"--pid-file={workload.SCRATCH}/mariadb.pid",
+        f"--pid-file={pod.SCRATCH}/mariadb.pid",
         f"--port={PORT}",
         "--skip-name-resolve",
         "--character-set-server=utf8mb4",

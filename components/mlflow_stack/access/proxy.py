@@ -15,10 +15,10 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from mlflow_stack import validate, workload
+from mlflow_stack import pod, validate
+from mlflow_stack.access.credentials import HTPASSWD_KEY, LONGEST_NAME
 from mlflow_stack.addresses import Addresses
-from mlflow_stack.credentials import HTPASSWD_KEY, LONGEST_NAME
-from mlflow_stack.workload import Ingress, PodParts
+from mlflow_stack.pod import Ingress, PodParts
 
 PUBLIC_PORT = 8080
 """For the public address."""
@@ -131,7 +131,7 @@ class AuthProxyArgs(TypedDict):
     """Name of the Secret with the password file, key ``htpasswd``."""
     image: NotRequired[pulumi.Input[str]]
     """The nginx image, 1.19.5 or later, with auth_request. Default: nginxinc/nginx-unprivileged."""
-    resources: NotRequired[workload.ResourcesArgs]
+    resources: NotRequired[pod.ResourcesArgs]
     """Default: requests 20m CPU and 32Mi, limit 128Mi."""
     max_artifact_size: NotRequired[str]
     """The largest artifact, or a model server's largest request, a quantity of bytes; above it 413. Default: 10Gi."""
@@ -160,7 +160,7 @@ class AuthProxyArgs(TypedDict):
 def _rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
     fields.check("serving", validate.dns_label)
-    workload.resource_rules(fields, REQUESTS, LIMITS)
+    pod.resource_rules(fields, REQUESTS, LIMITS)
     fields.check("answer_timeout", validate.duration)
     size_rules(fields)
 
@@ -194,7 +194,7 @@ class AuthProxy(pulumi.ComponentResource):
             f"{name}-proxy",
             metadata={
                 "namespace": accepted["namespace"],
-                "labels": workload.labels(name, "proxy", accepted.get("labels")),
+                "labels": pod.labels(name, "proxy", accepted.get("labels")),
             },
             immutable=True,
             data={
@@ -205,7 +205,7 @@ class AuthProxy(pulumi.ComponentResource):
             },
             opts=pulumi.ResourceOptions(parent=self),
         )
-        scratch, scratch_mount = workload.scratch("proxy-tmp", _scratch_size(limits, serving))
+        scratch, scratch_mount = pod.scratch("proxy-tmp", _scratch_size(limits, serving))
         volumes, mounts = _users(access)
         self.parts = PodParts(
             containers=[
@@ -219,7 +219,7 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "internal", "container_port": INTERNAL_PORT},
                     ],
                     "resources": container_resources(accepted.get("resources"), limits, serving),
-                    "security_context": workload.container_security(),
+                    "security_context": pod.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "startup_probe": {
                         "http_get": {"path": LIVE, "port": "internal"},
@@ -253,7 +253,7 @@ class AuthProxy(pulumi.ComponentResource):
                 {
                     "name": "proxy",
                     "config_map": {
-                        "name": workload.name_of(config),
+                        "name": pod.name_of(config),
                         "default_mode": 0o444,
                     },
                 },
@@ -343,13 +343,13 @@ def _scratch_size(limits: Limits, serving: str | None) -> str:
 
 
 def container_resources(
-    given: workload.ResourcesArgs | None, limits: Limits, serving: str | None = None
+    given: pod.ResourcesArgs | None, limits: Limits, serving: str | None = None
 ) -> ResourceRequirementsArgsDict:
     """Return the resources of the proxy's container.
 
     :param serving: Name of the model, if the proxy guards a model server.
     """
-    return workload.resources(given, {**REQUESTS, "ephemeral-storage": _scratch_size(limits, serving)}, LIMITS)
+    return pod.resources(given, {**REQUESTS, "ephemeral-storage": _scratch_size(limits, serving)}, LIMITS)
 
 
 def drain_seconds(answer_seconds: int) -> int:

@@ -1,0 +1,48 @@
+"""Labels, selectors and names of objects."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from mlflow_stack import validate
+
+
+def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The labels of an object: the caller's own first, so that none of ours is overridden."""
+    return {
+        **(extra or {}),
+        **selector(instance, component),
+        "app.kubernetes.io/part-of": "mlflow",
+        "app.kubernetes.io/managed-by": "pulumi",
+    }
+
+
+def selector(instance: str, component: str) -> dict[str, str]:
+    """The labels that select a pod: never a version, since a selector cannot be changed in place."""
+    return {
+        "app.kubernetes.io/name": "mlflow",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": component,
+    }
+
+
+def label_rules(fields: validate.Fields) -> None:
+    """Judge the labels that a user adds to objects."""
+    fields.check_keys("labels", validate.label_key)
+    fields.check_each("labels", validate.label_value)
+
+
+class Named(Protocol):
+    """An object with a name."""
+
+    @property
+    def metadata(self) -> pulumi.Output[k8s.meta.v1.outputs.ObjectMeta]:
+        """What it is called."""
+        ...
+
+
+def name_of(made: Named) -> pulumi.Output[str]:
+    """The name that an object has in the cluster."""
+    return made.metadata.apply(lambda metadata: metadata.name or "")

@@ -1,0 +1,96 @@
+"""CPU, memory and disk of containers."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict, cast
+
+from pulumi_kubernetes.core.v1 import (
+    ResourceRequirementsArgsDict,
+)
+
+from mlflow_stack import validate
+
+
+class ResourcesArgs(TypedDict):
+    """What a container asks for and may use at most, as Kubernetes quantities."""
+
+    requests: NotRequired[Mapping[str, str]]
+    """Amounts reserved, by resource: cpu, memory, ephemeral-storage, or a device such as nvidia.com/gpu; none above its
+    limit. Default: the container's own."""
+    limits: NotRequired[Mapping[str, str]]
+    """Amounts not to be passed, by the same resources. Default: the container's own."""
+
+
+@validate.rules(ResourcesArgs)
+def _resources(fields: validate.Fields) -> None:
+    for name in ("requests", "limits"):
+        fields.check_keys(name, validate.container_resource)
+        fields.check_each(name, validate.quantity)
+        for resource, value in fields.get(name, {}).items():
+            if validate.is_extended(resource) and validate.quantity(value) is None and not value.isdigit():
+                fields.refuse_value(name, resource, "a whole number, as devices are not shared")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Smallest limit that a container works with."""
+
+    limit: str
+    """Quantity."""
+    why: str
+    """What takes that much."""
+
+
+def resource_rules(
+    fields: validate.Fields,
+    requests: Mapping[str, str],
+    limits: Mapping[str, str],
+    floors: Mapping[str, Floor] = types.MappingProxyType({}),
+    *,
+    name: str = "resources",
+) -> None:
+    """Judge a container's resources with its defaults merged in, as the API server judges its pods.
+
+    :param floors: Smallest limits, by resource.
+    :param name: Name of the field of :class:`ResourcesArgs`.
+    """
+    if name not in fields:
+        return
+    given, stated = fields.under(name), cast(ResourcesArgs, fields[name])
+    own_requests, own_limits = stated.get("requests", {}), stated.get("limits", {})
+    all_limits = {**limits, **own_limits}
+    for resource, floor in floors.items():
+        if resource in own_limits and validate.amount(own_limits[resource]) < validate.amount(floor.limit):
+            given.refuse_value("limits", resource, f"at least {floor.limit}: {floor.why}")
+    for resource, request in {**requests, **own_requests}.items():
+        if resource not in all_limits:
+            if validate.is_extended(resource):
+                wanted = f"the same number at limits.{resource}, as devices are not shared"
+                given.refuse_value("requests", resource, wanted)
+            continue
+        limit = all_limits[resource]
+        excess = validate.amount(request) - validate.amount(limit)
+        if excess and validate.is_extended(resource):
+            given.refuse_value("requests", resource, f"{limit} as in limits, as devices are not shared")
+        elif excess <= 0:
+            continue
+        elif resource not in own_requests:
+            given.refuse_value("limits", resource, f"at least requests.{resource}, which defaults to {request}")
+        elif resource in own_limits:
+            given.refuse_value("requests", resource, f"at most limits.{resource}, {limit}")
+        else:
+            given.refuse_value("requests", resource, f"at most limits.{resource}, which defaults to {limit}")
+
+
+STEP_CPU = "20m"
+"""What a container asks for that ends before the server starts. A pod reserves the largest request of such for all its
+life, so it is small: what the server's ``resources`` ask for decides. Nothing limits what a step takes."""
+
+
+def resources(
+    given: ResourcesArgs | None, requests: Mapping[str, str], limits: Mapping[str, str]
+) -> ResourceRequirementsArgsDict:
+    """The caller's amounts over the defaults, resource by resource."""
+    given = given or {}
+    return {"requests": {**requests, **given.get("requests", {})}, "limits": {**limits, **given.get("limits", {})}}

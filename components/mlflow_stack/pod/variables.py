@@ -1,0 +1,97 @@
+"""Environment variables of containers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict, cast
+
+import pulumi
+from pulumi_kubernetes.core.v1 import (
+    EnvVarArgsDict,
+)
+
+from mlflow_stack import validate
+from mlflow_stack.cluster import CONFIG_MAP, SECRET, Need, Place
+
+
+class KeyRefArgs(TypedDict):
+    """One key of an existing Secret or ConfigMap."""
+
+    name: pulumi.Input[str]
+    """Name of the object, in the servers' namespace."""
+    key: str
+    """The key in it."""
+
+
+class EnvSourceArgs(TypedDict):
+    """Where the value of a variable comes from: one of the two."""
+
+    secret_key_ref: NotRequired[KeyRefArgs]
+    """A key of a Secret. Default: none."""
+    config_map_key_ref: NotRequired[KeyRefArgs]
+    """A key of a ConfigMap. Default: none."""
+
+
+class EnvVarArgs(TypedDict):
+    """One environment variable."""
+
+    name: str
+    """The variable's name: letters, digits and '_'."""
+    value: NotRequired[pulumi.Input[str]]
+    """Its value, in plain text in the cluster. Default: none, it is given by value_from."""
+    value_from: NotRequired[EnvSourceArgs]
+    """Where its value comes from. Default: none, it is given by value."""
+
+
+@validate.rules(KeyRefArgs)
+def _key_ref_rules(fields: validate.Fields) -> None:
+    fields.check("name", validate.subdomain)
+    fields.check("key", validate.data_key)
+
+
+@validate.rules(EnvSourceArgs)
+def _env_source_rules(fields: validate.Fields) -> None:
+    _one_of_two(fields, "secret_key_ref", "config_map_key_ref")
+
+
+@validate.rules(EnvVarArgs)
+def _env_var_rules(fields: validate.Fields) -> None:
+    fields.check("name", validate.variable)
+    _one_of_two(fields, "value", "value_from")
+
+
+def _one_of_two(fields: validate.Fields, name: str, other: str) -> None:
+    fields.refuse_together(name, other, "a variable has one value")
+    if not fields.stated & {name, other}:
+        fields.refuse(name, f"it or {fields.spell(other)}")
+
+
+def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
+    """Judge the ``env`` of a server, which must not set the variables of its own container."""
+    names = [variable["name"] for variable in fields.get("env", []) if variable and "name" in variable]
+    for name in dict.fromkeys(names):
+        if name in own:
+            fields.refuse_item("env", name, "another name: the server sets this variable itself")
+        if names.count(name) > 1:
+            fields.refuse_item("env", name, "each variable once")
+
+
+def env_needs(variables: Sequence[Mapping[str, Any]], place: Place) -> list[Need]:
+    """Return what the ``env`` of a server needs of the cluster."""
+    found: list[Need] = []
+    for position, variable in enumerate(variables):
+        source: Mapping[str, Any] = (variable or {}).get("value_from", {})
+        for reference, kind in (("secret_key_ref", SECRET), ("config_map_key_ref", CONFIG_MAP)):
+            named: Mapping[str, Any] = source.get(reference, {})
+            where = place.item("env", position).under("value_from", reference)
+            keys = [named["key"]] if "key" in named else []
+            found += where.need(kind, named, "name", keys=keys)
+    return found
+
+
+def env(variables: Mapping[str, pulumi.Input[str]]) -> list[EnvVarArgsDict]:
+    """Environment of a container, plain values."""
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def env_given(variables: Sequence[EnvVarArgs]) -> list[EnvVarArgsDict]:
+    """Return the variables that a user gave, as a container takes them."""
+    return [cast(EnvVarArgsDict, variable) for variable in variables]
