@@ -10,9 +10,9 @@ from typing import Any, NotRequired, cast
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from mlflow_stack import MlflowStackArgs
-from mlflow_stack.access.credentials import LONGEST_NAME
-from mlflow_stack.validate import SECRETS, Problem, accepted, camel, extend, hints, plain_type
+from mlflow_stack import MlflowStackArgs, Spec
+from mlflow_stack.pod import LONGEST_NAME
+from mlflow_stack.validate import SECRETS, Problem, accepted, camel, extend, filled, hints, plain_type
 
 PROJECT = "mlflow-stack"
 READERS = ("kubernetes", "pulumi", "random")
@@ -44,8 +44,13 @@ class Settings:
     """Name of the component."""
     release: Sequence[str]
     """Names of protected resources that may leave the stack; no component gets them."""
-    args: MlflowStackArgs
-    """All other keys, spelled as Python fields."""
+    spec: Spec
+    """Specification that all other keys give."""
+
+    @property
+    def args(self) -> MlflowStackArgs:
+        """Args of the component, with every default filled in."""
+        return self.spec.args
 
 
 def read() -> Settings:
@@ -82,7 +87,7 @@ def judged(
     kept = accepted(
         "MlflowStack", name, StackKeys, values, longest=LONGEST_NAME, spell=camel, found=[*dict.fromkeys(found)]
     )
-    return Settings(name, kept.pop("release", []), cast(MlflowStackArgs, kept))
+    return Settings(name, kept.pop("release", []), Spec(name, filled(MlflowStackArgs, kept), camel))
 
 
 def leaves(value: Any, key: str, hint: Any = None, hide: bool = False) -> Iterator[tuple[str, Any, bool]]:

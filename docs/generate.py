@@ -6,16 +6,17 @@ A test fails where a committed file is not what this would write.
 """
 
 import inspect
+import itertools
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import mlflow_stack
-from mlflow_stack import MlflowStackArgs, exposure, plugin, validate
+from mlflow_stack import MlflowStackArgs, expose, plugin, validate
 from mlflow_stack.servers import model as models
 
 PROJECT = Path(__file__).parents[1]
@@ -189,17 +190,20 @@ class _Read(validate.Fields):
     def __init__(self) -> None:
         super().__init__("", {}, frozenset(), False, validate.Problems(validate.camel))
         self.forms: dict[str, dict[str, Any]] = {}
-        self.items: dict[str, dict[str, Any]] = {}
+        self.of_items: dict[str, dict[str, Any]] = {}
         self.exclusive: list[list[str]] = []
 
     def check(self, name: str, predicate: Any) -> None:
         self.forms.setdefault(validate.camel(name), {}).update(_form(predicate))
 
     def check_each(self, name: str, predicate: Any) -> None:
-        self.items.setdefault(validate.camel(name), {}).update(_form(predicate))
+        self.of_items.setdefault(validate.camel(name), {}).update(_form(predicate))
 
     def refuse_together(self, name: str, other: str, why: str) -> None:
         self.exclusive.append([validate.camel(name), validate.camel(other)])
+
+    def refuse_several(self, names: Iterable[str], why: str) -> None:
+        self.exclusive += [[validate.camel(name) for name in pair] for pair in itertools.combinations(names, 2)]
 
 
 def _form(predicate: Any) -> dict[str, Any]:
@@ -266,11 +270,11 @@ def _exposures() -> list[dict[str, Any]]:
         {
             "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
             "then": {
-                "required": [validate.camel(name) for name in exposure.REQUIRED[kind]],
-                "propertyNames": {"enum": sorted({"kind", *map(validate.camel, exposure.FIELDS[kind])})},
+                "required": [validate.camel(name) for name in expose.KINDS[kind].required],
+                "propertyNames": {"enum": sorted({"kind", *map(validate.camel, expose.KINDS[kind].fields)})},
             },
         }
-        for kind in exposure.FIELDS
+        for kind in expose.KINDS
     ]
 
 
@@ -281,7 +285,7 @@ def _fields(properties: dict[str, Any], required: list[str] | None, kind: type) 
     for name, form in read.forms.items():
         if "$ref" not in fields[name]:
             fields[name].update(form)
-    for name, form in read.items.items():
+    for name, form in read.of_items.items():
         inner = fields[name].get("items") or fields[name].get("additionalProperties")
         if isinstance(inner, dict) and "$ref" not in inner:
             inner.update(form)

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from mlflow_stack import pod
 from mlflow_stack.access import proxy
-from mlflow_stack.servers import tracking
 from mlflow_stack_cli import follow, lock, preflight
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.paths import cache_dir
@@ -342,7 +342,7 @@ def lock_images(asked: Asked) -> None:
     """Write the digests of the images into Pulumi.<stack>.yaml, as their registries give them."""
     StackFile.require(asked.stack)
     file = PROJECT / f"Pulumi.{asked.stack}.yaml"
-    defaults = {"mlflow-stack:image": tracking.DEFAULT_IMAGE, "mlflow-stack:proxyImage": proxy.DEFAULT_IMAGE}
+    defaults = {"mlflow-stack:image": pod.DEFAULT_IMAGE, "mlflow-stack:proxyImage": proxy.DEFAULT_IMAGE}
     for change in lock.lock(file, defaults) or ["nothing changed"]:
         click.echo(change, err=True)
 

@@ -3,27 +3,23 @@
 from mlflow_stack.access.credentials import Credentials, CredentialsArgs, User, Users, UsersArgs
 from mlflow_stack.access.proxy import AuthProxy, AuthProxyArgs
 from mlflow_stack.addresses import Addresses
-from mlflow_stack.artifacts.claim import PvcArtifacts, PvcArtifactsArgs
-from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs, S3PlacementArgs
-from mlflow_stack.backend.mysql import DumpsArgs, MariadbArgs, MysqlPlacementArgs, MysqlStore, MysqlStoreArgs
-from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs
-from mlflow_stack.cluster import Need, ObjectKind, Reservation
-from mlflow_stack.exposure import ControllerArgs, ExposeArgs, Exposure, ExposureArgs, TlsArgs
-from mlflow_stack.pod import EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
-from mlflow_stack.pod.claims import PvcPlacementArgs
+from mlflow_stack.artifacts import ArtifactStoreArgs
+from mlflow_stack.artifacts.claim import PvcArtifacts, PvcArtifactsArgs, PvcArtifactsInputs
+from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs, S3ArtifactsInputs
+from mlflow_stack.backend import BackendStoreArgs
+from mlflow_stack.backend.mariadb import MariadbArgs
+from mlflow_stack.backend.mysql import DumpsArgs, MysqlStore, MysqlStoreArgs, MysqlStoreInputs
+from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs, PvcStoreInputs
+from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
+from mlflow_stack.expose import ControllerArgs, ExposeArgs, ExposureArgs, TlsArgs
+from mlflow_stack.expose.exposure import Exposure
+from mlflow_stack.pod import Context, EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
-from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysPlacementArgs
+from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysInputs
 from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
 from mlflow_stack.servers.tracking import TrackingServer, TrackingServerArgs
-from mlflow_stack.stack import (
-    ArtifactStoreArgs,
-    BackendStoreArgs,
-    MlflowStack,
-    MlflowStackArgs,
-    accept,
-    needs,
-    reservations,
-)
+from mlflow_stack.spec import MlflowStackArgs, Spec, resolve
+from mlflow_stack.stack import MlflowStack
 from mlflow_stack.validate import InvalidArgs
 
 __version__ = "0.1.0"
@@ -35,6 +31,8 @@ __all__ = [
     "AuthProxyArgs",
     "AutoscaleArgs",
     "BackendStoreArgs",
+    "Claim",
+    "Context",
     "ControllerArgs",
     "Credentials",
     "CredentialsArgs",
@@ -42,7 +40,7 @@ __all__ = [
     "EgressArgs",
     "EncryptionKeys",
     "EncryptionKeysArgs",
-    "EncryptionKeysPlacementArgs",
+    "EncryptionKeysInputs",
     "EnvSourceArgs",
     "EnvVarArgs",
     "ExposeArgs",
@@ -56,23 +54,25 @@ __all__ = [
     "ModelArgs",
     "ModelServer",
     "ModelServerArgs",
-    "MysqlPlacementArgs",
     "MysqlStore",
     "MysqlStoreArgs",
+    "MysqlStoreInputs",
     "Need",
     "ObjectKind",
     "PeerArgs",
     "PodParts",
     "PvcArtifacts",
     "PvcArtifactsArgs",
-    "PvcPlacementArgs",
+    "PvcArtifactsInputs",
     "PvcStore",
     "PvcStoreArgs",
+    "PvcStoreInputs",
     "Reservation",
     "ResourcesArgs",
     "S3Artifacts",
     "S3ArtifactsArgs",
-    "S3PlacementArgs",
+    "S3ArtifactsInputs",
+    "Spec",
     "TlsArgs",
     "TrackingServer",
     "TrackingServerArgs",
@@ -80,7 +80,5 @@ __all__ = [
     "Users",
     "UsersArgs",
     "__version__",
-    "accept",
-    "needs",
-    "reservations",
+    "resolve",
 ]

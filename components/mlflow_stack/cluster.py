@@ -76,6 +76,18 @@ class Reservation:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """PersistentVolumeClaim that the stack creates."""
+
+    key: str
+    """Full path of the key that sets its size."""
+    name: str
+    """Name of the claim."""
+    size: str
+    """Size, a Kubernetes quantity."""
+
+
+@dataclass(frozen=True)
 class Place:
     """Place of one args value in the args of a stack."""
 

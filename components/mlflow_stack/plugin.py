@@ -9,17 +9,18 @@ import pulumi
 from pulumi.provider import ConstructResult, main, server
 from pulumi.provider.experimental import analyzer, component
 
-from mlflow_stack import exposure, pod, validate
+from mlflow_stack import expose, pod, validate
 from mlflow_stack.artifacts import s3
 from mlflow_stack.pod import claims
 from mlflow_stack.servers import model as models
-from mlflow_stack.stack import MlflowStack, accept
+from mlflow_stack.spec import resolve
+from mlflow_stack.stack import MlflowStack
 
 NAME = "mlflow-stack"
 ENUMS = {
     pod.Platform: ("Platform", "Who states the pods' UID."),
-    exposure.Kind: ("ExposeKind", "How the server is reached from outside the cluster."),
-    exposure.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
+    expose.Kind: ("ExposeKind", "How the server is reached from outside the cluster."),
+    expose.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
     claims.AccessMode: ("AccessMode", "Access mode of a claim."),
     s3.Addressing: ("Addressing", "Place of the bucket's name in a request."),
     models.Environment: ("ModelEnvironment", "Source of a model's libraries."),
@@ -72,7 +73,7 @@ class Provider(component.ComponentProvider):
         """Declare a stack. The args are judged as they came: the host would drop keys that it does not know, and maps
         that are Outputs."""
         self.validate_resource_type(NAME, resource_type)
-        stack = MlflowStack(name, accept(name, inputs, spell=validate.camel), options)
+        stack = MlflowStack(name, resolve(name, inputs, spell=validate.camel).args, options)
         return ConstructResult(stack.urn, self.get_state(stack, self._component_defs[MlflowStack.__name__]))
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import cast
 
 from mlflow_stack import cluster as kinds
-from mlflow_stack import exposure, needs, reservations, validate
-from mlflow_stack.backend import mysql
-from mlflow_stack.cluster import Need, ObjectKind, Reservation
-from mlflow_stack.pod import claims
+from mlflow_stack import expose, validate
+from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
+from mlflow_stack.expose.exposure import takes
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.stackfile import section
 from mlflow_stack_cli.yamlfile import Tree
@@ -158,7 +157,7 @@ def _remedy(need: Need, keys: Sequence[str]) -> str:
     """Return what to do where an object is missing whose data is to have these keys."""
     kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
-    if kind == kinds.SECRET and keys == exposure.CERTIFICATE_KEYS:
+    if kind == kinds.SECRET and keys == expose.CERTIFICATE_KEYS:
         return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
     if kind == kinds.SECRET:
         return f"make it: `kubectl create secret generic {named} {files}`{_with(need)}"
@@ -192,29 +191,13 @@ _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unk
 """Faults of objects that exist."""
 
 
-def _claims(args: Tree) -> Iterator[tuple[str, str, str]]:
-    """Yield the claims that the stack makes: the key of the size, the end of the claim's name, the size."""
-    store, artifacts = args.get("backend_store", {}), args.get("artifact_store", {})
-    made = [("backendStore.pvc", "data", store.get("pvc", {}), claims.DEFAULT_SIZE)]
-    if "mysql" in store:
-        database = store["mysql"]
-        made = [("backendStore.mysql.dumps", "dumps", database.get("dumps", {}), mysql.DEFAULT_DUMPS_SIZE)]
-        if "deploy" in database:
-            made.append(("backendStore.mysql.deploy", "database", database["deploy"], mysql.DEFAULT_SIZE))
-    if "pvc" in artifacts or ("mysql" in store and "s3" not in artifacts):
-        made.append(("artifactStore.pvc", "artifacts", artifacts.get("pvc", {}), claims.DEFAULT_SIZE))
-    for key, end, stated, default in made:
-        if "existing_claim" not in stated:
-            yield f"{key}.size", end, stated.get("size", default)
-
-
-def _growth(asked: _Asked, settings: Settings, key: str, end: str, size: str) -> Iterator[str]:
+def _growth(asked: _Asked, settings: Settings, claim: Claim) -> Iterator[str]:
     """Yield what keeps a claim of the stack from the size that it is to grow to."""
-    found = asked.object(kinds.CLAIM, f"{settings.name}-{end}", _namespace(settings))
+    found = asked.object(kinds.CLAIM, claim.name, _namespace(settings))
     if found is None or _labels(found).get(_INSTANCE) != settings.name:
         return
-    asks = str(section(found, "spec", "resources", "requests").get("storage", size))
-    if validate.bytes_of(size) <= validate.bytes_of(asks):
+    asks = str(section(found, "spec", "resources", "requests").get("storage", claim.size))
+    if validate.bytes_of(claim.size) <= validate.bytes_of(asks):
         return
     name = str(section(found, "spec").get("storageClassName", ""))
     if name and (asked.object(kinds.STORAGE_CLASS, name, "") or {}).get("allowVolumeExpansion"):
@@ -224,23 +207,23 @@ def _growth(asked: _Asked, settings: Settings, key: str, end: str, size: str) ->
         patch = f"kubectl patch storageclass {name} --patch 'allowVolumeExpansion: true'"
         wanted += f", or allow it where the class's driver can: `{patch}`"
     yield (
-        f"{key}: {size} is more than the {asks} of the claim {settings.name}-{end}, whose class "
+        f"{claim.key}: {claim.size} is more than the {asks} of the claim {claim.name}, whose class "
         f"{name or '(none)'} does not allow expansion; {wanted}"
     )
 
 
 def _rivals(asked: _Asked, settings: Settings, kind: ObjectKind) -> Iterator[str]:
     """Yield the objects of a kind that take requests from the stack's address."""
-    expose: Tree = cast(Tree, settings.args.get("expose", {}))
-    host, path = expose.get("host"), expose.get("path", "")
-    if expose.get("kind", "none") not in exposure.OBJECTS or not asked.serves(kind):
+    given: Tree = cast(Tree, settings.args.get("expose", {}))
+    host, path = given.get("host"), given.get("path", "")
+    if expose.KINDS[given.get("kind", "none")].object is None or not asked.serves(kind):
         return
     for one in asked.items(kind.resource, "--all-namespaces"):
         metadata = one["metadata"]
         ours = metadata["namespace"] == _namespace(settings) and _labels(one).get(_INSTANCE) == settings.name
         # OpenShift makes Routes of each Ingress, which is asked for itself.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
-        taken = sorted(theirs for name, theirs in _claimed(one) if name == host and exposure.takes(theirs, path))
+        taken = sorted(theirs for name, theirs in _claimed(one) if name == host and takes(theirs, path))
         if taken and not ours and not made:
             where = f"{kind.name} {metadata['namespace']}/{metadata['name']}"
             yield f"expose.host: {host}{taken[0].rstrip('/')} belongs to {where}; take another host or path"
@@ -345,16 +328,15 @@ Look = tuple[str, Callable[[], Iterator[str]]]
 
 
 def _looks(asked: _Asked, settings: Settings) -> Iterator[Look]:
-    args = cast(Tree, settings.args)
-    needed = needs(settings.name, args, spell=validate.camel)
+    spec = settings.spec
+    needed = spec.needs
     for need in needed:
         yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, needed)
-    for key, end, size in _claims(args):
-        yield f"{key}: claim {settings.name}-{end}", partial(_growth, asked, settings, key, end, size)
+    for claim in spec.claims:
+        yield f"{claim.key}: claim {claim.name}", partial(_growth, asked, settings, claim)
     for kind in _EXPOSURES:
         yield f"expose.host: every {kind.name}", partial(_rivals, asked, settings, kind)
-    reserved = reservations(settings.name, args, spell=validate.camel)
-    yield "room on the nodes", partial(_room, asked, reserved)
+    yield "room on the nodes", partial(_room, asked, spec.reservations)
 
 
 def check(cluster: Cluster, settings: Settings) -> list[str]:

@@ -7,7 +7,8 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import Exposure, MlflowStack, exposure
+from mlflow_stack import Exposure, MlflowStack
+from mlflow_stack.expose import ingress
 
 INGRESS = {"kind": "ingress", "host": "mlflow.example.com"}
 ROUTE = {"kind": "route", "host": "mlflow.example.com"}
@@ -199,7 +200,7 @@ def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -
                             {
                                 "key": "app.kubernetes.io/name",
                                 "operator": "In",
-                                "values": list(exposure.INGRESS_CONTROLLERS),
+                                "values": list(ingress.CONTROLLERS),
                             }
                         ]
                     },

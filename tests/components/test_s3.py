@@ -5,17 +5,10 @@ import json
 import pytest
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, S3Artifacts
+from mlflow_stack import Context, InvalidArgs, MlflowStack, S3Artifacts
 
 BUCKET = {"bucket": "team", "prefix": "vision", "access_key_id": "AKIA1", "secret_access_key": "canary/+="}
-PLACE = {
-    "namespace": "team",
-    "image": "mlflow:1",
-    "platform": "kubernetes",
-    "max_artifact_size": "1Gi",
-    "max_concurrent_uploads": 2,
-    "labels": {},
-}
+PLACE = {"context": Context("team"), "largest": 2**30, "scratch_bytes": 2**30}
 
 
 def stack(s3: dict, **args: object) -> engine.Deployment:
@@ -220,4 +213,4 @@ def test_a_claim_of_their_own_is_protected_and_one_pod_alone_holds_it() -> None:
 
 def test_the_component_alone_refuses_what_the_stack_refuses() -> None:
     with pytest.raises(InvalidArgs, match='bucket: "My_Bucket" is not accepted'):
-        engine.deploy(lambda: S3Artifacts("mlflow", {**BUCKET, "bucket": "My_Bucket"}, PLACE) and None)
+        engine.deploy(lambda: S3Artifacts("mlflow", {**PLACE, "artifacts": {**BUCKET, "bucket": "My_Bucket"}}) and None)

@@ -6,7 +6,7 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, reservations, validate
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, resolve, validate
 from mlflow_stack.servers import tracking
 
 
@@ -462,5 +462,5 @@ def test_reservations_are_what_the_pods_request(args: MlflowStackArgs) -> None:
     deployment = stack(args)
     workloads = [*deployment.all("StatefulSet"), *deployment.all("Deployment")]
     pods = [one.inputs["spec"]["template"]["spec"] for one in workloads if one.inputs["spec"]["replicas"]]
-    found = [dict(one.requests) for one in reservations("mlflow", args)]
+    found = [dict(one.requests) for one in resolve("mlflow", args).reservations]
     assert sorted(map(sorted, map(dict.items, found))) == sorted(sorted(requested(one).items()) for one in pods)

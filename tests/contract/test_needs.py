@@ -3,12 +3,12 @@
 import itertools
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
-from mlflow_stack import InvalidArgs, MlflowStackArgs, accept, needs
+from mlflow_stack import InvalidArgs, MlflowStackArgs, Spec, resolve, validate
 from mlflow_stack.cluster import Need
 from mlflow_stack.servers import encryption_keys as keys
 from mlflow_stack.validate import hints, plain_type
@@ -61,7 +61,7 @@ def names_an_object(path: Path) -> bool:
         return True
     for args in args_with(path, "Not_A_Name!"):
         try:
-            accept("mlflow", args)
+            resolve("mlflow", args)
         except InvalidArgs as error:
             lines = [line for line in str(error).splitlines() if "Not_A_Name!" in line]
             if any(wanted in line for line in lines for wanted in OBJECT):
@@ -69,12 +69,17 @@ def names_an_object(path: Path) -> bool:
     return False
 
 
+def needed(args: dict[str, Any]) -> Sequence[Need]:
+    """Return the needs of args that are not judged: only the field in question is a complete one."""
+    return Spec("mlflow", validate.filled(MlflowStackArgs, args)).needs
+
+
 def needs_of(path: Path) -> list[Need]:
     key = ".".join(path).replace(".[]", "[0]")
     return [
         need
         for args in args_with(path, "team/one" if path[-1] == "gateway" else "one")
-        for need in needs("mlflow", args)
+        for need in needed(args)
         if need.key == key and need.name == "one"
     ]
 
@@ -115,10 +120,13 @@ def test_every_field_that_names_an_existing_object_is_a_need() -> None:
     ],
 )
 def test_a_class_that_is_not_stated_is_the_need_of_a_default(args: dict[str, Any], kind: str, key: str) -> None:
-    found = [need for need in needs("mlflow", args) if need.key == key]
+    found = [need for need in needed(args) if need.key == key]
     assert [(need.kind.name, need.name) for need in found] == [(kind, None)]
 
 
 def test_what_is_not_used_is_no_need() -> None:
     args = {"backend_store": {"pvc": {"existing_claim": "data"}}, "existing_namespace": "team"}
-    assert [need.key for need in needs("mlflow", args)] == ["existing_namespace", "backend_store.pvc.existing_claim"]
+    assert [need.key for need in needed(args)] == [
+        "existing_namespace",
+        "backend_store.pvc.existing_claim",
+    ]

@@ -1,5 +1,7 @@
 """Quantities and what containers reserve: judged as the API server, the engine and nginx judge them."""
 
+import importlib
+import pkgutil
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.test_validate import mysql, refusals, s3
 
-from mlflow_stack import MlflowStackArgs, exposure, validate
-from mlflow_stack import stack as stack_module
-from mlflow_stack.access import proxy as proxy_module
-from mlflow_stack.artifacts import claim
-from mlflow_stack.artifacts import s3 as s3_module
-from mlflow_stack.backend import mysql as mysql_module
-from mlflow_stack.backend import sqlite
-from mlflow_stack.pod import ResourcesArgs, claims
-from mlflow_stack.servers import model as models
-from mlflow_stack.servers import tracking
+import mlflow_stack
+from mlflow_stack import MlflowStackArgs, validate
+from mlflow_stack.pod import ResourcesArgs
 
 QUANTITY = "a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
 SIZE = "a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
@@ -216,7 +211,8 @@ def test_accepts_resources_that_the_api_server_takes(args: dict) -> None:
 
 def judged_fields() -> list[tuple[type, str]]:
     """Each field of a component's args that holds a container's resources."""
-    modules = (exposure, models, mysql_module, proxy_module, claims, sqlite, claim, s3_module, stack_module, tracking)
+    names = (one.name for one in pkgutil.walk_packages(mlflow_stack.__path__, "mlflow_stack."))
+    modules = [importlib.import_module(name) for name in names if ".programs" not in name]
     kinds = {
         kind
         for module in modules

@@ -10,16 +10,14 @@ import pulumi_random as random
 
 from mlflow_stack import pod, validate
 from mlflow_stack.access import htpasswd
-from mlflow_stack.pod import PodParts
+from mlflow_stack.pod import LONGEST_NAME, PodParts
 
+DEFAULT_USERS = ["mlflow"]
 MACHINE_USER = "models"
 """The user of the stack's own model servers; it exists from the first ``up``."""
 
 PASSWORD_LENGTH = 40
 """Letters and digits of a generated password: about 238 bits, so that a fast hash is enough."""
-
-LONGEST_NAME = 40
-"""Characters of a component's name: 63 less what Kubernetes appends to a StatefulSet's pods and the engine to it."""
 
 HTPASSWD_KEY = "htpasswd"
 
@@ -49,10 +47,10 @@ class UsersArgs(TypedDict):
     """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
 
 
-@validate.rules(UsersArgs)
+@validate.rules(UsersArgs, defaults={"users": DEFAULT_USERS, "passwords": {}, "rotation": {}})
 def user_rules(fields: validate.Fields) -> None:
     """What users may be; MlflowStack's args hold the same three fields."""
-    users: Sequence[str] = fields.get("users", ["mlflow"])
+    users: Sequence[str] = fields.get("users", DEFAULT_USERS)
     if not users:
         fields.refuse("users", "at least one user name")
     fields.check_each("users", validate.user)
@@ -80,14 +78,14 @@ class Users(pulumi.ComponentResource):
     """The people, in the order given, then the machine user."""
 
     def __init__(self, name: str, args: UsersArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.accepted("Users", name, UsersArgs, args, longest=LONGEST_NAME)
+        accepted = validate.resolved("Users", name, UsersArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:Users", name, {}, opts)
         self.everyone = []
         generated: list[pulumi.Resource] = []
         child = pulumi.ResourceOptions(parent=self)
-        passwords = accepted.get("passwords", {})
-        rotation = accepted.get("rotation", {})
-        for user in [*accepted.get("users", ["mlflow"]), MACHINE_USER]:
+        passwords = accepted["passwords"]
+        rotation = accepted["rotation"]
+        for user in [*accepted["users"], MACHINE_USER]:
             salt = random.RandomString(f"{name}-salt-{user}", length=htpasswd.SALT_LENGTH, special=False, opts=child)
             generated.append(salt)
             if user in passwords:

@@ -178,7 +178,7 @@ class AuthProxy(pulumi.ComponentResource):
     """What the guarded server's pod needs."""
 
     def __init__(self, name: str, args: AuthProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.accepted("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
+        accepted = validate.resolved("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:AuthProxy", name, {}, opts)
         limits = Limits(
             validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE)),

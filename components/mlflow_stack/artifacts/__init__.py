@@ -1,1 +1,27 @@
-"""artifacts"""
+"""Artifact stores: models, figures and other files. A kind is one file, and one entry in each list here."""
+
+from collections.abc import Mapping
+from typing import Final, NotRequired, TypedDict
+
+from mlflow_stack import validate
+from mlflow_stack.artifacts.claim import PvcArtifactKind, PvcArtifactsArgs
+from mlflow_stack.artifacts.s3 import S3ArtifactKind, S3ArtifactsArgs
+from mlflow_stack.kinds import ArtifactKind
+
+
+class ArtifactStoreArgs(TypedDict):
+    """Where models, figures and other files are kept: one of these."""
+
+    pvc: NotRequired[PvcArtifactsArgs]
+    """A claim of their own."""
+    s3: NotRequired[S3ArtifactsArgs]
+    """A bucket."""
+
+
+KINDS: Final[Mapping[str, type[ArtifactKind]]] = {"pvc": PvcArtifactKind, "s3": S3ArtifactKind}
+"""Kinds by the key that chooses them. The first one is the default, unless the backend store has room for artifacts."""
+
+
+@validate.rules(ArtifactStoreArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.refuse_several(KINDS, "artifacts have one store")

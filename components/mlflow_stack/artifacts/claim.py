@@ -1,22 +1,22 @@
-"""Artifact store on a claim: one of its own, or the one of the backend store."""
+"""Artifact store on a claim: one of its own, or the volume of the backend store."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NotRequired, TypedDict, get_args
+from typing import NotRequired, TypedDict, cast, get_args
 
 import pulumi
 
-from mlflow_stack import identity, pod, validate
-from mlflow_stack.access.credentials import LONGEST_NAME
-from mlflow_stack.pod import PodParts, claims
+from mlflow_stack import identity, kinds, pod, validate
+from mlflow_stack.cluster import Claim, Need
+from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, claims
 from mlflow_stack.pod.claims import (
     ARTIFACTS_FOLDER,
     ARTIFACTS_VOLUME,
     DATA,
     DEFAULT_ACCESS_MODE,
+    DEFAULT_SIZE,
     AccessMode,
-    PvcPlacementArgs,
 )
 
 
@@ -34,8 +34,8 @@ class PvcArtifactsArgs(TypedDict):
     """Name of a claim that is there already, which this stack mounts and does not own. Default: none."""
 
 
-@validate.rules(PvcArtifactsArgs)
-def _artifact_rules(fields: validate.Fields) -> None:
+@validate.rules(PvcArtifactsArgs, defaults={"size": DEFAULT_SIZE, "access_mode": DEFAULT_ACCESS_MODE})
+def _rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)
     fields.check("access_mode", validate.one_of(*get_args(AccessMode)))
@@ -44,48 +44,81 @@ def _artifact_rules(fields: validate.Fields) -> None:
         fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
 
 
+class PvcArtifactKind(kinds.ArtifactKind):
+    """Artifacts on a claim of their own."""
+
+    def single_writer(self) -> str:
+        if self.args["access_mode"] == "ReadWriteMany":
+            return ""
+        return "one pod alone may mount a claim with artifacts that is not ReadWriteMany"
+
+    def needs(self) -> Sequence[Need]:
+        return claims.needs(self.args, self.place)
+
+    def claims(self) -> Sequence[Claim]:
+        return claims.created(f"{self.name}-artifacts", self.args, self.place)
+
+    def build(
+        self, context: Context, backend: kinds.Store, transfers: kinds.Transfers, opts: pulumi.ResourceOptions
+    ) -> "PvcArtifacts":
+        args = cast(PvcArtifactsArgs, self.args)
+        return PvcArtifacts(self.name, {"context": context, "artifacts": args}, opts)
+
+
+class SharedArtifactKind(kinds.ArtifactKind):
+    """Artifacts on the volume of the backend store, which the pod mounts anyway."""
+
+    def build(
+        self, context: Context, backend: kinds.Store, transfers: kinds.Transfers, opts: pulumi.ResourceOptions
+    ) -> "PvcArtifacts":
+        return PvcArtifacts(self.name, {"context": context, "records": backend.parts.identity[identity.RECORDS]}, opts)
+
+
+class PvcArtifactsInputs(TypedDict):
+    """Inputs of :class:`PvcArtifacts`: ``artifacts``, or ``records`` for the volume of the backend store."""
+
+    context: Context
+    """Deployment context."""
+    artifacts: NotRequired[PvcArtifactsArgs]
+    """Claim of the artifacts' own. Default: none."""
+    records: NotRequired[pulumi.Input[str]]
+    """Identity of the data on the backend store's volume. Default: none."""
+
+
 class PvcArtifacts(pulumi.ComponentResource):
-    """The artifact store on a claim. MLflow streams uploads into it and downloads out of it (LocalArtifactRepository,
+    """Artifact store on a claim. MLflow streams uploads into it and downloads out of it (LocalArtifactRepository,
     3.17.2), so that neither fills the pod's ``/tmp``."""
 
     parts: PodParts
-    """What the tracking server's pod needs."""
+    """Parts of the tracking server's pod."""
     presigned = True
-    """Whether the proxy may let MLflow announce transfers by signed addresses: of a claim it announces none."""
-    client_env: Mapping[str, str] = types.MappingProxyType({})
-    """What clients need beside the tracking URI and a password: nothing."""
+    """Whether MLflow may offer clients signed addresses of the store: for a claim it has none to offer."""
+    client_env: Mapping[str, pulumi.Input[str]] = types.MappingProxyType({})
+    """Variables that clients need beside the tracking URI and a password: none."""
 
-    def __init__(
-        self,
-        name: str,
-        args: PvcArtifactsArgs | None,
-        placement: PvcPlacementArgs,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        """Without ``args`` the artifacts lie on the backend store's claim, which is mounted already."""
+    def __init__(self, name: str, args: PvcArtifactsInputs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mlflow-stack:index:PvcArtifacts", name, {}, opts)
+        context = args["context"]
         env: dict[str, str] = {"MLFLOW_SERVE_ARTIFACTS": "true", "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/"}
-        claim = placement.get("claim")
-        if args is None:
-            # The store's claim is mounted once: a pod that names a claim twice may wait for its volumes for ever.
+        if "artifacts" not in args:
+            # The store's volume is mounted once: a pod that names a claim twice may wait for its volumes for ever.
             parts = PodParts(env=pod.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": f"{DATA}/{ARTIFACTS_FOLDER}"}))
+            data = args.get("records", "")
         else:
-            accepted = validate.accepted("PvcArtifacts", name, PvcArtifactsArgs, args, longest=LONGEST_NAME)
-            labels = pod.labels(name, "artifact-store", placement["labels"])
-            if "existing_claim" in accepted:
-                claim = accepted["existing_claim"]
+            store = validate.resolved("PvcArtifacts", name, PvcArtifactsArgs, args["artifacts"], longest=LONGEST_NAME)
+            labels = pod.labels(name, "artifact-store", context.labels)
+            if "existing_claim" in store:
+                claim: pulumi.Input[str] = store["existing_claim"]
             else:
-                claim = claims.create(self, f"{name}-artifacts", accepted, placement, labels)
+                claim = claims.create(self, f"{name}-artifacts", store, context, labels)
             destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"
             parts = PodParts(
                 env=pod.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": destination}),
                 volumes=[claims.volume("artifacts", claim)],
                 mounts=[{"name": "artifacts", "mount_path": ARTIFACTS_VOLUME}],
-                exclusive=accepted.get("access_mode", DEFAULT_ACCESS_MODE) != "ReadWriteMany",
+                exclusive=store["access_mode"] != "ReadWriteMany",
             )
-        if claim is not None:
-            data = claims.identity_of(placement, claim)
-            guard = identity.guard(name, identity.ARTIFACTS, data, opts)
-            parts = replace(parts, wait_for=[guard], identity={identity.ARTIFACTS: data})
-        self.parts = parts
+            data = claims.identity_of(context, claim)
+        guard = identity.guard(name, identity.ARTIFACTS, data, opts)
+        self.parts = replace(parts, wait_for=[guard], identity={identity.ARTIFACTS: data})
         self.register_outputs({})

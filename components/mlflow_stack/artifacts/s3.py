@@ -1,31 +1,30 @@
 """Artifacts in an S3 bucket, through MLflow by default."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NotRequired, TypedDict, get_args
+from typing import Literal, NotRequired, TypedDict, cast, get_args
 from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi_kubernetes.core.v1 import ContainerArgsDict, VolumeArgsDict, VolumeMountArgsDict
+from pulumi_kubernetes.core.v1 import VolumeArgsDict, VolumeMountArgsDict
 
-from mlflow_stack import identity, pod, validate
-from mlflow_stack.access.credentials import LONGEST_NAME
-from mlflow_stack.cluster import SECRET, Need, Place
-from mlflow_stack.pod import PodParts, network
+from mlflow_stack import identity, kinds, pod, validate
+from mlflow_stack.cluster import SECRET, Need
+from mlflow_stack.kinds import Transfers
+from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, network
 
 KEYS = "/etc/mlflow-stack-s3"
 """Where the keys are mounted."""
 KEYS_FILE = "credentials"
 """The file, and the Secret's key: an AWS shared credentials file."""
 CA = "/etc/mlflow-stack-s3-ca"
-SCRIPTS = "/opt/mlflow-stack-s3"
+PROGRAMS = "/opt/mlflow-stack-s3"
 """Where the bucket's check and MLflow's plugin are mounted."""
 
 Addressing = Literal["auto", "path", "virtual"]
 
-CHECK_COMPONENT = "bucket-check"
 CHECK_DEADLINE = 120
 DEFAULT_REGION = "us-east-1"
 DEFAULT_MAX_ARTIFACT_SIZE = "1Gi"
@@ -67,7 +66,10 @@ class S3ArtifactsArgs(TypedDict):
     """Whether ``pulumi up`` writes, reads, lists and deletes a small object before the server starts. Default: true."""
 
 
-@validate.rules(S3ArtifactsArgs)
+@validate.rules(
+    S3ArtifactsArgs,
+    defaults={"prefix": "", "region": DEFAULT_REGION, "addressing": "auto", "proxied": True, "bucket_check": True},
+)
 def _rules(fields: validate.Fields) -> None:
     fields.check("bucket", validate.bucket)
     fields.check("prefix", validate.key_prefix)
@@ -92,26 +94,43 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("presigned", "it left out where proxied is false")
 
 
-def needs(args: S3ArtifactsArgs, place: Place) -> list[Need]:
-    """Return what the bucket's store needs of the cluster."""
-    return place.need(SECRET, args, "existing_secret", keys=[KEYS_FILE], why="an AWS shared credentials file")
+class S3ArtifactKind(kinds.ArtifactKind):
+    """Artifacts in a bucket."""
+
+    default_max_artifact_size = DEFAULT_MAX_ARTIFACT_SIZE
+
+    def needs(self) -> Sequence[Need]:
+        why = "an AWS shared credentials file"
+        return self.place.need(SECRET, self.args, "existing_secret", keys=[KEYS_FILE], why=why)
+
+    def scratch_bytes(self, transfers: Transfers) -> int:
+        # With `proxied: false` the server fetches files for the UI, and receives none but the UI's own.
+        uploads = transfers.uploads * transfers.largest if self.args["proxied"] else 0
+        return max(transfers.largest, DOWNLOAD_BYTES) + uploads
+
+    def build(
+        self, context: Context, backend: kinds.Store, transfers: Transfers, opts: pulumi.ResourceOptions
+    ) -> "S3Artifacts":
+        inputs: S3ArtifactsInputs = {
+            "context": context,
+            "artifacts": cast(S3ArtifactsArgs, self.args),
+            "largest": transfers.largest,
+            "scratch_bytes": self.scratch_bytes(transfers),
+        }
+        return S3Artifacts(self.name, inputs, opts)
 
 
-class S3PlacementArgs(TypedDict):
-    """Where the store stands: what the stack knows and its user does not say."""
+class S3ArtifactsInputs(TypedDict):
+    """Inputs of :class:`S3Artifacts`."""
 
-    namespace: pulumi.Input[str]
-    """Namespace of the keys."""
-    image: pulumi.Input[str]
-    """The MLflow image, which checks the bucket."""
-    platform: pod.Platform
-    """kubernetes or openshift."""
-    max_artifact_size: str
-    """The largest artifact, a quantity of bytes."""
-    max_concurrent_uploads: int
-    """Uploads at once."""
-    labels: Mapping[str, str]
-    """More labels."""
+    context: Context
+    """Deployment context."""
+    artifacts: S3ArtifactsArgs
+    """Bucket and access to it."""
+    largest: int
+    """Bytes of the largest artifact."""
+    scratch_bytes: int
+    """Bytes of artifacts that pass through the tracking server's ``/tmp`` at most."""
 
 
 class S3Artifacts(pulumi.ComponentResource):
@@ -128,28 +147,28 @@ class S3Artifacts(pulumi.ComponentResource):
     def __init__(
         self,
         name: str,
-        args: S3ArtifactsArgs,
-        placement: S3PlacementArgs,
+        args: S3ArtifactsInputs,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        accepted = validate.accepted("S3Artifacts", name, S3ArtifactsArgs, args, longest=LONGEST_NAME)
+        accepted = validate.resolved("S3Artifacts", name, S3ArtifactsArgs, args["artifacts"], longest=LONGEST_NAME)
+        context = args["context"]
         super().__init__("mlflow-stack:index:S3Artifacts", name, {}, opts)
-        labels = pod.labels(name, "artifact-store", placement["labels"])
-        namespace, child = placement["namespace"], pulumi.ResourceOptions(parent=self)
-        proxied = accepted.get("proxied", True)
+        labels = pod.labels(name, "artifact-store", context.labels)
+        namespace, child = context.namespace, pulumi.ResourceOptions(parent=self)
+        proxied = accepted["proxied"]
         endpoint = accepted.get("endpoint_url")
         self.presigned = accepted.get("presigned", endpoint is None or _outside(endpoint))
-        root = pulumi.Output.all(accepted["bucket"], accepted.get("prefix", "")).apply(
+        root = pulumi.Output.all(accepted["bucket"], accepted["prefix"]).apply(
             lambda place: "/".join(["s3:/", *filter(None, place)])
         )
-        data = pulumi.Output.all(namespace, accepted["bucket"], accepted.get("prefix", ""), endpoint).apply(
+        data = pulumi.Output.all(namespace, accepted["bucket"], accepted["prefix"], endpoint).apply(
             lambda place: identity.bucket(*place)
         )
         guard = identity.guard(name, identity.ARTIFACTS, data, opts)
         connection = _connection(accepted)
         self.client_env = {} if proxied else connection
 
-        keys, wait_for = _keys(self, name, accepted, placement, labels)
+        keys, wait_for = _keys(self, name, accepted, context.namespace, labels)
         volumes: list[VolumeArgsDict] = [
             {"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}},
         ]
@@ -176,14 +195,13 @@ class S3Artifacts(pulumi.ComponentResource):
                     f"{name}-s3-scripts", "s3-scripts", programs(), namespace=namespace, labels=labels, opts=child
                 ),
             ],
-            mounts=[*mounts, {"name": "s3-scripts", "mount_path": SCRIPTS, "read_only": True}],
+            mounts=[*mounts, {"name": "s3-scripts", "mount_path": PROGRAMS, "read_only": True}],
             egress=[network.to_url("https://s3.amazonaws.com" if endpoint is None else endpoint)],
             wait_for=[*wait_for, guard],
         )
-        if accepted.get("bucket_check", True):
-            reach = replace(reach, wait_for=[*reach.wait_for, _check(self, name, root, reach, placement)])
+        if accepted["bucket_check"]:
+            reach = replace(reach, wait_for=[*reach.wait_for, _check(self, name, root, reach, context)])
 
-        size = validate.bytes_of(placement["max_artifact_size"])
         serving = {
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -194,35 +212,25 @@ class S3Artifacts(pulumi.ComponentResource):
         }
         if not proxied:
             serving = {"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
-        spool = {"SPOOL_LARGEST": str(size), "SPOOL_BYTES": str(max(size, DOWNLOAD_BYTES))}
+        spool = {"SPOOL_LARGEST": str(args["largest"]), "SPOOL_BYTES": str(max(args["largest"], DOWNLOAD_BYTES))}
         self.parts = PodParts(
             env=[*reach.env, *pod.env({**serving, **spool})],
             volumes=reach.volumes,
             mounts=reach.mounts,
             egress=reach.egress,
-            python_path=[SCRIPTS],
+            python_path=[PROGRAMS],
             wait_for=reach.wait_for,
             identity={identity.ARTIFACTS: data},
-            scratch_bytes=scratch_bytes(accepted, size, placement["max_concurrent_uploads"]),
+            scratch_bytes=args["scratch_bytes"],
         )
         self.register_outputs({})
-
-
-def scratch_bytes(args: S3ArtifactsArgs, largest: int, uploads: int) -> int:
-    """Return what passes through the server's ``/tmp`` at most.
-
-    :param largest: Bytes of the largest artifact.
-    :param uploads: Uploads at once.
-    """
-    # Without the server in between, it fetches files for the UI, and receives none but the UI's own.
-    return max(largest, DOWNLOAD_BYTES) + (uploads * largest if args.get("proxied", True) else 0)
 
 
 def _connection(args: S3ArtifactsArgs) -> dict[str, pulumi.Input[str]]:
     """Which S3 server and how, for MLflow and for boto3: what server and clients have in common."""
     env: dict[str, pulumi.Input[str]] = {
-        "AWS_DEFAULT_REGION": args.get("region", DEFAULT_REGION),
-        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": args.get("addressing", "auto"),
+        "AWS_DEFAULT_REGION": args["region"],
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": args["addressing"],
     }
     if "endpoint_url" in args:
         env["MLFLOW_S3_ENDPOINT_URL"] = args["endpoint_url"]
@@ -244,7 +252,7 @@ def _outside(endpoint: pulumi.Input[str]) -> bool:
 
 
 def _keys(
-    parent: S3Artifacts, name: str, args: S3ArtifactsArgs, placement: S3PlacementArgs, labels: Mapping[str, str]
+    parent: S3Artifacts, name: str, args: S3ArtifactsArgs, namespace: pulumi.Input[str], labels: Mapping[str, str]
 ) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
     """The Secret with the keys, by its name, and what to wait for."""
     if "existing_secret" in args:
@@ -252,7 +260,7 @@ def _keys(
     pair = pulumi.Output.secret([args.get("access_key_id", ""), args.get("secret_access_key", "")])
     secret = k8s.core.v1.Secret(
         f"{name}-s3",
-        metadata={"namespace": placement["namespace"], "labels": labels},
+        metadata={"namespace": namespace, "labels": labels},
         immutable=True,
         string_data={
             KEYS_FILE: pair.apply(
@@ -274,53 +282,20 @@ def programs() -> dict[str, str]:
 
 
 def _check(
-    parent: S3Artifacts, name: str, root: pulumi.Output[str], reach: PodParts, placement: S3PlacementArgs
+    parent: S3Artifacts, name: str, root: pulumi.Output[str], reach: PodParts, context: Context
 ) -> pulumi.Resource:
-    """A Job that uses the bucket as the server will; ``pulumi up`` prints its last line where it fails."""
-    namespace = placement["namespace"]
-    labels = pod.labels(name, CHECK_COMPONENT, placement["labels"])
-    child = pulumi.ResourceOptions(parent=parent)
-    account = pod.service_account(f"{name}-{CHECK_COMPONENT}", namespace, labels, child)
-    policy = network.policy(
-        f"{name}-{CHECK_COMPONENT}",
-        namespace=namespace,
-        labels=labels,
-        selector=pod.selector(name, CHECK_COMPONENT),
-        ingress=[],
-        egress=reach.egress,
-        opts=child,
-    )
+    """Declare a Job that uses the bucket as the server will; ``pulumi up`` prints its last line if it fails."""
     scratch, scratch_mount = pod.scratch("check-tmp", "64Mi")
-    container: ContainerArgsDict = {
-        "name": "check",
-        "image": placement["image"],
-        "command": ["python", f"{SCRIPTS}/s3_check.py"],
-        "args": [],
-        "env": [*reach.env, *pod.env({"S3_ROOT": root, "HOME": pod.SCRATCH})],
-        "resources": pod.resources(
+    check = pod.step(
+        "check",
+        context.image,
+        ("python", f"{PROGRAMS}/s3_check.py"),
+        env=[*reach.env, *pod.env({"S3_ROOT": root, "HOME": pod.SCRATCH})],
+        resources=pod.resources(
             None, {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "64Mi"}, {"memory": "256Mi"}
         ),
-        "security_context": pod.container_security(),
-        "termination_message_policy": "FallbackToLogsOnError",
-        "volume_mounts": [*reach.mounts, scratch_mount],
-    }
-    parts = PodParts(volumes=[*reach.volumes, scratch])
-    spec = pod.spec(placement["platform"], [container], [parts], account)
-    return k8s.batch.v1.Job(
-        f"{name}-{CHECK_COMPONENT}",
-        metadata={
-            "namespace": namespace,
-            "labels": labels,
-            # A Job that failed would fail for ever, as its inputs are the same.
-            "annotations": {"pulumi.com/replaceUnready": "true"},
-        },
-        spec={
-            "backoff_limit": 0,
-            "active_deadline_seconds": CHECK_DEADLINE,
-            "template": {
-                "metadata": {"labels": labels, "annotations": pod.annotations(placement["platform"], [])},
-                "spec": {**spec, "restart_policy": "Never"},
-            },
-        },
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=[*reach.wait_for, policy]),
+        mounts=[*reach.mounts, scratch_mount],
     )
+    parts = PodParts(volumes=[*reach.volumes, scratch], egress=reach.egress, wait_for=reach.wait_for)
+    limits = pod.JobLimits(deadline_seconds=CHECK_DEADLINE)
+    return pod.job(name, pod.BUCKET_CHECK, context, check, parts, limits, parent)

@@ -1,1 +1,27 @@
-"""backend"""
+"""Backend stores: runs, metrics and registered models. A kind is one file, and one entry in each list here."""
+
+from collections.abc import Mapping
+from typing import Final, NotRequired, TypedDict
+
+from mlflow_stack import validate
+from mlflow_stack.backend.mysql import MysqlBackend, MysqlStoreArgs
+from mlflow_stack.backend.sqlite import PvcBackend, PvcStoreArgs
+from mlflow_stack.kinds import BackendKind
+
+
+class BackendStoreArgs(TypedDict):
+    """Where runs, params, metrics and the model registry are kept: one of these."""
+
+    pvc: NotRequired[PvcStoreArgs]
+    """SQLite on a claim. Default: a claim of 20Gi."""
+    mysql: NotRequired[MysqlStoreArgs]
+    """A MySQL or MariaDB database. Default: none."""
+
+
+KINDS: Final[Mapping[str, type[BackendKind]]] = {"pvc": PvcBackend, "mysql": MysqlBackend}
+"""Kinds by the key that chooses them; the first one is the default."""
+
+
+@validate.rules(BackendStoreArgs)
+def _rules(fields: validate.Fields) -> None:
+    fields.refuse_several(KINDS, "runs have one store; none means pvc")

@@ -1,13 +1,10 @@
-"""The backend store on MySQL or MariaDB: a server that is there, or one deployed with the stack, and its schema Job."""
+"""Backend store on MySQL or MariaDB: an existing server or one that the stack deploys, and the schema Job."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 from urllib.parse import quote, urlencode
 
 import pulumi
-import pulumi_kubernetes as k8s
-import pulumi_random as random
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     ResourceRequirementsArgsDict,
@@ -15,73 +12,28 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from mlflow_stack import identity, pod, validate
-from mlflow_stack.access.credentials import LONGEST_NAME, PASSWORD_LENGTH
-from mlflow_stack.cluster import SECRET, STORAGE_CLASS, Need, Place, Reservation
-from mlflow_stack.pod import Egress, Ingress, PodParts, network
+from mlflow_stack import identity, kinds, pod, validate
+from mlflow_stack.backend import mariadb
+from mlflow_stack.backend.mariadb import PROGRAMS, MariadbArgs
+from mlflow_stack.backend.sql import DEFAULT_NAME, PASSWORD_KEY, Database, secret
+from mlflow_stack.cluster import SECRET, STORAGE_CLASS, Claim, Need, Reservation
+from mlflow_stack.pod import LONGEST_NAME, Context, Egress, PodParts, claims
 
-DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
-"""The deployed server, and the client tools that dump."""
-DEFAULT_SIZE = "20Gi"
 DEFAULT_DUMPS_SIZE = "20Gi"
-DEFAULT_NAME = "mlflow"
-PORT = 3306
 
-DATABASE_COMPONENT = "database"
-SCHEMA_COMPONENT = "schema"
-
-SCRIPTS = "/opt/mlflow-stack-mysql"
 PASSWORD = "/etc/mlflow-stack-mysql/password"  # noqa: S105 - a path
-"""Where the Secret's password is mounted."""
-PASSWORD_KEY = "password"  # noqa: S105 - a key's name
-"""The Secret's key."""
+"""Mount path of the Secret's password."""
 CA = "/etc/mlflow-stack-mysql-ca/ca.crt"
 OPTIONS = "/run/mlflow-stack-mysql/client.cnf"
-"""The options of MLflow's driver, written by each pod for itself, in memory."""
+"""Options of MLflow's driver, which each pod writes for itself, in memory."""
 WORK = "/work"
 DUMPS = "/dumps"
-DATA = "/var/lib/mysql"
-SERVER = "/etc/mlflow-stack-mariadb"
-SOCKET = f"{pod.SCRATCH}/mariadb.sock"
 
 TIMEOUTS = {"connect_timeout": "5", "read_timeout": "30", "write_timeout": "30"}
 """Seconds that MLflow waits for the server, twice at most: MLflow's client gives up after 120."""
 
-SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": "250m", "memory": "512Mi"},
-    {"memory": "1Gi"},
-)
-SERVER_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
-    {"cpu": "250m", "memory": "512Mi"},
-    {"memory": "1Gi"},
-)
-SERVER_GRACE_SECONDS = 120
-"""A server writes out what it holds in memory before it ends."""
-
-
-class MariadbArgs(TypedDict):
-    """A MariaDB server of the stack's own: one pod with a claim. Its passwords are generated."""
-
-    size: NotRequired[str]
-    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
-    storage_class: NotRequired[pulumi.Input[str]]
-    """StorageClass of the claim. Default: the cluster's default class."""
-    image: NotRequired[pulumi.Input[str]]
-    """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
-    Default: docker.io/library/mariadb:10.11."""
-    resources: NotRequired[pod.ResourcesArgs]
-    """Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
-    rotation: NotRequired[int]
-    """Raising the number makes new passwords; the server restarts with them. Default: 0."""
-
-
-@validate.rules(MariadbArgs)
-def _mariadb(fields: validate.Fields) -> None:
-    fields.check("size", validate.size)
-    fields.check("storage_class", validate.subdomain)
-    fields.check("image", validate.image)
-    fields.check("rotation", validate.between(0, 2**31))
-    pod.resource_rules(fields, *SERVER_RESOURCES)
+JOB_CPU = "250m"
+STEP_MEMORY: tuple[Mapping[str, str], Mapping[str, str]] = ({"memory": "512Mi"}, {"memory": "1Gi"})
 
 
 class DumpsArgs(TypedDict):
@@ -96,8 +48,8 @@ class DumpsArgs(TypedDict):
     docker.io/library/mariadb:10.11."""
 
 
-@validate.rules(DumpsArgs)
-def _dumps(fields: validate.Fields) -> None:
+@validate.rules(DumpsArgs, defaults={"size": DEFAULT_DUMPS_SIZE})
+def _dumps_rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)
     fields.check("image", validate.image)
@@ -129,7 +81,9 @@ class MysqlStoreArgs(TypedDict):
     """Where the database is dumped to before its schema is upgraded. Default: a claim of 20Gi."""
 
 
-@validate.rules(MysqlStoreArgs)
+@validate.rules(
+    MysqlStoreArgs, defaults={"port": mariadb.PORT, "database": DEFAULT_NAME, "username": DEFAULT_NAME, "dumps": {}}
+)
 def _rules(fields: validate.Fields) -> None:
     fields.check("host", validate.host)
     fields.check("port", validate.between(1, 65535))
@@ -149,100 +103,82 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("password", f"a password, or {fields.spell('existing_secret')}")
 
 
-def needs(args: MysqlStoreArgs, place: Place) -> list[Need]:
-    """Return what the database needs of the cluster."""
-    deployed = place.under("deploy").need(STORAGE_CLASS, args["deploy"], "storage_class") if "deploy" in args else []
-    return [
-        *place.need(SECRET, args, "existing_secret", keys=[PASSWORD_KEY], why="the database user's password"),
-        *deployed,
-        *place.under("dumps").need(STORAGE_CLASS, args.get("dumps", {}), "storage_class"),
-    ]
-
-
-def step_resources(cpu: str = pod.STEP_CPU) -> ResourceRequirementsArgsDict:
-    """Return the resources of a container that opens the database before MLflow does: by default the step in the
-    tracking server's pod."""
-    requests, limits = SCHEMA_RESOURCES
+def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:
+    """Return the resources of a container that opens the database before MLflow does."""
+    requests, limits = STEP_MEMORY
     return pod.resources(None, {**requests, "cpu": cpu}, limits)
 
 
-def _server_resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
-    return pod.resources(args.get("resources"), *SERVER_RESOURCES)
+class MysqlBackend(kinds.BackendKind):
+    """MySQL or MariaDB."""
+
+    def needs(self) -> Sequence[Need]:
+        deploy, dumps = self.place.under("deploy"), self.place.under("dumps")
+        return [
+            *self.place.need(
+                SECRET, self.args, "existing_secret", keys=[PASSWORD_KEY], why="the database user's password"
+            ),
+            *(deploy.need(STORAGE_CLASS, self.args["deploy"], "storage_class") if "deploy" in self.args else []),
+            *dumps.need(STORAGE_CLASS, self.args["dumps"], "storage_class"),
+        ]
+
+    def reservations(self) -> Sequence[Reservation]:
+        if "deploy" not in self.args:
+            return []
+        return [mariadb.reservation(self.args["deploy"], self.place.under("deploy"))]
+
+    def claims(self) -> Sequence[Claim]:
+        made = claims.created(f"{self.name}-dumps", self.args["dumps"], self.place.under("dumps"))
+        if "deploy" in self.args:
+            database = f"{self.name}-{pod.DATABASE}"
+            made += claims.created(database, self.args["deploy"], self.place.under("deploy"))
+        return made
+
+    def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
+        return [_step_resources(pod.STEP_CPU)]
+
+    def build(self, context: Context, opts: pulumi.ResourceOptions) -> "MysqlStore":
+        return MysqlStore(self.name, {"context": context, "store": cast(MysqlStoreArgs, self.args)}, opts)
 
 
-def reservation(args: MariadbArgs, place: Place) -> Reservation:
-    """Return the room that the deployed server's pod needs on a node."""
-    return place.reservation("the database server", [_server_resources(args)], [], args.get("resources", {}), {})
+class MysqlStoreInputs(TypedDict):
+    """Inputs of :class:`MysqlStore`."""
 
-
-class MysqlPlacementArgs(TypedDict):
-    """Where the store stands: what the stack knows and its user does not say."""
-
-    namespace: pulumi.Input[str]
-    """Namespace of everything."""
-    image: pulumi.Input[str]
-    """The MLflow image, which makes and upgrades the schema."""
-    platform: pod.Platform
-    """kubernetes or openshift."""
-    rollout_timeout: str
-    """How long ``pulumi up`` waits for the server and for the schema Job."""
-    labels: Mapping[str, str]
-    """More labels."""
-
-
-@dataclass(frozen=True)
-class _Database:
-    """Where the database is and how a pod comes in."""
-
-    host: pulumi.Input[str]
-    port: pulumi.Input[int]
-    name: pulumi.Input[str]
-    user: pulumi.Input[str]
-    secret: pulumi.Input[str]
-    """Name of the Secret with the password."""
-    egress: Egress
-    wait_for: Sequence[pulumi.Resource] = ()
+    context: Context
+    """Deployment context."""
+    store: MysqlStoreArgs
+    """Database and server."""
 
 
 class MysqlStore(pulumi.ComponentResource):
-    """The backend store: perhaps a server, and the Job that makes or upgrades the schema before any MLflow starts on
-    it. One Job for each image and database: a change of either runs another."""
+    """Backend store on MySQL or MariaDB, and the Job that creates or upgrades the schema before MLflow starts on it.
+    There is one Job for each image and database: a change of either runs another."""
 
     parts: PodParts
-    """What the tracking server's pod needs."""
+    """Parts of the tracking server's pod."""
 
-    def __init__(
-        self, name: str, args: MysqlStoreArgs, placement: MysqlPlacementArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        accepted = validate.accepted("MysqlStore", name, MysqlStoreArgs, args, longest=LONGEST_NAME)
+    def __init__(self, name: str, args: MysqlStoreInputs, opts: pulumi.ResourceOptions | None = None) -> None:
+        store = validate.resolved("MysqlStore", name, MysqlStoreArgs, args["store"], longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:MysqlStore", name, {}, opts)
-        labels = pod.labels(name, "backend-store", placement["labels"])
-        child = pulumi.ResourceOptions(parent=self)
-        if "deploy" in accepted:
-            database = _deployed(self, name, accepted["deploy"], placement)
+        context = args["context"]
+        labels = pod.labels(name, "backend-store", context.labels)
+        if "deploy" in store:
+            database = mariadb.deploy(self, name, store["deploy"], context)
         else:
-            database = _external(self, name, accepted, placement["namespace"], labels)
+            database = _existing(self, name, store, context.namespace, labels)
 
-        data = pulumi.Output.all("mysql", placement["namespace"], database.host, database.port, database.name).apply(
+        data = pulumi.Output.all("mysql", context.namespace, database.host, database.port, database.name).apply(
             lambda parts: identity.database(*parts)
         )
         guard = identity.guard(name, identity.RECORDS, data, opts)
 
-        def text(purpose: str, data: Mapping[str, pulumi.Input[str]]) -> pulumi.Output[str]:
-            made = k8s.core.v1.ConfigMap(
-                f"{name}-{purpose}",
-                metadata={"namespace": placement["namespace"], "labels": labels},
-                immutable=True,
-                data=data,
-                opts=child,
-            )
-            return pod.name_of(made)
+        def texts(purpose: str, volume: str, data: Mapping[str, pulumi.Input[str]]) -> VolumeArgsDict:
+            child = pulumi.ResourceOptions(parent=self)
+            made = pod.config_map(f"{name}-{purpose}", data, namespace=context.namespace, labels=labels, opts=child)
+            return pod.config_volume(volume, made)
 
-        scripts = text(
-            "schema", {one: pod.program(one) for one in ("mysql_schema.py", "mysql_dump.sh", "revisions.py")}
-        )
         volumes: list[VolumeArgsDict] = [
-            {"name": "mysql-scripts", "config_map": {"name": scripts, "default_mode": 0o444}},
+            texts("schema", "mysql-scripts", pod.programs("mysql_schema.py", "mysql_dump.sh", "revisions.py")),
             {
                 "name": "mysql-password",
                 "secret": {
@@ -253,13 +189,12 @@ class MysqlStore(pulumi.ComponentResource):
             },
         ]
         mounts: list[VolumeMountArgsDict] = [
-            {"name": "mysql-scripts", "mount_path": SCRIPTS, "read_only": True},
+            {"name": "mysql-scripts", "mount_path": PROGRAMS, "read_only": True},
             _folder("mysql-password", PASSWORD),
         ]
         authority: list[VolumeMountArgsDict] = []
-        if "ca" in accepted:
-            certificates = text("database-ca", {"ca.crt": accepted["ca"]})
-            volumes.append({"name": "mysql-ca", "config_map": {"name": certificates, "default_mode": 0o444}})
+        if "ca" in store:
+            volumes.append(texts("database-ca", "mysql-ca", {"ca.crt": store["ca"]}))
             authority = [_folder("mysql-ca", CA)]
         env: dict[str, pulumi.Input[str]] = {
             "HOST": database.host,
@@ -279,50 +214,48 @@ class MysqlStore(pulumi.ComponentResource):
             command: Sequence[str],
             env: Mapping[str, pulumi.Input[str]],
             more: Sequence[VolumeMountArgsDict],
-            cpu: str = SCHEMA_RESOURCES[0]["cpu"],
+            cpu: str = JOB_CPU,
         ) -> ContainerArgsDict:
-            return {
-                "name": name,
-                "image": image,
-                "command": list(command),
-                "args": [],
-                "env": pod.env(env),
-                "resources": step_resources(cpu),
-                "security_context": pod.container_security(),
-                "termination_message_policy": "FallbackToLogsOnError",
-                "volume_mounts": [*mounts, *authority, scratch_mount, *more],
-            }
+            resources = _step_resources(cpu)
+            return pod.step(
+                name, image, command, env=env, resources=resources, mounts=[*mounts, *authority, scratch_mount, *more]
+            )
 
-        program = ("python", f"{SCRIPTS}/mysql_schema.py")
-        job = self._job(
+        dumps = claims.create(
+            self,
+            f"{name}-dumps",
+            {**store["dumps"], "access_mode": claims.DEFAULT_ACCESS_MODE},
+            context,
+            labels,
+        )
+        program = ("python", f"{PROGRAMS}/mysql_schema.py")
+        check = step("check", context.image, (*program, "check"), {**env, "WORK": WORK}, [_WORK_MOUNT])
+        dump = step(
+            "dump",
+            _tools(store),
+            ("bash", f"{PROGRAMS}/mysql_dump.sh"),
+            {"DATABASE": database.name, "WORK": WORK, "DUMPS": DUMPS, "HOME": pod.SCRATCH},
+            [_WORK_MOUNT, {"name": "dumps", "mount_path": DUMPS}],
+        )
+        job = pod.job(
             name,
-            accepted,
-            placement,
-            database,
-            [
-                step("check", placement["image"], (*program, "check"), {**env, "WORK": WORK}, [_WORK_MOUNT]),
-                step(
-                    "dump",
-                    _tools(accepted),
-                    ("bash", f"{SCRIPTS}/mysql_dump.sh"),
-                    {"DATABASE": database.name, "WORK": WORK, "DUMPS": DUMPS, "HOME": pod.SCRATCH},
-                    [_WORK_MOUNT, {"name": "dumps", "mount_path": DUMPS}],
-                ),
-                step("migrate", placement["image"], (*program, "migrate"), {**env, "WORK": WORK}, [_WORK_MOUNT]),
-            ],
-            [*volumes, scratch],
-            guard,
+            pod.SCHEMA,
+            context,
+            step("migrate", context.image, (*program, "migrate"), {**env, "WORK": WORK}, [_WORK_MOUNT]),
+            PodParts(
+                init_containers=[check, dump],
+                volumes=[*volumes, scratch, _memory("work"), claims.volume("dumps", dumps)],
+                egress=[database.egress],
+                wait_for=[guard, *database.wait_for],
+            ),
+            pod.JobLimits(timeout=context.rollout_timeout),
+            self,
         )
 
         options = _folder("mysql-options", OPTIONS)
         writable: VolumeMountArgsDict = {"name": options["name"], "mount_path": options["mount_path"]}
         ready = step(
-            "database",
-            placement["image"],
-            (*program, "ready"),
-            {**env, "OPTIONS": OPTIONS},
-            [writable],
-            pod.STEP_CPU,
+            "database", context.image, (*program, "ready"), {**env, "OPTIONS": OPTIONS}, [writable], pod.STEP_CPU
         )
         uri = pulumi.Output.all(database.host, database.port, database.name).apply(lambda place: _uri(*place))
         self.parts = PodParts(
@@ -336,304 +269,30 @@ class MysqlStore(pulumi.ComponentResource):
         )
         self.register_outputs({})
 
-    def _job(
-        self,
-        name: str,
-        args: MysqlStoreArgs,
-        placement: MysqlPlacementArgs,
-        database: _Database,
-        steps: Sequence[ContainerArgsDict],
-        volumes: Sequence[VolumeArgsDict],
-        guard: pulumi.Resource,
-    ) -> k8s.batch.v1.Job:
-        labels = pod.labels(name, SCHEMA_COMPONENT, placement["labels"])
-        policy = network.policy(
-            f"{name}-schema",
-            namespace=placement["namespace"],
-            labels=labels,
-            selector=pod.selector(name, SCHEMA_COMPONENT),
-            ingress=[],
-            egress=[database.egress],
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        dumps = args.get("dumps", {})
-        claim = pod.claim(
-            f"{name}-dumps",
-            namespace=placement["namespace"],
-            labels=pod.labels(name, "backend-store", placement["labels"]),
-            size=dumps.get("size", DEFAULT_DUMPS_SIZE),
-            storage_class=dumps.get("storage_class"),
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        parts = PodParts(
-            init_containers=steps[:-1],
-            volumes=[
-                *volumes,
-                _memory("work"),
-                {"name": "dumps", "persistent_volume_claim": {"claim_name": pod.name_of(claim)}},
-            ],
-        )
-        account = pod.service_account(
-            f"{name}-schema", placement["namespace"], labels, pulumi.ResourceOptions(parent=self)
-        )
-        template = pod.spec(placement["platform"], [steps[-1]], [parts], account)
-        timeout = placement["rollout_timeout"]
-        return k8s.batch.v1.Job(
-            f"{name}-schema",
-            metadata={
-                "namespace": placement["namespace"],
-                "labels": labels,
-                # Without it a failed Job would be waited for again, instead of run again.
-                "annotations": {"pulumi.com/replaceUnready": "true"},
-            },
-            spec={
-                "backoff_limit": 0,
-                "template": {
-                    "metadata": {
-                        "labels": labels,
-                        "annotations": pod.annotations(placement["platform"], [parts]),
-                    },
-                    "spec": {**template, "restart_policy": "Never"},
-                },
-            },
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[policy, guard, *database.wait_for],
-                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
-            ),
-        )
 
-
-def _external(
-    parent: MysqlStore, name: str, args: MysqlStoreArgs, namespace: pulumi.Input[str], labels: Mapping[str, str]
-) -> _Database:
-    port = args.get("port", PORT)
-    if "existing_secret" in args:
-        secret = args["existing_secret"]
+def _existing(
+    parent: MysqlStore, name: str, store: MysqlStoreArgs, namespace: pulumi.Input[str], labels: Mapping[str, str]
+) -> Database:
+    """Return how a pod reaches a database on an existing server."""
+    if "existing_secret" in store:
+        password = store["existing_secret"]
     else:
-        password: pulumi.Output[str] = pulumi.Output.secret(args.get("password", ""))
-        secret = pod.name_of(_secret(parent, f"{name}-database", namespace, labels, {PASSWORD_KEY: password}))
-    return _Database(
-        host=args.get("host", ""),
-        port=port,
-        name=args.get("database", DEFAULT_NAME),
-        user=args.get("username", DEFAULT_NAME),
-        secret=secret,
-        egress=Egress(port),
+        given: pulumi.Output[str] = pulumi.Output.secret(store.get("password", ""))
+        password = pod.name_of(secret(parent, f"{name}-database", namespace, labels, {PASSWORD_KEY: given}))
+    return Database(
+        host=store.get("host", ""),
+        port=store["port"],
+        name=store["database"],
+        user=store["username"],
+        secret=password,
+        egress=Egress(store["port"]),
     )
 
 
-def _deployed(parent: MysqlStore, name: str, args: MariadbArgs, placement: MysqlPlacementArgs) -> _Database:
-    namespace, platform = placement["namespace"], placement["platform"]
-    labels = pod.labels(name, DATABASE_COMPONENT, placement["labels"])
-    selector = pod.selector(name, DATABASE_COMPONENT)
-    child = pulumi.ResourceOptions(parent=parent)
-    service = f"{name}-database"
-
-    passwords = {
-        user: random.RandomPassword(
-            f"{name}-database-{user}",
-            length=PASSWORD_LENGTH,
-            special=False,
-            keepers={"rotation": str(args.get("rotation", 0))},
-            opts=child,
-        )
-        for user in (DEFAULT_NAME, "root")
-    }
-    own, root = passwords[DEFAULT_NAME].result, passwords["root"].result
-    secret = _secret(parent, service, namespace, labels, {PASSWORD_KEY: own})
-    server_secret = _secret(
-        parent,
-        f"{name}-database-server",
-        namespace,
-        labels,
-        {"init.sql": pulumi.Output.all(own, root).apply(_statements), "client.cnf": own.apply(_probe_options)},
-    )
-    claim = pod.claim(
-        service,
-        namespace=namespace,
-        labels=labels,
-        size=args.get("size", DEFAULT_SIZE),
-        storage_class=args.get("storage_class"),
-        # Passwords outlive `destroy --exclude-protected` with the data that knows them.
-        opts=pulumi.ResourceOptions(parent=parent, depends_on=list(passwords.values())),
-    )
-    scripts = k8s.core.v1.ConfigMap(
-        f"{name}-database",
-        metadata={"namespace": namespace, "labels": labels},
-        immutable=True,
-        data={"mariadb_data.sh": pod.program("mariadb_data.sh")},
-        opts=child,
-    )
-    policy = network.policy(
-        service,
-        namespace=namespace,
-        labels=labels,
-        selector=selector,
-        ingress=[
-            Ingress(
-                PORT,
-                [
-                    {"pod_selector": {"match_labels": pod.selector(name, component)}}
-                    for component in ("tracking", SCHEMA_COMPONENT)
-                ],
-            )
-        ],
-        egress=[],
-        opts=child,
-    )
-    k8s.core.v1.Service(
-        service,
-        metadata={
-            "name": service,
-            "namespace": namespace,
-            "labels": labels,
-            "annotations": {"pulumi.com/skipAwait": "true"},
-        },
-        spec={"selector": selector, "ports": [{"name": "mysql", "port": PORT, "target_port": "mysql"}]},
-        opts=child,
-    )
-    scratch, scratch_mount = pod.scratch("mariadb-tmp", "1Gi")
-    image = args.get("image", DEFAULT_IMAGE)
-    common: ContainerArgsDict = {
-        "name": "mariadb",
-        "image": image,
-        "resources": _server_resources(args),
-        "security_context": pod.container_security(),
-        "termination_message_policy": "FallbackToLogsOnError",
-        "volume_mounts": [
-            {"name": "data", "mount_path": DATA},
-            {"name": "server", "mount_path": SERVER, "read_only": True},
-            {"name": "scripts", "mount_path": SCRIPTS, "read_only": True},
-            scratch_mount,
-        ],
-    }
-    server: ContainerArgsDict = {
-        **common,
-        "command": ["mariadbd"],
-        "args": _server_options(),
-        "ports": [{"name": "mysql", "container_port": PORT}],
-        # A server that was killed repairs its tables first.
-        "startup_probe": _probe(period=2, failures=300),
-        "liveness_probe": _probe(period=10, failures=6),
-        "readiness_probe": _probe(period=5, failures=2),
-    }
-    parts = PodParts(
-        init_containers=[
-            {**common, "name": "data", "command": ["sh", f"{SCRIPTS}/mariadb_data.sh"], "args": [f"{DATA}/data"]}
-        ],
-        volumes=[
-            {"name": "data", "persistent_volume_claim": {"claim_name": pod.name_of(claim)}},
-            {"name": "server", "secret": {"secret_name": pod.name_of(server_secret), "default_mode": 0o440}},
-            {"name": "scripts", "config_map": {"name": pod.name_of(scripts), "default_mode": 0o444}},
-            scratch,
-        ],
-    )
-    account = pod.service_account(service, namespace, labels, child)
-    template = pod.spec(platform, [server], [parts], account)
-    timeout = placement["rollout_timeout"]
-    stateful = k8s.apps.v1.StatefulSet(
-        service,
-        metadata={"namespace": namespace, "labels": labels},
-        spec={
-            "replicas": 1,
-            "service_name": service,
-            # OrderedReady would wait for a broken pod to become ready before it takes a good template.
-            "pod_management_policy": "Parallel",
-            "selector": {"match_labels": selector},
-            "template": {
-                "metadata": {"labels": labels, "annotations": pod.annotations(platform, [parts])},
-                "spec": {**template, "termination_grace_period_seconds": SERVER_GRACE_SECONDS},
-            },
-        },
-        opts=pulumi.ResourceOptions(
-            parent=parent,
-            depends_on=[policy],
-            # A replacement made first would be a second server on the same files.
-            delete_before_replace=True,
-            custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
-        ),
-    )
-    return _Database(
-        host=service,
-        port=PORT,
-        name=DEFAULT_NAME,
-        user=DEFAULT_NAME,
-        secret=pod.name_of(secret),
-        egress=Egress(PORT, pods=selector),
-        wait_for=[stateful],
-    )
-
-
-def _server_options() -> list[str]:
-    return [
-        "--no-defaults",
-        f"--datadir={DATA}/data",
-        f"--tmpdir={pod.SCRATCH}",
-        f"--socket={SOCKET}",
-        f"--pid-file={pod.SCRATCH}/mariadb.pid",
-        f"--port={PORT}",
-        "--skip-name-resolve",
-        "--character-set-server=utf8mb4",
-        # MLflow's schema has triggers; nothing reads a binary log here, but one may be switched on.
-        "--log-bin-trust-function-creators=1",
-        "--innodb-buffer-pool-size=256M",
-        f"--init-file={SERVER}/init.sql",
-    ]
-
-
-def _statements(passwords: Sequence[str]) -> str:
-    """What the server carries out at each start, before it lets anybody in: a new password counts from then on."""
-    own, root = passwords
-    return "".join(
-        f"{statement};\n"
-        for statement in (
-            f"CREATE DATABASE IF NOT EXISTS `{DEFAULT_NAME}` CHARACTER SET utf8mb4",
-            f"CREATE USER IF NOT EXISTS '{DEFAULT_NAME}'@'%'",
-            f"ALTER USER '{DEFAULT_NAME}'@'%' IDENTIFIED BY '{own}'",
-            f"GRANT ALL ON `{DEFAULT_NAME}`.* TO '{DEFAULT_NAME}'@'%'",
-            f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{root}'",
-            "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'",
-            "FLUSH PRIVILEGES",
-        )
-    )
-
-
-def _probe_options(password: str) -> str:
-    return f"[client]\nuser={DEFAULT_NAME}\npassword={password}\nsocket={SOCKET}\n"
-
-
-def _probe(*, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:
-    # A connection that does not log in would count as a broken one, and enough of them block its host.
-    command = ["mariadb", f"--defaults-file={SERVER}/client.cnf", "--execute=select 1"]
-    return {
-        "exec_": {"command": command},
-        "period_seconds": period,
-        "timeout_seconds": 5,
-        "failure_threshold": failures,
-    }
-
-
-def _secret(
-    parent: pulumi.Resource,
-    name: str,
-    namespace: pulumi.Input[str],
-    labels: Mapping[str, str],
-    data: Mapping[str, pulumi.Input[str]],
-) -> k8s.core.v1.Secret:
-    """Autonamed, so that other content rolls the pods that use it."""
-    return k8s.core.v1.Secret(
-        name,
-        metadata={"namespace": namespace, "labels": labels},
-        immutable=True,
-        string_data=data,
-        opts=pulumi.ResourceOptions(parent=parent, replace_on_changes=["stringData"]),
-    )
-
-
-def _tools(args: MysqlStoreArgs) -> pulumi.Input[str]:
-    server = args.get("deploy", {}).get("image", DEFAULT_IMAGE)
-    return args.get("dumps", {}).get("image", server)
+def _tools(store: MysqlStoreArgs) -> pulumi.Input[str]:
+    """Return the image with client tools."""
+    server = store["deploy"]["image"] if "deploy" in store else mariadb.DEFAULT_IMAGE
+    return store["dumps"].get("image", server)
 
 
 def _uri(host: str, port: int, database: str) -> str:

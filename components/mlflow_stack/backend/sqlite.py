@@ -1,19 +1,20 @@
 """Backend store in SQLite on a claim."""
 
-from collections.abc import Mapping
-from typing import NotRequired, TypedDict, get_args
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict, cast, get_args
 
 import pulumi
-import pulumi_kubernetes as k8s
-from pulumi_kubernetes.core.v1 import ContainerArgsDict
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, ResourceRequirementsArgsDict
 
-from mlflow_stack import identity, pod, validate
-from mlflow_stack.access.credentials import LONGEST_NAME
-from mlflow_stack.pod import PodParts, claims
-from mlflow_stack.pod.claims import ARTIFACTS_FOLDER, DATA, AccessMode, PvcPlacementArgs
+from mlflow_stack import identity, kinds, pod, validate
+from mlflow_stack.cluster import Claim, Need
+from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, claims
+from mlflow_stack.pod.claims import ARTIFACTS_FOLDER, DATA, DEFAULT_ACCESS_MODE, DEFAULT_SIZE, AccessMode
 
 DATABASE = f"{DATA}/mlflow.db"
-SCRIPTS = "/opt/mlflow-stack"
+PROGRAMS = "/opt/mlflow-stack"
+"""Mount path of the programs of the schema step."""
+
 SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": pod.STEP_CPU, "memory": "512Mi"},
     {"memory": "1Gi"},
@@ -40,7 +41,10 @@ class PvcStoreArgs(TypedDict):
     Default: /mlflow."""
 
 
-@validate.rules(PvcStoreArgs)
+@validate.rules(
+    PvcStoreArgs,
+    defaults={"size": DEFAULT_SIZE, "access_mode": DEFAULT_ACCESS_MODE, "file_store_mount": DATA},
+)
 def _rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)
@@ -54,80 +58,99 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("file_store_mount", f"it left out without {fields.spell('file_store')}")
 
 
+class PvcBackend(kinds.BackendKind):
+    """SQLite on a claim."""
+
+    volume = DATA
+
+    def single_writer(self) -> str:
+        return "SQLite on a claim has one writer"
+
+    def needs(self) -> Sequence[Need]:
+        return claims.needs(self.args, self.place)
+
+    def claims(self) -> Sequence[Claim]:
+        return claims.created(f"{self.name}-data", self.args, self.place)
+
+    def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
+        return [pod.resources(None, *SCHEMA_RESOURCES)]
+
+    def build(self, context: Context, opts: pulumi.ResourceOptions) -> "PvcStore":
+        return PvcStore(self.name, {"context": context, "store": cast(PvcStoreArgs, self.args)}, opts)
+
+
+class PvcStoreInputs(TypedDict):
+    """Inputs of :class:`PvcStore`."""
+
+    context: Context
+    """Deployment context."""
+    store: PvcStoreArgs
+    """Database and claim."""
+
+
 class PvcStore(pulumi.ComponentResource):
-    """The backend store: a claim, and the schema step that runs before MLflow starts on it."""
+    """Backend store in SQLite on a claim, and the schema step that runs before MLflow starts on it."""
 
     claim: pulumi.Output[str]
     """Name of the claim."""
     parts: PodParts
-    """What the tracking server's pod needs."""
+    """Parts of the tracking server's pod."""
 
-    def __init__(
-        self, name: str, args: PvcStoreArgs, placement: PvcPlacementArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        accepted = validate.accepted("PvcStore", name, PvcStoreArgs, args, longest=LONGEST_NAME)
+    def __init__(self, name: str, args: PvcStoreInputs, opts: pulumi.ResourceOptions | None = None) -> None:
+        store = validate.resolved("PvcStore", name, PvcStoreArgs, args["store"], longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:PvcStore", name, {}, opts)
-        labels = pod.labels(name, "backend-store", placement["labels"])
-        if "existing_claim" in accepted:
-            self.claim = pulumi.Output.from_input(accepted["existing_claim"])
+        context = args["context"]
+        labels = pod.labels(name, "backend-store", context.labels)
+        if "existing_claim" in store:
+            self.claim = pulumi.Output.from_input(store["existing_claim"])
         else:
-            self.claim = claims.create(self, f"{name}-data", accepted, placement, labels)
-            if accepted.get("access_mode") == "ReadWriteMany":
+            self.claim = claims.create(self, f"{name}-data", store, context, labels)
+            if store["access_mode"] == "ReadWriteMany":
                 pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", self)
-        data = claims.identity_of(placement, self.claim)
+        data = claims.identity_of(context, self.claim)
         guard = identity.guard(name, identity.RECORDS, data, opts)
-        scripts = k8s.core.v1.ConfigMap(
+        programs = pod.config_map(
             f"{name}-schema",
-            metadata={"namespace": placement["namespace"], "labels": labels},
-            immutable=True,
-            data=pod.programs(
-                "sqlite_schema.py",
-                "file_store.py",
-                "revisions.py",
-                "claim_lock.py",
-            ),
+            pod.programs("sqlite_schema.py", "file_store.py", "revisions.py", "claim_lock.py"),
+            namespace=context.namespace,
+            labels=labels,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        scripts_name = pod.name_of(scripts)
         scratch, scratch_mount = pod.scratch("schema-tmp", "1Gi")
 
-        # A large index is sorted in a file, for which the claim has more room than the scratch folder.
-        common = {"HOME": pod.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", "SQLITE_TMPDIR": DATA}
-
-        def step(name: str, script: str, env: Mapping[str, str]) -> ContainerArgsDict:
-            return {
-                "name": name,
-                "image": placement["image"],
-                "command": ["python", f"{SCRIPTS}/{script}"],
-                "args": [],
-                "env": pod.env({**common, **env}),
-                "resources": pod.resources(None, *SCHEMA_RESOURCES),
-                "security_context": pod.container_security(),
-                "termination_message_policy": "FallbackToLogsOnError",
-                "volume_mounts": [
+        def step(name: str, program: str, env: Mapping[str, str]) -> ContainerArgsDict:
+            # A large index is sorted in a file, for which the claim has more room than the scratch folder.
+            common = {"HOME": pod.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", "SQLITE_TMPDIR": DATA}
+            return pod.step(
+                name,
+                context.image,
+                ("python", f"{PROGRAMS}/{program}"),
+                env={**common, **env},
+                resources=pod.resources(None, *SCHEMA_RESOURCES),
+                mounts=[
                     {"name": "data", "mount_path": DATA},
-                    {"name": "schema", "mount_path": SCRIPTS, "read_only": True},
+                    {"name": "schema", "mount_path": PROGRAMS, "read_only": True},
                     scratch_mount,
                 ],
-            }
+            )
 
         steps: list[ContainerArgsDict] = []
-        if "file_store" in accepted:
+        if "file_store" in store:
             env = {
                 "DATABASE": DATABASE,
-                "FILE_STORE": f"{DATA}/{accepted['file_store']}",
-                "FILE_STORE_MOUNT": accepted.get("file_store_mount", DATA),
+                "FILE_STORE": f"{DATA}/{store['file_store']}",
+                "FILE_STORE_MOUNT": store["file_store_mount"],
                 "ARTIFACTS": f"{DATA}/{ARTIFACTS_FOLDER}",
             }
             steps.append(step("file-store", "file_store.py", env))
         steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
         self.parts = PodParts(
             init_containers=steps,
-            # Of the server as of the steps: whichever runs, no other pod writes.
+            # The steps take the same lock, so that one pod writes at a time.
             env=pod.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}", "CLAIM_LOCK": f"{DATABASE}.lock"}),
             volumes=[
                 claims.volume("data", self.claim),
-                {"name": "schema", "config_map": {"name": scripts_name, "default_mode": 0o444}},
+                pod.config_volume("schema", programs),
                 scratch,
             ],
             mounts=[{"name": "data", "mount_path": DATA}],

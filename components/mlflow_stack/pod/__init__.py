@@ -1,23 +1,63 @@
 """Pods of the stack: parts, labels, security settings, sizes, variables and volumes."""
 
-from mlflow_stack.pod.metadata import Named, label_rules, labels, name_of, selector
+from mlflow_stack.pod.context import DEFAULT_IMAGE, DEFAULT_ROLLOUT_TIMEOUT, Context
+from mlflow_stack.pod.metadata import (
+    BUCKET_CHECK,
+    COMPONENT_LABEL,
+    DATABASE,
+    INSTANCE_LABEL,
+    LONGEST_NAME,
+    MODEL,
+    MODEL_LABEL,
+    SCHEMA,
+    TRACKING,
+    Named,
+    label_rules,
+    labels,
+    name_of,
+    selector,
+)
 from mlflow_stack.pod.parts import Egress, Ingress, PodParts
 from mlflow_stack.pod.security import PLATFORMS, USER_ID, Platform, container_security
 from mlflow_stack.pod.sizing import STEP_CPU, Floor, ResourcesArgs, resource_rules, resources
-from mlflow_stack.pod.storage import SCRATCH, claim, plugin, program, programs, scratch, text_volume
+from mlflow_stack.pod.steps import JobLimits, job, step
+from mlflow_stack.pod.storage import (
+    SCRATCH,
+    claim,
+    config_map,
+    config_volume,
+    plugin,
+    program,
+    programs,
+    scratch,
+    text_volume,
+)
 from mlflow_stack.pod.template import annotations, disruption_budget, drained, service_account, spec, spread
 from mlflow_stack.pod.variables import EnvSourceArgs, EnvVarArgs, KeyRefArgs, env, env_given, env_needs, env_rules
 
 __all__ = [
+    "BUCKET_CHECK",
+    "COMPONENT_LABEL",
+    "DATABASE",
+    "DEFAULT_IMAGE",
+    "DEFAULT_ROLLOUT_TIMEOUT",
+    "INSTANCE_LABEL",
+    "LONGEST_NAME",
+    "MODEL",
+    "MODEL_LABEL",
     "PLATFORMS",
+    "SCHEMA",
     "SCRATCH",
     "STEP_CPU",
+    "TRACKING",
     "USER_ID",
+    "Context",
     "Egress",
     "EnvSourceArgs",
     "EnvVarArgs",
     "Floor",
     "Ingress",
+    "JobLimits",
     "KeyRefArgs",
     "Named",
     "Platform",
@@ -25,6 +65,8 @@ __all__ = [
     "ResourcesArgs",
     "annotations",
     "claim",
+    "config_map",
+    "config_volume",
     "container_security",
     "disruption_budget",
     "drained",
@@ -32,6 +74,7 @@ __all__ = [
     "env_given",
     "env_needs",
     "env_rules",
+    "job",
     "label_rules",
     "labels",
     "name_of",
@@ -45,5 +88,6 @@ __all__ = [
     "service_account",
     "spec",
     "spread",
+    "step",
     "text_volume",
 ]

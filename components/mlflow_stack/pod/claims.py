@@ -1,13 +1,14 @@
 """Claims that hold data, created by the stack or adopted by name."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal
 
 import pulumi
 from pulumi_kubernetes.core.v1 import VolumeArgsDict
 
 from mlflow_stack import identity
-from mlflow_stack.cluster import CLAIM, STORAGE_CLASS, Need, Place
+from mlflow_stack.cluster import CLAIM, STORAGE_CLASS, Claim, Need, Place
+from mlflow_stack.pod.context import Context
 from mlflow_stack.pod.metadata import name_of
 from mlflow_stack.pod.storage import claim
 
@@ -23,19 +24,6 @@ AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
 DEFAULT_ACCESS_MODE: AccessMode = "ReadWriteOnce"
 
 
-class PvcPlacementArgs(TypedDict):
-    """Deployment context of a store on a claim."""
-
-    namespace: pulumi.Input[str]
-    """Namespace of the claim."""
-    image: pulumi.Input[str]
-    """MLflow image, which runs the schema step."""
-    labels: Mapping[str, str]
-    """Additional labels."""
-    claim: NotRequired[pulumi.Input[str]]
-    """Claim of the backend store, for artifacts that share it."""
-
-
 def needs(args: Mapping[str, Any], place: Place) -> list[Need]:
     """Return what a store on a claim needs of the cluster."""
     if "existing_claim" in args:
@@ -43,26 +31,26 @@ def needs(args: Mapping[str, Any], place: Place) -> list[Need]:
     return place.need(STORAGE_CLASS, args, "storage_class")
 
 
-def identity_of(placement: PvcPlacementArgs, name: pulumi.Input[str]) -> pulumi.Output[str]:
+def identity_of(context: Context, name: pulumi.Input[str]) -> pulumi.Output[str]:
     """Return the identity of the data on a claim."""
-    return pulumi.Output.all(placement["namespace"], name).apply(lambda names: identity.claim(*names))
+    return pulumi.Output.all(context.namespace, name).apply(lambda names: identity.claim(*names))
 
 
 def create(
     parent: pulumi.Resource,
     name: str,
     args: Mapping[str, Any],
-    placement: PvcPlacementArgs,
+    context: Context,
     labels: Mapping[str, str],
 ) -> pulumi.Output[str]:
     """Declare a claim from a store's args, and return its name."""
     made = claim(
         name,
-        namespace=placement["namespace"],
+        namespace=context.namespace,
         labels=labels,
-        size=args.get("size", DEFAULT_SIZE),
+        size=args["size"],
         storage_class=args.get("storage_class"),
-        access_mode=args.get("access_mode", DEFAULT_ACCESS_MODE),
+        access_mode=args["access_mode"],
         opts=pulumi.ResourceOptions(parent=parent),
     )
     return name_of(made)
@@ -71,3 +59,8 @@ def create(
 def volume(name: str, claim_name: pulumi.Input[str]) -> VolumeArgsDict:
     """Return the volume of a pod that mounts a claim."""
     return {"name": name, "persistent_volume_claim": {"claim_name": claim_name}}
+
+
+def created(name: str, args: Mapping[str, Any], place: Place) -> list[Claim]:
+    """Return the claim that a store creates from its args, if it adopts none."""
+    return [] if "existing_claim" in args else [Claim(place.path("size"), name, args["size"])]

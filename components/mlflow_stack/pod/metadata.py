@@ -8,6 +8,23 @@ import pulumi_kubernetes as k8s
 
 from mlflow_stack import validate
 
+LONGEST_NAME = 40
+"""Characters of a component's name: 63 less what Kubernetes appends to a StatefulSet's pods and the engine to it."""
+TRACKING = "tracking"
+"""Component label of the tracking server."""
+MODEL = "model"
+"""Component label of the model servers."""
+DATABASE = "database"
+"""Component label of a deployed database server."""
+SCHEMA = "schema"
+"""Component label of the schema Job."""
+BUCKET_CHECK = "bucket-check"
+"""Component label of the bucket check."""
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MODEL_LABEL = "mlflow-stack/model"
+"""Label of a model server's objects: the model's name."""
+
 
 def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The labels of an object: the caller's own first, so that none of ours is overridden."""
@@ -23,8 +40,8 @@ def selector(instance: str, component: str) -> dict[str, str]:
     """The labels that select a pod: never a version, since a selector cannot be changed in place."""
     return {
         "app.kubernetes.io/name": "mlflow",
-        "app.kubernetes.io/instance": instance,
-        "app.kubernetes.io/component": component,
+        INSTANCE_LABEL: instance,
+        COMPONENT_LABEL: component,
     }
 
 

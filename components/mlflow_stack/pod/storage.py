@@ -40,6 +40,26 @@ def plugin(distribution: str, group: str, entry_point: str) -> dict[str, str]:
     }
 
 
+def config_map(
+    name: str,
+    data: Mapping[str, pulumi.Input[str]],
+    *,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Output[str]:
+    """Declare an immutable ConfigMap, and return its name."""
+    made = k8s.core.v1.ConfigMap(
+        name, metadata={"namespace": namespace, "labels": labels}, immutable=True, data=data, opts=opts
+    )
+    return name_of(made)
+
+
+def config_volume(volume: str, config_map: pulumi.Input[str]) -> VolumeArgsDict:
+    """Return the volume of a ConfigMap's texts, named after their keys."""
+    return {"name": volume, "config_map": {"name": config_map, "default_mode": 0o444}}
+
+
 def text_volume(
     name: str,
     volume: str,
@@ -54,17 +74,11 @@ def text_volume(
     :param volume: Name of the volume in the pod.
     """
     keys = {path: path.replace("/", "_") for path in texts}
-    made = k8s.core.v1.ConfigMap(
-        name,
-        metadata={"namespace": namespace, "labels": labels},
-        immutable=True,
-        data={keys[path]: text for path, text in texts.items()},
-        opts=opts,
-    )
+    data = {keys[path]: text for path, text in texts.items()}
     return {
         "name": volume,
         "config_map": {
-            "name": name_of(made),
+            "name": config_map(name, data, namespace=namespace, labels=labels, opts=opts),
             "default_mode": 0o444,
             "items": [{"key": key, "path": path} for path, key in keys.items()],
         },

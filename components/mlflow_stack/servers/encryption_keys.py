@@ -10,9 +10,8 @@ import pulumi_random as random
 from pulumi_kubernetes.core.v1 import EnvVarArgsDict
 
 from mlflow_stack import pod, validate
-from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.cluster import SECRET, Need, Place
-from mlflow_stack.pod import PodParts
+from mlflow_stack.pod import LONGEST_NAME, Context, PodParts
 
 WEBHOOK = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 PASSPHRASE = "MLFLOW_CRYPTO_KEK_PASSPHRASE"  # noqa: S105 - the variable's name
@@ -29,7 +28,7 @@ WEBHOOK_BYTES = 32
 """The length of a Fernet key."""
 MOST_ROTATIONS = 100
 
-SCRIPTS = "/opt/mlflow-stack-keys"
+PROGRAMS = "/opt/mlflow-stack-keys"
 PROGRAM = "encryption_keys.py"
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": pod.STEP_CPU, "memory": "256Mi"},
@@ -48,7 +47,7 @@ class EncryptionKeysArgs(TypedDict):
     MLFLOW_CRYPTO_KEK_VERSION, such as those of the stack whose backup is restored. Default: none."""
 
 
-@validate.rules(EncryptionKeysArgs)
+@validate.rules(EncryptionKeysArgs, defaults={"rotation": 0})
 def _rules(fields: validate.Fields) -> None:
     fields.check("rotation", validate.between(0, MOST_ROTATIONS))
     fields.check("existing_secret", validate.subdomain)
@@ -60,17 +59,15 @@ def needs(args: EncryptionKeysArgs, place: Place) -> list[Need]:
     return place.need(SECRET, args, "existing_secret", keys=VARIABLES, why="MLflow's encryption keys")
 
 
-class EncryptionKeysPlacementArgs(TypedDict):
-    """Deployment context of the keys."""
+class EncryptionKeysInputs(TypedDict):
+    """Inputs of :class:`EncryptionKeys`."""
 
-    namespace: pulumi.Input[str]
-    """Namespace of the Secret."""
-    image: pulumi.Input[str]
-    """MLflow image, which re-encrypts what is stored."""
+    context: Context
+    """Deployment context."""
+    keys: EncryptionKeysArgs
+    """Keys to generate or to adopt."""
     store: PodParts
     """Parts of the backend store, whose database the step opens."""
-    labels: Mapping[str, str]
-    """More labels."""
 
 
 class EncryptionKeys(pulumi.ComponentResource):
@@ -82,26 +79,21 @@ class EncryptionKeys(pulumi.ComponentResource):
     values: pulumi.Output[Mapping[str, str]]
     """Secret: the keys by variable, which belong to every backup; empty with ``existing_secret``."""
 
-    def __init__(
-        self,
-        name: str,
-        args: EncryptionKeysArgs,
-        placement: EncryptionKeysPlacementArgs,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        accepted = validate.accepted("EncryptionKeys", name, EncryptionKeysArgs, args, longest=LONGEST_NAME)
+    def __init__(self, name: str, args: EncryptionKeysInputs, opts: pulumi.ResourceOptions | None = None) -> None:
+        keys = validate.resolved("EncryptionKeys", name, EncryptionKeysArgs, args["keys"], longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:EncryptionKeys", name, {}, opts)
+        context, store = args["context"], args["store"]
         child = pulumi.ResourceOptions(parent=self)
-        labels = pod.labels(name, "encryption-keys", placement["labels"])
-        if "existing_secret" in accepted:
+        labels = pod.labels(name, "encryption-keys", context.labels)
+        if "existing_secret" in keys:
             self.values = pulumi.Output.secret({})
-            secret: pulumi.Input[str] = accepted["existing_secret"]
+            secret: pulumi.Input[str] = keys["existing_secret"]
             wait_for: tuple[pulumi.Resource, ...] = ()
         else:
-            self.values, before = self._generate(name, accepted.get("rotation", 0))
+            self.values, before = self._generate(name, keys["rotation"])
             made = k8s.core.v1.Secret(
                 f"{name}-keys",
-                metadata={"namespace": placement["namespace"], "labels": labels},
+                metadata={"namespace": context.namespace, "labels": labels},
                 immutable=True,
                 string_data=pulumi.Output.all(self.values, before).apply(lambda pair: {**pair[0], FORMER: pair[1]}),
                 # MLflow reads its keys once: other keys are another Secret, with which the pods are replaced.
@@ -109,40 +101,36 @@ class EncryptionKeys(pulumi.ComponentResource):
             )
             secret, wait_for = pod.name_of(made), (made,)
 
-        store = placement["store"]
         program = pod.text_volume(
             f"{name}-keys",
             "keys-program",
             pod.programs(PROGRAM, "claim_lock.py"),
-            namespace=placement["namespace"],
+            namespace=context.namespace,
             labels=labels,
             opts=child,
         )
         mount: k8s.core.v1.VolumeMountArgsDict = {
             "name": program["name"],
-            "mount_path": SCRIPTS,
+            "mount_path": PROGRAMS,
             "read_only": True,
         }
         scratch, scratch_mount = pod.scratch("keys-tmp", "64Mi")
         env = [_variable(variable, secret) for variable in VARIABLES]
         self.parts = PodParts(
             init_containers=[
-                {
-                    "name": "encryption-keys",
-                    "image": placement["image"],
-                    "command": ["python", f"{SCRIPTS}/{PROGRAM}"],
-                    "args": [],
-                    "env": [
+                pod.step(
+                    "encryption-keys",
+                    context.image,
+                    ("python", f"{PROGRAMS}/{PROGRAM}"),
+                    env=[
                         *store.env,
                         *env,
                         _variable(FORMER, secret, optional=True),
                         *pod.env({"HOME": pod.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true"}),
                     ],
-                    "resources": pod.resources(None, *STEP_RESOURCES),
-                    "security_context": pod.container_security(),
-                    "termination_message_policy": "FallbackToLogsOnError",
-                    "volume_mounts": [*store.mounts, mount, scratch_mount],
-                }
+                    resources=pod.resources(None, *STEP_RESOURCES),
+                    mounts=[*store.mounts, mount, scratch_mount],
+                )
             ],
             env=env,
             volumes=[program, scratch],

@@ -17,16 +17,12 @@ from pulumi_kubernetes.core.v1 import (
 )
 
 from mlflow_stack import pod, validate
-from mlflow_stack.access import credentials, proxy
+from mlflow_stack.access import proxy
 from mlflow_stack.access.proxy import Access, AuthProxy
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
 from mlflow_stack.pod import Egress, PodParts, network
 from mlflow_stack.pod.network import EgressArgs
-from mlflow_stack.servers import tracking
-
-COMPONENT = "model"
-MODEL_LABEL = "mlflow-stack/model"
 
 VOLUME = "/model"
 """Where the pod's volume of the model is mounted."""
@@ -73,7 +69,6 @@ DEFAULT_MAX_REQUEST_SIZE = "20Mi"
 DEFAULT_REQUEST_TIMEOUT = "60s"
 DEFAULT_MAX_CONCURRENT_PREDICTIONS = 8
 DEFAULT_LOAD_TIMEOUT = "3m"
-DEFAULT_ROLLOUT_TIMEOUT = "10m"
 DEFAULT_CPU_PERCENT = 80
 GRACE_MARGIN_SECONDS = 10
 """How long a pod that ends may live beyond its drain: requests still come for a while."""
@@ -81,7 +76,7 @@ Environment = Literal["image", "install"]
 
 LONGEST_NAME = 63
 """Characters of the server's name, which is the Service's."""
-LONGEST_MODEL = LONGEST_NAME - credentials.LONGEST_NAME - 1
+LONGEST_MODEL = LONGEST_NAME - pod.LONGEST_NAME - 1
 """Characters of a model's name: what is left behind the stack's and a dash."""
 TAKEN = ("public", "database")
 """Names of models that would give the Service of another part of the stack."""
@@ -351,16 +346,16 @@ class ModelServer(pulumi.ComponentResource):
     """What is served, as far as it is known: with the version, where the reference is pinned."""
 
     def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.accepted("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
+        accepted = validate.resolved("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:ModelServer", name, {}, opts)
         model = accepted["model"]
         namespace = accepted["namespace"]
         platform = accepted.get("platform", "kubernetes")
         child = pulumi.ResourceOptions(parent=self)
         instance = name.removesuffix(f"-{model['name']}")
-        selector = {**pod.selector(instance, COMPONENT), MODEL_LABEL: model["name"]}
-        labels = {**pod.labels(instance, COMPONENT, accepted.get("labels")), **selector}
-        timeout = model.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
+        selector = {**pod.selector(instance, pod.MODEL), pod.MODEL_LABEL: model["name"]}
+        labels = {**pod.labels(instance, pod.MODEL, accepted.get("labels")), **selector}
+        timeout = model.get("rollout_timeout", pod.DEFAULT_ROLLOUT_TIMEOUT)
         scaled = model.get("autoscale")
         most = _servers(model)
         self.uri = pinned(model.get("uri", ""), model.get("version"))
@@ -471,7 +466,7 @@ def programs(
 
 
 def _image(args: ModelServerArgs) -> pulumi.Input[str]:
-    return args["model"].get("image", args.get("image", tracking.DEFAULT_IMAGE))
+    return args["model"].get("image", args.get("image", pod.DEFAULT_IMAGE))
 
 
 def _request_seconds(model: ModelArgs) -> int:

@@ -9,20 +9,14 @@ from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
 from mlflow_stack import identity, pod, validate
 from mlflow_stack.access import proxy
-from mlflow_stack.access.credentials import LONGEST_NAME
 from mlflow_stack.addresses import Addresses
-from mlflow_stack.pod import PodParts, network
+from mlflow_stack.pod import LONGEST_NAME, PodParts, network
 from mlflow_stack.pod.claims import ARTIFACTS_VOLUME, DATA
 from mlflow_stack.pod.network import EgressArgs
 from mlflow_stack.programs import locations
 
-COMPONENT = "tracking"
-
 PROGRAMS = "/opt/mlflow-stack-tracking"
 """Where the server's start and MLflow's plugin are mounted."""
-
-DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
-"""MLflow 3.17.2 is the oldest without a known hole that matters here (CVE-2026-115886 and those before it)."""
 
 REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 LIMITS = {"memory": "1Gi"}
@@ -56,7 +50,6 @@ SCRATCH_BYTES = 512 * 2**20
 GRACE_SECONDS = 60
 STUCK_GRACE_SECONDS = 5
 """The same where the liveness probe ends a server, which does not answer."""
-DEFAULT_ROLLOUT_TIMEOUT = "10m"
 
 
 class TrackingServerArgs(TypedDict):
@@ -170,14 +163,14 @@ class TrackingServer(pulumi.ComponentResource):
     """The labels that select the pod."""
 
     def __init__(self, name: str, args: TrackingServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.accepted("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
+        accepted = validate.resolved("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:TrackingServer", name, {}, opts)
         namespace = accepted["namespace"]
         platform = accepted.get("platform", "kubernetes")
-        timeout = accepted.get("rollout_timeout", DEFAULT_ROLLOUT_TIMEOUT)
+        timeout = accepted.get("rollout_timeout", pod.DEFAULT_ROLLOUT_TIMEOUT)
         replicas = accepted.get("replicas", 1)
-        labels = pod.labels(name, COMPONENT, accepted.get("labels"))
-        self.selector = pod.selector(name, COMPONENT)
+        labels = pod.labels(name, pod.TRACKING, accepted.get("labels"))
+        self.selector = pod.selector(name, pod.TRACKING)
         addresses = pulumi.Output.from_input(accepted["addresses"])
         scratch_bytes = SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"])
         scratch, scratch_mount = pod.scratch("tmp", str(scratch_bytes))
@@ -217,7 +210,7 @@ class TrackingServer(pulumi.ComponentResource):
         body_limit = max_body_bytes(accepted.get("resources"))
         container: k8s.core.v1.ContainerArgsDict = {
             "name": "mlflow",
-            "image": accepted.get("image", DEFAULT_IMAGE),
+            "image": accepted.get("image", pod.DEFAULT_IMAGE),
             "command": ["python", f"{PROGRAMS}/tracking_server.py"],
             "args": [],
             "env": [

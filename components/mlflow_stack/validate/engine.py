@@ -9,7 +9,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -176,6 +176,12 @@ class Fields(Mapping[str, Any]):
             message = f"given together with {self.spell(other)}; {why}"
             self._problems.append(Problem(self._where(name), message))
 
+    def refuse_several(self, names: Iterable[str], why: str) -> None:
+        """Report the first of these fields, if several are given."""
+        given = [name for name in names if name in self._values]
+        for other in given[1:]:
+            self.refuse_together(given[0], other, why)
+
     def spell(self, name: str) -> str:
         """A field's name as the writer of the args spells it."""
         return self._problems.spell(name)
@@ -186,19 +192,31 @@ class Fields(Mapping[str, Any]):
 
 Rules = Callable[[Fields], None]
 _rules: dict[type, Rules] = {}
+_defaults: dict[type, Mapping[str, Any]] = {}
 _not_offered: dict[type, Mapping[str, str]] = {}
 
 
-def rules(kind: type, *, not_offered: Mapping[str, str] | None = None) -> Callable[[Rules], Rules]:
-    """Registers what the values of an args TypedDict may be; it runs wherever that TypedDict is nested. ``not_offered``
-    has keys that people look for and that there are not, each with what is there instead."""
+def rules(
+    kind: type, *, defaults: Mapping[str, Any] | None = None, not_offered: Mapping[str, str] | None = None
+) -> Callable[[Rules], Rules]:
+    """Register the rules of an args TypedDict, which run wherever that TypedDict is nested.
+
+    :param defaults: Values of optional fields that are unset, by field.
+    :param not_offered: Keys that people look for in vain, each with its alternative.
+    """
 
     def register(function: Rules) -> Rules:
         _rules[kind] = function
+        _defaults[kind] = defaults or {}
         _not_offered[kind] = not_offered or {}
         return function
 
     return register
+
+
+def defaults_of(kind: type) -> Mapping[str, Any]:
+    """Return the defaults of an args TypedDict, by field."""
+    return _defaults.get(kind, {})
 
 
 def rules_of(kind: type) -> Rules:
@@ -208,7 +226,7 @@ def rules_of(kind: type) -> Rules:
 
 def extend(kind: type, base: type) -> None:
     """Register the rules of an args TypedDict for one that has its fields and more."""
-    _rules[kind], _not_offered[kind] = _rules[base], _not_offered[base]
+    _rules[kind], _defaults[kind], _not_offered[kind] = _rules[base], _defaults[base], _not_offered[base]
 
 
 def accepted(
@@ -238,6 +256,76 @@ def accepted(
         lines = "\n".join(f"  {line}" for line in problems.lines)
         raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
     return cast(T, clean)
+
+
+class Resolved(Mapping[str, Any]):
+    """Accepted fields of an args TypedDict, with every default filled in. Immutable, and not judged again."""
+
+    def __init__(self, kind: type, values: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> typing.Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self._values == dict(cast("Mapping[str, Any]", other))
+
+    def __repr__(self) -> str:
+        return f"{self.kind.__name__}({', '.join(self._values)})"
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
+def resolved(
+    component: str,
+    name: str,
+    kind: type[T],
+    args: Mapping[str, Any],
+    *,
+    longest: int,
+    spell: Callable[[str], str] = str,
+    found: Sequence[Problem] = (),
+) -> T:
+    """Return the args with every default filled in, or raise :class:`InvalidArgs` with every problem.
+
+    Parameters as for :func:`accepted`. Args that were resolved before are returned as they are.
+    """
+    if isinstance(args, Resolved) and args.kind is kind:
+        return cast(T, args)
+    return cast(T, filled(kind, accepted(component, name, kind, args, longest=longest, spell=spell, found=found)))
+
+
+def part(args: Mapping[str, Any], kind: type[T]) -> T:
+    """Return the fields of resolved args that another TypedDict has as well, with the same rules."""
+    return cast(T, Resolved(kind, {name: value for name, value in args.items() if name in hints(kind)}))
+
+
+def plain(value: Any) -> Any:
+    """Return a value with plain maps and lists in place of resolved ones, as Kubernetes objects take it."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [plain(one) for one in cast("list[Any]", value)]
+    return value
+
+
+def filled(hint: Any, value: Any) -> Any:
+    """Return an accepted value with every default filled in, at any depth."""
+    hint = plain_type(hint)
+    if isinstance(value, list):
+        item = (*typing.get_args(hint), Any)[0]
+        return [filled(item, one) for one in cast("list[Any]", value)]
+    if isinstance(value, Resolved) or not isinstance(value, Mapping) or not _is_typed_dict(hint):
+        return cast(Any, value)
+    given = {**defaults_of(hint), **cast("Mapping[str, Any]", value)}
+    return Resolved(hint, {name: filled(one, given[name]) for name, one in hints(hint).items() if name in given})
 
 
 def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool) -> pulumi.Output[Any]:
@@ -312,6 +400,8 @@ def _is_typed_dict(hint: object) -> bool:
 
 
 def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) -> Any:
+    if isinstance(value, Resolved) and value.kind is plain_type(hint):
+        return value
     if is_output(value):
         if takes_output(hint):
             return _conformed_later(plain_type(hint), value, key, secret, problems.spell)

@@ -1,0 +1,252 @@
+"""MariaDB server that the stack deploys: one pod with a claim."""
+
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_kubernetes as k8s
+import pulumi_random as random
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, ResourceRequirementsArgsDict
+
+from mlflow_stack import pod, validate
+from mlflow_stack.access.credentials import PASSWORD_LENGTH
+from mlflow_stack.backend.sql import DEFAULT_NAME, PASSWORD_KEY, Database, secret
+from mlflow_stack.cluster import Place, Reservation
+from mlflow_stack.pod import Context, Egress, Ingress, PodParts, claims, network
+
+DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
+"""The deployed server, and the client tools that dump."""
+DEFAULT_SIZE = "20Gi"
+PORT = 3306
+
+PROGRAMS = "/opt/mlflow-stack-mysql"
+DATA = "/var/lib/mysql"
+SERVER = "/etc/mlflow-stack-mariadb"
+SOCKET = f"{pod.SCRATCH}/mariadb.sock"
+
+RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
+    {"cpu": "250m", "memory": "512Mi"},
+    {"memory": "1Gi"},
+)
+GRACE_SECONDS = 120
+"""A server writes out what it holds in memory before it ends."""
+
+
+class MariadbArgs(TypedDict):
+    """A MariaDB server of the stack's own: one pod with a claim. Its passwords are generated."""
+
+    size: NotRequired[str]
+    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    storage_class: NotRequired[pulumi.Input[str]]
+    """StorageClass of the claim. Default: the cluster's default class."""
+    image: NotRequired[pulumi.Input[str]]
+    """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
+    Default: docker.io/library/mariadb:10.11."""
+    resources: NotRequired[pod.ResourcesArgs]
+    """Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
+    rotation: NotRequired[int]
+    """Raising the number makes new passwords; the server restarts with them. Default: 0."""
+
+
+@validate.rules(MariadbArgs, defaults={"size": DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "rotation": 0})
+def _rules(fields: validate.Fields) -> None:
+    fields.check("size", validate.size)
+    fields.check("storage_class", validate.subdomain)
+    fields.check("image", validate.image)
+    fields.check("rotation", validate.between(0, 2**31))
+    pod.resource_rules(fields, *RESOURCES)
+
+
+def _resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
+    return pod.resources(args["resources"], *RESOURCES)
+
+
+def reservation(args: MariadbArgs, place: Place) -> Reservation:
+    """Return the room that the deployed server's pod needs on a node."""
+    return place.reservation("the database server", [_resources(args)], [], args["resources"], {})
+
+
+def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Context) -> Database:
+    """Declare the server, and return how a pod reaches it."""
+    namespace, platform = context.namespace, context.platform
+    labels = pod.labels(name, pod.DATABASE, context.labels)
+    selector = pod.selector(name, pod.DATABASE)
+    child = pulumi.ResourceOptions(parent=parent)
+    service = f"{name}-{pod.DATABASE}"
+
+    passwords = {
+        user: random.RandomPassword(
+            f"{service}-{user}",
+            length=PASSWORD_LENGTH,
+            special=False,
+            keepers={"rotation": str(args["rotation"])},
+            opts=child,
+        )
+        for user in (DEFAULT_NAME, "root")
+    }
+    own, root = passwords[DEFAULT_NAME].result, passwords["root"].result
+    made = secret(parent, service, namespace, labels, {PASSWORD_KEY: own})
+    server_secret = secret(
+        parent,
+        f"{service}-server",
+        namespace,
+        labels,
+        {"init.sql": pulumi.Output.all(own, root).apply(_statements), "client.cnf": own.apply(_probe_options)},
+    )
+    claim = pod.claim(
+        service,
+        namespace=namespace,
+        labels=labels,
+        size=args["size"],
+        storage_class=args.get("storage_class"),
+        # Passwords outlive `destroy --exclude-protected` with the data that knows them.
+        opts=pulumi.ResourceOptions(parent=parent, depends_on=list(passwords.values())),
+    )
+    programs = pod.config_map(service, pod.programs("mariadb_data.sh"), namespace=namespace, labels=labels, opts=child)
+    policy = network.policy(
+        service,
+        namespace=namespace,
+        labels=labels,
+        selector=selector,
+        ingress=[
+            Ingress(
+                PORT,
+                [
+                    {"pod_selector": {"match_labels": pod.selector(name, component)}}
+                    for component in (pod.TRACKING, pod.SCHEMA)
+                ],
+            )
+        ],
+        egress=[],
+        opts=child,
+    )
+    k8s.core.v1.Service(
+        service,
+        metadata={
+            "name": service,
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": {"pulumi.com/skipAwait": "true"},
+        },
+        spec={"selector": selector, "ports": [{"name": "mysql", "port": PORT, "target_port": "mysql"}]},
+        opts=child,
+    )
+    scratch, scratch_mount = pod.scratch("mariadb-tmp", "1Gi")
+    image = args["image"]
+    common: ContainerArgsDict = {
+        "name": "mariadb",
+        "image": image,
+        "resources": _resources(args),
+        "security_context": pod.container_security(),
+        "termination_message_policy": "FallbackToLogsOnError",
+        "volume_mounts": [
+            {"name": "data", "mount_path": DATA},
+            {"name": "server", "mount_path": SERVER, "read_only": True},
+            {"name": "scripts", "mount_path": PROGRAMS, "read_only": True},
+            scratch_mount,
+        ],
+    }
+    server: ContainerArgsDict = {
+        **common,
+        "command": ["mariadbd"],
+        "args": _server_options(),
+        "ports": [{"name": "mysql", "container_port": PORT}],
+        # A server that was killed repairs its tables first.
+        "startup_probe": _probe(period=2, failures=300),
+        "liveness_probe": _probe(period=10, failures=6),
+        "readiness_probe": _probe(period=5, failures=2),
+    }
+    parts = PodParts(
+        init_containers=[
+            {**common, "name": "data", "command": ["sh", f"{PROGRAMS}/mariadb_data.sh"], "args": [f"{DATA}/data"]}
+        ],
+        volumes=[
+            claims.volume("data", pod.name_of(claim)),
+            {"name": "server", "secret": {"secret_name": pod.name_of(server_secret), "default_mode": 0o440}},
+            pod.config_volume("scripts", programs),
+            scratch,
+        ],
+    )
+    account = pod.service_account(service, namespace, labels, child)
+    template = pod.spec(platform, [server], [parts], account)
+    timeout = context.rollout_timeout
+    stateful = k8s.apps.v1.StatefulSet(
+        service,
+        metadata={"namespace": namespace, "labels": labels},
+        spec={
+            "replicas": 1,
+            "service_name": service,
+            # OrderedReady would wait for a broken pod to become ready before it takes a good template.
+            "pod_management_policy": "Parallel",
+            "selector": {"match_labels": selector},
+            "template": {
+                "metadata": {"labels": labels, "annotations": pod.annotations(platform, [parts])},
+                "spec": {**template, "termination_grace_period_seconds": GRACE_SECONDS},
+            },
+        },
+        opts=pulumi.ResourceOptions(
+            parent=parent,
+            depends_on=[policy],
+            # A replacement made first would be a second server on the same files.
+            delete_before_replace=True,
+            custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
+        ),
+    )
+    return Database(
+        host=service,
+        port=PORT,
+        name=DEFAULT_NAME,
+        user=DEFAULT_NAME,
+        secret=pod.name_of(made),
+        egress=Egress(PORT, pods=selector),
+        wait_for=[stateful],
+    )
+
+
+def _server_options() -> list[str]:
+    return [
+        "--no-defaults",
+        f"--datadir={DATA}/data",
+        f"--tmpdir={pod.SCRATCH}",
+        f"--socket={SOCKET}",
+        f"--pid-file={pod.SCRATCH}/mariadb.pid",
+        f"--port={PORT}",
+        "--skip-name-resolve",
+        "--character-set-server=utf8mb4",
+        # MLflow's schema has triggers; nothing reads a binary log here, but one may be switched on.
+        "--log-bin-trust-function-creators=1",
+        "--innodb-buffer-pool-size=256M",
+        f"--init-file={SERVER}/init.sql",
+    ]
+
+
+def _statements(passwords: Sequence[str]) -> str:
+    """What the server carries out at each start, before it lets anybody in: a new password counts from then on."""
+    own, root = passwords
+    return "".join(
+        f"{statement};\n"
+        for statement in (
+            f"CREATE DATABASE IF NOT EXISTS `{DEFAULT_NAME}` CHARACTER SET utf8mb4",
+            f"CREATE USER IF NOT EXISTS '{DEFAULT_NAME}'@'%'",
+            f"ALTER USER '{DEFAULT_NAME}'@'%' IDENTIFIED BY '{own}'",
+            f"GRANT ALL ON `{DEFAULT_NAME}`.* TO '{DEFAULT_NAME}'@'%'",
+            f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{root}'",
+            "DELETE FROM mysql.global_priv WHERE User = 'root' AND Host <> 'localhost'",
+            "FLUSH PRIVILEGES",
+        )
+    )
+
+
+def _probe_options(password: str) -> str:
+    return f"[client]\nuser={DEFAULT_NAME}\npassword={password}\nsocket={SOCKET}\n"
+
+
+def _probe(*, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:
+    # A connection that does not log in would count as a broken one, and enough of them block its host.
+    command = ["mariadb", f"--defaults-file={SERVER}/client.cnf", "--execute=select 1"]
+    return {
+        "exec_": {"command": command},
+        "period_seconds": period,
+        "timeout_seconds": 5,
+        "failure_threshold": failures,
+    }

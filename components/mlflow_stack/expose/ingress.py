@@ -1,0 +1,101 @@
+"""Public address by an Ingress."""
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
+
+from mlflow_stack import validate
+from mlflow_stack.cluster import INGRESS, INGRESS_CLASS, Need
+from mlflow_stack.expose.args import ExposureArgs, TlsArgs
+from mlflow_stack.expose.kind import (
+    BEHIND_CONTROLLER,
+    NAME_LABEL,
+    OPENSHIFT_ROUTER,
+    TIMEOUT_SECONDS,
+    ExposeKind,
+    backends,
+    metadata,
+)
+
+CONTROLLERS = (
+    "ingress-nginx",
+    "rke2-ingress-nginx",
+    "nginx-ingress",
+    "traefik",
+    "haproxy-ingress",
+    "kubernetes-ingress",
+    "contour",
+    "kong",
+)
+"""The label ``app.kubernetes.io/name`` of common Ingress controllers' pods, as their own charts set it."""
+
+
+class Ingress(ExposeKind):
+    """Ingress."""
+
+    fields = BEHIND_CONTROLLER | {"tls", "class_name"}
+    required = ("host",)
+    object = INGRESS
+
+    def needs(self) -> list[Need]:
+        kind, *others = super().needs()
+        return [kind, *self.place.need(INGRESS_CLASS, self.args, "class_name"), *others]
+
+    def controllers(self) -> list[NetworkPolicyPeerArgsDict]:
+        named: NetworkPolicyPeerArgsDict = {
+            "namespace_selector": {},
+            "pod_selector": {"match_expressions": [{"key": NAME_LABEL, "operator": "In", "values": list(CONTROLLERS)}]},
+        }
+        return [named, OPENSHIFT_ROUTER]
+
+    def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
+        name, expose = self.name, self.expose
+        host = expose["host"]
+        tls = expose.get("tls")
+        paths: list[k8s.networking.v1.HTTPIngressPathArgsDict] = [
+            {
+                "path": prefix,
+                "path_type": "Prefix",
+                "backend": {"service": {"name": service, "port": {"name": "public"}}},
+            }
+            for prefix, service in backends(args).items()
+        ]
+        spec: k8s.networking.v1.IngressSpecArgsDict = {"rules": [{"host": host, "http": {"paths": paths}}]}
+        if "class_name" in expose:
+            spec["ingress_class_name"] = expose["class_name"]
+        if tls is not None:
+            certificate: k8s.networking.v1.IngressTLSArgsDict = {"hosts": [host]}
+            if "issuer" in tls or "secret" in tls:
+                certificate["secret_name"] = tls.get("secret", f"{name}-tls")
+            spec["tls"] = [certificate]
+        k8s.networking.v1.Ingress(
+            name,
+            metadata=metadata(name, args, _annotations(args, tls)),
+            spec=spec,
+            opts=pulumi.ResourceOptions(parent=parent),
+        )
+
+
+def _annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, pulumi.Input[str]]:
+    """Return the annotations by which controllers pass large artifacts on: no buffering, no limit below the proxy's."""
+    size = str(validate.bytes_of(args["max_artifact_size"]))
+    annotations: dict[str, pulumi.Input[str]] = {
+        # The address of a load balancer is nothing that the stack waits for.
+        "pulumi.com/skipAwait": "true",
+        "nginx.ingress.kubernetes.io/proxy-body-size": size,
+        "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+        "nginx.ingress.kubernetes.io/proxy-request-buffering": "off",
+        "nginx.ingress.kubernetes.io/proxy-read-timeout": str(TIMEOUT_SECONDS),
+        "nginx.ingress.kubernetes.io/proxy-send-timeout": str(TIMEOUT_SECONDS),
+        "nginx.org/client-max-body-size": size,
+        "nginx.org/proxy-buffering": "false",
+        "nginx.org/proxy-read-timeout": f"{TIMEOUT_SECONDS}s",
+        "nginx.org/proxy-send-timeout": f"{TIMEOUT_SECONDS}s",
+    }
+    if tls is not None:
+        # Traefik takes certificates from the Ingress, and https only from here.
+        annotations["traefik.ingress.kubernetes.io/router.tls"] = "true"
+        if "issuer" in tls:
+            kind = "issuer" if tls.get("issuer_kind") == "Issuer" else "cluster-issuer"
+            annotations[f"cert-manager.io/{kind}"] = tls["issuer"]
+    return annotations

@@ -1,0 +1,100 @@
+"""What every kind of exposure has: its fields, the object that it declares, and the pods that connect."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, cast
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
+
+from mlflow_stack import kinds, pod, validate
+from mlflow_stack.cluster import CLUSTER_ISSUER, ISSUER, SECRET, Need, ObjectKind
+from mlflow_stack.expose.args import ExposeArgs, ExposureArgs
+from mlflow_stack.pod import network
+
+TIMEOUT_SECONDS = 3600
+"""Longest transfer, as in the proxy."""
+
+CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
+"""Data keys of a Secret with a certificate, sorted."""
+
+OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
+    "namespace_selector": {"match_labels": {"policy-group.network.openshift.io/ingress": ""}},
+    # Stated, so that routers in the node's network are meant as well.
+    "pod_selector": {},
+}
+NAME_LABEL = "app.kubernetes.io/name"
+
+BEHIND_CONTROLLER = frozenset({"host", "path", "controller", "allow_from", "trusted_proxies", "annotations"})
+"""Fields of every kind that a controller, router or gateway serves."""
+
+
+class ExposeKind(kinds.Kind):
+    """Kind of exposure."""
+
+    fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that it takes, beside ``kind``."""
+    required: ClassVar[Sequence[str]] = ()
+    """Fields that it needs."""
+    object: ClassVar[ObjectKind | None] = None
+    """Kind of the object that gives a host and a path to a Service, if a controller serves it."""
+
+    @property
+    def expose(self) -> ExposeArgs:
+        """The args."""
+        return cast(ExposeArgs, self.args)
+
+    @staticmethod
+    def judge(fields: validate.Fields) -> None:
+        """Judge what only this kind refuses."""
+
+    def secure(self) -> bool:
+        """Return whether clients come by https."""
+        return "tls" in self.args
+
+    def needs(self) -> Sequence[Need]:
+        found = [] if self.object is None else [Need(self.place.path("kind"), self.object, None)]
+        tls, place = self.expose.get("tls", {}), self.place.under("tls")
+        issuer = ISSUER if tls.get("issuer_kind") == "Issuer" else CLUSTER_ISSUER
+        return [
+            *found,
+            *place.need(issuer, tls, "issuer"),
+            *place.need(SECRET, tls, "secret", keys=CERTIFICATE_KEYS, why="the certificate"),
+        ]
+
+    def peers(self) -> list[NetworkPolicyPeerArgsDict] | None:
+        """Return the peers that may connect to the public port, an empty list for all; None for no public port."""
+        controller = self.expose.get("controller")
+        if controller is None:
+            return self.controllers()
+        selected = controller.get("namespace_selector") or controller.get("pod_selector")
+        ranges = network.ranges(controller.get("cidrs", ()))
+        return [*([network.peer(controller, of_all=True)] if selected else []), *ranges]
+
+    def controllers(self) -> list[NetworkPolicyPeerArgsDict]:
+        """Return the pods of common controllers, by their charts' labels."""
+        return []
+
+    def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
+        """Declare the objects."""
+
+
+def backends(args: ExposureArgs) -> dict[str, pulumi.Input[str]]:
+    """Return every Service by the prefix of its paths, the tracking server's first."""
+    path = args["expose"].get("path", "")
+    models = {f"{path}{prefix}": service for prefix, service in args["backends"].items()}
+    return {path or "/": args["service"], **models}
+
+
+def metadata(
+    name: str, args: ExposureArgs, annotations: Mapping[str, pulumi.Input[str]]
+) -> k8s.meta.v1.ObjectMetaArgsDict:
+    """Return the metadata of an object, with the user's annotations over these."""
+    made: k8s.meta.v1.ObjectMetaArgsDict = {
+        "namespace": args["namespace"],
+        "labels": pod.labels(name, "exposure", args["labels"]),
+    }
+    everything = {**annotations, **args["expose"].get("annotations", {})}
+    if everything:
+        made["annotations"] = everything
+    return made

@@ -1,0 +1,61 @@
+"""Public address by OpenShift Routes, one for each Service."""
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
+
+from mlflow_stack.access import proxy
+from mlflow_stack.cluster import ROUTE
+from mlflow_stack.expose.args import ExposureArgs
+from mlflow_stack.expose.kind import (
+    BEHIND_CONTROLLER,
+    OPENSHIFT_ROUTER,
+    TIMEOUT_SECONDS,
+    ExposeKind,
+    backends,
+    metadata,
+)
+
+
+class Route(ExposeKind):
+    """Routes, whose certificate is the router's."""
+
+    fields = BEHIND_CONTROLLER
+    required = ("host",)
+    object = ROUTE
+
+    def secure(self) -> bool:
+        return True
+
+    def controllers(self) -> list[NetworkPolicyPeerArgsDict]:
+        return [OPENSHIFT_ROUTER]
+
+    def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
+        name, expose = self.name, self.expose
+        annotations: dict[str, pulumi.Input[str]] = {
+            "haproxy.router.openshift.io/timeout": f"{TIMEOUT_SECONDS}s",
+            "haproxy.router.openshift.io/hsts_header": proxy.HSTS,
+        }
+        if "allow_from" in expose:
+            # The second is the name of older routers.
+            for form in ("ip_allowlist", "ip_whitelist"):
+                annotations[f"haproxy.router.openshift.io/{form}"] = " ".join(expose["allow_from"])
+        for prefix, service in backends(args).items():
+            spec = {
+                "host": expose["host"],
+                "to": {"kind": "Service", "name": service, "weight": 100},
+                "port": {"targetPort": "public"},
+                "tls": {"termination": "edge", "insecureEdgeTerminationPolicy": "Redirect"},
+                "wildcardPolicy": "None",
+            }
+            if prefix != "/":
+                spec["path"] = prefix
+            below = prefix.removeprefix(expose.get("path", "")).rstrip("/").replace("/", "-")
+            k8s.apiextensions.CustomResource(
+                f"{name}{below}",
+                api_version="route.openshift.io/v1",
+                kind="Route",
+                metadata=metadata(name, args, annotations),
+                spec=spec,
+                opts=pulumi.ResourceOptions(parent=parent),
+            )

@@ -1,0 +1,273 @@
+"""Specification of a stack: args, rules and defaults of MlflowStack, and what follows from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NotRequired, TypedDict, cast
+
+import pulumi
+
+from mlflow_stack import artifacts, backend, expose, pod, validate
+from mlflow_stack.access import credentials, proxy
+from mlflow_stack.access.credentials import HTPASSWD_KEY
+from mlflow_stack.artifacts import ArtifactStoreArgs
+from mlflow_stack.artifacts.claim import SharedArtifactKind
+from mlflow_stack.backend import BackendStoreArgs
+from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, Claim, Need, Place, Reservation
+from mlflow_stack.expose import ExposeArgs, ExposeKind
+from mlflow_stack.kinds import ArtifactKind, BackendKind, Transfers, chosen
+from mlflow_stack.pod import LONGEST_NAME
+from mlflow_stack.pod.network import EgressArgs, PeerArgs
+from mlflow_stack.servers import encryption_keys, model, tracking
+from mlflow_stack.servers.encryption_keys import EncryptionKeysArgs
+from mlflow_stack.servers.model import ModelArgs
+
+
+class MlflowStackArgs(TypedDict):
+    """One MLflow for one team."""
+
+    namespace: NotRequired[pulumi.Input[str]]
+    """Namespace to create, with PodSecurity ``restricted`` enforced. Default: the component's name."""
+    existing_namespace: NotRequired[pulumi.Input[str]]
+    """Namespace that is there already, instead of creating one. Default: none."""
+    quota: NotRequired[Mapping[str, str]]
+    """What everything in the created namespace may use together, as a ResourceQuota's hard limits, such as
+    ``{"limits.memory": "16Gi"}``. Default: {}, no quota."""
+    container_defaults: NotRequired[pod.ResourcesArgs]
+    """Requests and limits of the created namespace's containers that state none, as a LimitRange. Default: {}, none."""
+    platform: NotRequired[pod.Platform]
+    """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
+    image: NotRequired[pulumi.Input[str]]
+    """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.
+    Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    proxy_image: NotRequired[pulumi.Input[str]]
+    """nginx image with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
+    replicas: NotRequired[int]
+    """Tracking servers at once; SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
+    resources: NotRequired[pod.ResourcesArgs]
+    """The tracking server's CPU and memory. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
+    users: NotRequired[Sequence[str]]
+    """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
+    passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
+    """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
+    users_existing_secret: NotRequired[pulumi.Input[str]]
+    """Name of an existing Secret with more users: an htpasswd file under the key ``htpasswd``, read at each request.
+    Names of ``users`` in it do not count, and the outputs have nothing of it. Default: none."""
+    rotation: NotRequired[Mapping[str, int]]
+    """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
+    encryption_keys: NotRequired[EncryptionKeysArgs]
+    """Keys with which MLflow encrypts the secrets of webhooks and of its gateway. Default: generated."""
+    backend_store: NotRequired[BackendStoreArgs]
+    """Where runs and models are recorded. Default: SQLite on a claim of 20Gi."""
+    artifact_store: NotRequired[ArtifactStoreArgs]
+    """Where artifacts are kept. Default: the claim of the backend store, where it has one, else one of their own."""
+    max_artifact_size: NotRequired[str]
+    """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi, with artifact_store.s3 1Gi, as the pod
+    then reserves room for artifacts on its node."""
+    artifact_locations: NotRequired[Sequence[str]]
+    """Artifact locations that the server may use beside its own artifact store, such as ``s3://older-bucket`` or
+    ``file:///mlflow/mlruns``, where runs of an adopted database have artifacts. Others are refused. Default: []."""
+    max_concurrent_uploads: NotRequired[int]
+    """Artifact uploads at once, of which one user has half; one more gets 429, which MLflow's client repeats.
+    Default: 2."""
+    models: NotRequired[Sequence[ModelArgs]]
+    """Models to serve, each by servers of its own. Default: []."""
+    expose: NotRequired[ExposeArgs]
+    """The public address. Default: none, reachable in the cluster."""
+    internal_from: NotRequired[Sequence[PeerArgs]]
+    """Pods of other namespaces that may connect to the Services. Default: [], those of the own namespace alone."""
+    egress: NotRequired[Sequence[EgressArgs]]
+    """Addresses outside the cluster that the servers may connect to. A database or bucket named by a host name is
+    reached at these of its port; without one, its port is open to everywhere but link-local addresses. Default: []."""
+    rollout_timeout: NotRequired[str]
+    """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
+    labels: NotRequired[Mapping[str, str]]
+    """More labels for every object. Default: {}."""
+
+
+@validate.rules(
+    MlflowStackArgs,
+    defaults={
+        "quota": {},
+        "container_defaults": {},
+        "platform": "kubernetes",
+        "image": pod.DEFAULT_IMAGE,
+        "proxy_image": proxy.DEFAULT_IMAGE,
+        "replicas": 1,
+        "resources": {},
+        "users": credentials.DEFAULT_USERS,
+        "passwords": {},
+        "rotation": {},
+        "encryption_keys": {},
+        "backend_store": {},
+        "artifact_store": {},
+        "artifact_locations": [],
+        "max_concurrent_uploads": proxy.DEFAULT_MAX_CONCURRENT_UPLOADS,
+        "models": [],
+        "expose": {"kind": "none"},
+        "internal_from": [],
+        "egress": [],
+        "rollout_timeout": pod.DEFAULT_ROLLOUT_TIMEOUT,
+        "labels": {},
+    },
+)
+def _rules(fields: validate.Fields) -> None:
+    fields.check("namespace", validate.dns_label)
+    fields.check("existing_namespace", validate.dns_label)
+    fields.refuse_together("namespace", "existing_namespace", "one creates, the other adopts")
+    for name in ("quota", "container_defaults"):
+        fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
+    fields.check_keys("quota", validate.quota_resource)
+    fields.check_each("quota", validate.hard_limit)
+    for resource, value in fields.get("quota", {}).items():
+        if validate.is_counted(resource) and validate.hard_limit(value) is None and validate.amount(value) % 1:
+            fields.refuse_value("quota", resource, "a whole number, as these are counted")
+    pod.resource_rules(fields, {}, {}, name="container_defaults")
+    fields.check("proxy_image", validate.image)
+    fields.check("users_existing_secret", validate.subdomain)
+    tracking.server_rules(fields)
+    credentials.user_rules(fields)
+    proxy.size_rules(fields)
+    model.models_rules(fields)
+    _rules_across(fields)
+
+
+def _rules_across(fields: validate.Fields) -> None:
+    """Judge what follows from several fields, as far as they are valid."""
+    valid = {name: value for name, value in fields.items() if name != "max_artifact_size" or not validate.size(value)}
+    spec = Spec("", validate.filled(MlflowStackArgs, valid))
+    passing = spec.artifacts.scratch_bytes(spec.transfers)
+    if validate.size(str(tracking.SCRATCH_BYTES + passing)) is None:
+        tracking.resource_rules(fields, passing)
+    else:
+        fields.refuse("max_artifact_size", f"a smaller size: the server's /tmp would have to hold {passing} bytes")
+    if spec.backend.single_writer():
+        fields.check("replicas", lambda number: None if number == 1 else f"1, as {spec.backend.single_writer()}")
+    elif fields.get("replicas", 1) > 1 and spec.artifacts.single_writer():
+        fields.refuse("replicas", f"1, as {spec.artifacts.single_writer()}")
+    else:
+        fields.check("replicas", validate.between(1, 100))
+    if "existing_namespace" not in fields:
+        kinds = {need.kind for need in spec.needs}
+        for kind, one in ((CLAIM, "a claim"), (SECRET, "a Secret"), (CONFIG_MAP, "a ConfigMap")):
+            if kind in kinds:
+                wanted = f"a value, as {one} cannot exist in a namespace that is only made now"
+                fields.refuse("existing_namespace", wanted)
+    adopted = [need.name for need in spec.needs if need.kind is CLAIM and isinstance(need.name, str)]
+    if len(set(adopted)) < len(adopted):
+        fields.refuse(
+            "artifact_store", "it left out, as a pod mounts a claim once; the backend store's holds artifacts, too"
+        )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Specification of one stack, made by :func:`resolve`."""
+
+    name: str
+    """Name of the stack, from which its objects are named."""
+    args: MlflowStackArgs
+    """Accepted args, with every default filled in."""
+    spell: Callable[[str], str] = str
+    """Spelling of fields in keys."""
+
+    @cached_property
+    def place(self) -> Place:
+        """Place of the args."""
+        return Place(self.args.get("existing_namespace", self.args.get("namespace", self.name)), self.spell)
+
+    @cached_property
+    def users(self) -> Sequence[str]:
+        """Names of the users, without the machine user."""
+        return self.args["users"]
+
+    @cached_property
+    def backend(self) -> BackendKind:
+        """Backend store."""
+        stores = cast("Mapping[str, Any]", self.args["backend_store"])
+        key, kind = chosen(backend.KINDS, stores)
+        return kind(self.name, _given(stores, key, BackendStoreArgs), self.place.under("backend_store", key))
+
+    @cached_property
+    def artifacts(self) -> ArtifactKind:
+        """Artifact store."""
+        stores = cast("Mapping[str, Any]", self.args["artifact_store"])
+        if not stores and self.backend.volume:
+            return SharedArtifactKind(self.name, {}, self.place.under("artifact_store"))
+        key, kind = chosen(artifacts.KINDS, stores)
+        return kind(self.name, _given(stores, key, ArtifactStoreArgs), self.place.under("artifact_store", key))
+
+    @cached_property
+    def exposure(self) -> ExposeKind:
+        """Public address."""
+        given = cast("Mapping[str, Any]", self.args["expose"])
+        return expose.KINDS[given["kind"]](self.name, given, self.place.under("expose"))
+
+    @cached_property
+    def max_artifact_size(self) -> str:
+        """Largest artifact, a quantity of bytes."""
+        return self.args.get("max_artifact_size", self.artifacts.default_max_artifact_size)
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        """Limits of artifact transfers."""
+        return Transfers(validate.bytes_of(self.max_artifact_size), self.args["max_concurrent_uploads"])
+
+    @cached_property
+    def limits(self) -> proxy.Limits:
+        """Limits of the tracking server's proxy."""
+        body = tracking.max_body_bytes(self.args["resources"])
+        return proxy.Limits(self.transfers.largest, self.transfers.uploads, body)
+
+    @cached_property
+    def needs(self) -> Sequence[Need]:
+        """Existing objects that the stack relies on."""
+        args, place = self.args, self.place
+        found = [
+            *place.need(NAMESPACE, args, "existing_namespace"),
+            *place.need(SECRET, args, "users_existing_secret", keys=[HTPASSWD_KEY], why="an htpasswd file"),
+            *encryption_keys.needs(args["encryption_keys"], place.under("encryption_keys")),
+            *self.backend.needs(),
+            *self.artifacts.needs(),
+        ]
+        for position, one in enumerate(args["models"]):
+            found += model.needs(one, place.item("models", position))
+        return [*found, *self.exposure.needs()]
+
+    @cached_property
+    def claims(self) -> Sequence[Claim]:
+        """Claims that the stack creates."""
+        return [*self.backend.claims(), *self.artifacts.claims()]
+
+    @cached_property
+    def reservations(self) -> Sequence[Reservation]:
+        """Room that each kind of pod of the stack needs on a node. Jobs are not among them: they need little, and no
+        key changes it."""
+        args, place = self.args, self.place
+        passing = self.artifacts.scratch_bytes(self.transfers)
+        containers = [
+            tracking.container_resources(args["resources"], tracking.SCRATCH_BYTES + passing),
+            proxy.container_resources(None, self.limits),
+        ]
+        steps = [*self.backend.steps(), pod.resources(None, *encryption_keys.STEP_RESOURCES)]
+        follows = {"ephemeral-storage": place.path("max_artifact_size")} if passing else {}
+        found = [place.reservation("the tracking server", containers, steps, args["resources"], follows)]
+        found += self.backend.reservations()
+        for position, one in enumerate(args["models"]):
+            found += model.reservations(one, place.item("models", position))
+        return found
+
+
+def _given(stores: Mapping[str, Any], key: str, kind: type) -> Mapping[str, Any]:
+    """Return the args of a store, or its defaults."""
+    return validate.filled(validate.hints(kind)[key], stores.get(key, {}))
+
+
+def resolve(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> Spec:
+    """Return the specification of an MlflowStack, or raise :class:`InvalidArgs` with every problem. Declares nothing.
+
+    :param spell: Spelling of fields by whoever wrote the args: :func:`validate.camel` in stack files.
+    """
+    return Spec(
+        name, validate.resolved("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME, spell=spell), spell
+    )
