@@ -16,7 +16,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 WHERE = --instance '$(INSTANCE)' --stack '$(STACK)' --context '$(CONTEXT)' --backend '$(BACKEND)'
 SANDBOX = $(BIN)/python -m sandbox $(WHERE)
-PREVIEW = $(BIN)/python -m mlflow_stack_cli.previews $(WHERE)
 DEPENDENCIES := requirements.txt sandbox/requirements.txt tests/requirements.txt requirements.lock components/pyproject.toml
 UV_CACHE_DIR ?= $(or $(MLFLOW_STACK_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mlflow-stack)/uv
 export UV_CACHE_DIR
@@ -78,13 +77,13 @@ lock: setup ## writes the digests of a stack's images into its file, as their re
 	@$(SANDBOX) lock
 
 render: setup ## every object of a stack as a file: STACK=prod OUT=<folder>; needs no cluster and no secret
-	@$(PREVIEW) render --out '$(or $(OUT),$(error name a folder: make render STACK=$(STACK) OUT=<folder>))'
+	@$(SANDBOX) render --out '$(or $(OUT),$(error name a folder: make render STACK=$(STACK) OUT=<folder>))'
 
 preview: setup ## what a change will do, in words: against what runs, or against a revision with BASE=<revision>
-	@$(PREVIEW) preview --base '$(BASE)'
+	@$(SANDBOX) preview --base '$(BASE)'
 
 drift: setup ## what in the cluster is no longer as the stack says
-	@$(PREVIEW) drift
+	@$(SANDBOX) drift
 
 lint: setup ## format, lint, types
 	@$(BIN)/ruff format --check --quiet .

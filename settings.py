@@ -87,7 +87,7 @@ def judged(
     kept = accepted(
         "MlflowStack", name, StackKeys, values, longest=LONGEST_NAME, spell=camel, found=[*dict.fromkeys(found)]
     )
-    return Settings(name, kept.pop("release", []), Spec(name, filled(MlflowStackArgs, kept), camel))
+    return Settings(name, kept.pop("release", []), Spec(name, filled(MlflowStackArgs, kept, camel)))
 
 
 def leaves(value: Any, key: str, hint: Any = None, hide: bool = False) -> Iterator[tuple[str, Any, bool]]:

@@ -18,9 +18,9 @@ from typing import Any, TypeGuard, cast
 import settings
 from mlflow_stack import InvalidArgs
 from mlflow_stack.validate import Problem
-from mlflow_stack_cli import yamlfile
+from mlflow_stack_cli import stackfile, yamlfile
 from mlflow_stack_cli.errors import LocalError
-from mlflow_stack_cli.stackfile import IDENTITY, as_map, encrypted, handed, holds_secret, read
+from mlflow_stack_cli.stackfile import IDENTITY, as_map, encrypted, handed, holds_secret
 from mlflow_stack_cli.yamlfile import Tree
 from sandbox.paths import PROJECT, Instance
 from settings import SECURE, Settings
@@ -80,12 +80,7 @@ class StackFile:
     @property
     def config(self) -> Tree:
         """The configuration as it stands in the instance's file; empty where there is none yet."""
-        return read(self.path)["config"]
-
-    @property
-    def settings(self) -> Settings:
-        """The configuration in the instance's file, judged. Raises `LocalError` with every problem."""
-        return judged(self.config)
+        return _read(self.path)["config"]
 
     def judge(self, overlay: Tree) -> None:
         """Judges what `remake` would write. Raises `LocalError` with every problem."""
@@ -95,24 +90,24 @@ class StackFile:
     @property
     def declared(self) -> Tree:
         """The configuration in git: the tracked file's, with the local overlay's over it."""
-        return merge(read(self.tracked)["config"], read(self._own)["config"])
+        return merge(_read(self.tracked)["config"], _read(self._own)["config"])
 
     @property
     def services(self) -> list[str]:
         """The local services that the local overlay lists."""
-        return list(read(self._own).get("services", []))
+        return list(_read(self._own).get("services", []))
 
     @property
     def salted(self) -> bool:
         """Whether the salt is known."""
-        return "encryptionsalt" in read(self.path) or "encryptionsalt" in self._hand().identity
+        return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
 
     def home(self, key: str) -> Path:
         """The file to edit for a key's value to change: where it was set by hand the instance's own, else the one of
         the tracked file and `sandbox/overlays` that has it last."""
-        if key in gather(self._hand(), read(self._last)["config"], self.config).set:
+        if key in gather(self._hand(), _read(self._last)["config"], self.config).set:
             return self.path
-        return self._own if key in read(self._own)["config"] else self.tracked
+        return self._own if key in _read(self._own)["config"] else self.tracked
 
     def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
         """Writes the merge of tracked file, `overlay` (configuration keys), `sandbox/overlays/<stack>.yaml` and hand.
@@ -122,11 +117,11 @@ class StackFile:
         Raises `LocalError` when there is no tracked file, or one of the files is no YAML map.
         """
         StackFile.require(self.stack)
-        current = read(self.path)
+        current = _read(self.path)
         hand, config = self._merged(overlay)
         hand.identity |= {key: current[key] for key in IDENTITY if key in current} | (identity or {})
 
-        wanted = read(self.tracked) | hand.identity | {"config": config}
+        wanted = _read(self.tracked) | hand.identity | {"config": config}
         self._folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         if current != wanted:
             _write(self.path, wanted, _HEADER.format(tracked=self.tracked.name))
@@ -142,7 +137,7 @@ class StackFile:
 
     def forget(self, wanted: Callable[[str], bool]) -> list[str]:
         """Drop the changes by hand whose key is wanted, until the next `remake`; return their keys."""
-        current, hand = read(self.path), self._gathered(self._hand())
+        current, hand = _read(self.path), self._gathered(self._hand())
         gone = [key for key in self.by_hand if wanted(key)]
         for key, _ in list(_leaves(hand.set)):
             if _path(key) in gone:
@@ -159,7 +154,7 @@ class StackFile:
     def _gathered(self, hand: Hand) -> Hand:
         if not self.path.exists() or not self._last.exists():
             return hand
-        return gather(hand, read(self._last)["config"], self.config)
+        return gather(hand, _read(self._last)["config"], self.config)
 
     def _keep(self, hand: Hand) -> None:
         kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
@@ -167,13 +162,13 @@ class StackFile:
 
     def _merged(self, overlay: Tree) -> tuple[Hand, Tree]:
         """What was changed by hand, and the configuration that all of it makes."""
-        config = read(self.tracked)["config"]
+        config = _read(self.tracked)["config"]
         if _ADDRESS in overlay:
             config.pop(_ADDRESS, None)
-        below = merge(merge(config, overlay), read(self._own)["config"])
+        below = merge(merge(config, overlay), _read(self._own)["config"])
         hand = self._hand()
         if self.path.exists():
-            last = read(self._last)["config"] if self._last.exists() else apply(below, hand)
+            last = _read(self._last)["config"] if self._last.exists() else apply(below, hand)
             hand = gather(hand, last, self.config)
         return hand, apply(below, hand)
 
@@ -197,6 +192,10 @@ class StackFile:
         kept = yamlfile.load(self._kept)
         removed = [tuple(map(str, key)) for key in kept.get("removed", [])]
         return Hand(as_map(kept.get("set")), removed, as_map(kept.get("identity")))
+
+
+def _read(file: Path) -> Tree:
+    return stackfile.read(file, settings.PROJECT)
 
 
 def _stacks(folder: Path) -> list[str]:

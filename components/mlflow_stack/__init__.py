@@ -18,7 +18,7 @@ from mlflow_stack.pod.network import EgressArgs, PeerArgs
 from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysInputs
 from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
 from mlflow_stack.servers.tracking import TrackingServer, TrackingServerArgs
-from mlflow_stack.spec import MlflowStackArgs, Spec, resolve
+from mlflow_stack.spec import MlflowStackArgs, Spec, observers, resolve
 from mlflow_stack.stack import MlflowStack
 from mlflow_stack.validate import InvalidArgs
 
@@ -80,5 +80,6 @@ __all__ = [
     "Users",
     "UsersArgs",
     "__version__",
+    "observers",
     "resolve",
 ]

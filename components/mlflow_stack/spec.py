@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, Final, NotRequired, TypedDict, cast
 
 import pulumi
 
@@ -168,8 +168,11 @@ class Spec:
     """Name of the stack, from which its objects are named."""
     args: MlflowStackArgs
     """Accepted args, with every default filled in."""
-    spell: Callable[[str], str] = str
-    """Spelling of fields in keys."""
+
+    @property
+    def spell(self) -> Callable[[str], str]:
+        """Spelling of fields by whoever wrote the args."""
+        return cast(validate.Resolved, self.args).spell
 
     @cached_property
     def place(self) -> Place:
@@ -268,6 +271,8 @@ def resolve(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] =
 
     :param spell: Spelling of fields by whoever wrote the args: :func:`validate.camel` in stack files.
     """
-    return Spec(
-        name, validate.resolved("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME, spell=spell), spell
-    )
+    return Spec(name, validate.resolved("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME, spell=spell))
+
+
+observers: Final[list[Callable[[Spec], None]]] = []
+"""Functions that get the specification of each MlflowStack before it is declared: recorders of a program."""

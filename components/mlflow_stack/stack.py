@@ -17,7 +17,7 @@ from mlflow_stack.servers import model
 from mlflow_stack.servers.encryption_keys import EncryptionKeys
 from mlflow_stack.servers.model import ModelServer
 from mlflow_stack.servers.tracking import TrackingServer
-from mlflow_stack.spec import MlflowStackArgs, resolve
+from mlflow_stack.spec import MlflowStackArgs, observers, resolve
 
 
 class MlflowStack(pulumi.ComponentResource):
@@ -47,6 +47,8 @@ class MlflowStack(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: MlflowStackArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         spec = resolve(name, args)
+        for observe in observers:
+            observe(spec)
         args = spec.args
         super().__init__("mlflow-stack:index:MlflowStack", name, {}, opts)
         child = pulumi.ResourceOptions(parent=self)

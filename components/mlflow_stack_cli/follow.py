@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
-from mlflow_stack_cli.preflight import Cluster
 from mlflow_stack_cli.yamlfile import Tree
 
 PAUSE = 2.0

@@ -11,8 +11,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
-from mlflow_stack_cli.preflight import Cluster
 from mlflow_stack_cli.release import State, resources
 
 _AUTONAMED: Final = "pulumi.com/autonamed"
@@ -103,7 +103,7 @@ def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) 
             names = ", ".join(map(str, rest))
             raise LocalError(
                 f"{names}, which a killed update left behind, did not go within {_SECONDS:.0f} s. "
-                "Next: `make status` shows its pods; end them, then the same again."
+                "Next: `mlflow-stack status` shows its pods; end them, then the same again."
             )
         time.sleep(1)
 

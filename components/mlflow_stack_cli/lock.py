@@ -6,7 +6,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -24,14 +24,14 @@ _DOCKER_HUB: Final = "registry-1.docker.io"
 _IMAGE: Final = re.compile(r"(?P<name>.+?)(:(?P<tag>[\w][\w.-]{0,127}))?(@sha256:[0-9a-f]{64})?", re.ASCII)
 
 
-def lock(file: Path, defaults: Tree) -> list[str]:
+def lock(file: Path, project: str, defaults: Mapping[str, str]) -> list[str]:
     """Writes the digest of every image into a stack file: of those that it names, and of the `defaults` (keys as in the
     file) that it leaves to the component. Comments and order stay.
 
     Returns what changed, a line each. Raises `LocalError` with the file untouched where a registry does not answer.
     """
     text = file.read_text()
-    config = stackfile.read(file)["config"]
+    config = stackfile.read(file, project)["config"]
     named = dict(_named(config))
     digests = {image: pinned(image) for image in dict.fromkeys(named.values())}
     changes: list[str] = []
@@ -43,7 +43,7 @@ def lock(file: Path, defaults: Tree) -> list[str]:
             changes.append(f"{key}: {digests[image]}")
     for key, image in defaults.items():
         if key not in config:
-            digest = pinned(cast(str, image))
+            digest = pinned(image)
             text = f"{text.rstrip()}\n  {key}: {digest}\n"
             changes.append(f"{key}: {digest}")
     file.write_text(text)

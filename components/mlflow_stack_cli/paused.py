@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
-from mlflow_stack_cli.preflight import Cluster
 from mlflow_stack_cli.release import State, resources
 
 _KINDS: Final = ("kubernetes:apps/v1:Deployment", "kubernetes:apps/v1:StatefulSet")

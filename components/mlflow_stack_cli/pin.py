@@ -6,18 +6,16 @@ A file is edited in place, by the marks of its YAML nodes, so that nothing else 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from mlflow_stack.servers.model import moves
-from mlflow_stack_cli import stackfile
+from mlflow_stack_cli import yamlfile
 from mlflow_stack_cli.errors import LocalError
 
-KEY = "mlflow-stack:models"
-"""Where a stack file has its models."""
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -43,25 +41,46 @@ class Move:
 
 
 def references(file: Path) -> list[Reference]:
-    """The moving references among the models of a stack file."""
-    found: object = stackfile.read(file)["config"].get(KEY)
-    models = cast("list[object]", found) if isinstance(found, list) else []
-    known = [cast("dict[str, Any]", one) for one in models if isinstance(one, dict)]
-    return [
-        Reference(one["name"], one["uri"], one.get("version"))
-        for one in known
-        if "name" in one and moves(str(one.get("uri", "")))
-    ]
+    """Return the moving references among the models of a stack file, wherever its configuration has them."""
+    return in_values(yamlfile.load(file).get("config"))
+
+
+def in_values(value: object) -> list[Reference]:
+    """Return the moving references in a value of a configuration."""
+    return [Reference(one["name"], one["uri"], one.get("version")) for one in _models(value)]
+
+
+def _models(value: object) -> Iterator[dict[str, Any]]:
+    """Yield the models in a value whose reference moves."""
+    if isinstance(value, list):
+        for item in cast("list[object]", value):
+            yield from _models(item)
+    if isinstance(value, dict):
+        one = cast("dict[str, Any]", value)
+        if "name" in one and moves(str(one.get("uri", ""))):
+            yield one
+        for item in one.values():
+            yield from _models(item)
 
 
 def registry() -> Callable[[str], int]:
-    """Asks the registry that the environment names, as MLflow's client does."""
+    """Return a function that asks the registry that the environment names, as MLflow's client does.
+
+    Raises `LocalError` if MLflow is not installed.
+    """
+    try:
+        # Only here: the import takes seconds, and no other command needs it.
+        from mlflow import MlflowClient
+    except ModuleNotFoundError as error:
+        raise LocalError("pin asks the registry with MLflow. Next: `pip install 'mlflow-stack[cli,pin]'`.") from error
     client = MlflowClient()
     return lambda uri: asked(client, uri)
 
 
-def asked(client: MlflowClient, uri: str) -> int:
-    """The version that a reference means now. Raises `LocalError` where the registry does not say."""
+def asked(client: "MlflowClient", uri: str) -> int:
+    """Return the version that a reference means now. Raises `LocalError` if the registry does not say."""
+    from mlflow.exceptions import MlflowException
+
     name, _, alias = uri.removeprefix("models:/").partition("@")
     try:
         if alias:
@@ -71,7 +90,7 @@ def asked(client: MlflowClient, uri: str) -> int:
     except MlflowException as error:
         raise LocalError(
             f"the registry does not say what {uri} is: {error.message.splitlines()[0]}\n"
-            "Next: `make status` if it does not answer, else register the model or set the alias."
+            "Next: `mlflow-stack status` if it does not answer, else register the model or set the alias."
         ) from error
     if not newest:
         raise LocalError(f"the registry has no version of {name}. Next: register one, or take the model out.")
@@ -92,10 +111,9 @@ def write(file: Path, moves: list[Move]) -> None:
     for start, end, new in sorted(_edits(text, moves), reverse=True):
         edited = edited[:start] + new + edited[end:]
     wanted = yaml.safe_load(text)
-    versions = {move.reference.name: move.version for move in moves}
-    for one in wanted["config"][KEY]:
-        if one.get("name") in versions:
-            one["version"] = versions[one["name"]]
+    versions = _versions(moves)
+    for one in _models(wanted["config"]):
+        one["version"] = versions.get((one["name"], one["uri"]), one.get("version"))
     if yaml.safe_load(edited) != wanted:
         raise LocalError(
             f"{file} cannot be edited line by line. Next: write by hand\n"
@@ -109,14 +127,13 @@ def write(file: Path, moves: list[Move]) -> None:
 
 def _edits(text: str, moves: list[Move]) -> Iterator[tuple[int, int, str]]:
     """Start, end and replacement of each change."""
-    versions = {move.reference.name: move.version for move in moves}
+    versions = _versions(moves)
     root = cast("Any", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
-    for model in _below(_below(root, "config"), KEY).value:
-        name = _below(model, "name")
-        if name is None or name.value not in versions:
+    for model in _maps(_below(root, "config")):
+        name, version, uri = (_below(model, key) for key in ("name", "version", "uri"))
+        wanted = versions.get((name and name.value, uri and uri.value))
+        if wanted is None:
             continue
-        wanted = versions[name.value]
-        version, uri = _below(model, "version"), _below(model, "uri")
         if version is not None:
             yield version.start_mark.index, version.end_mark.index, str(wanted)
         elif model.flow_style:
@@ -127,6 +144,22 @@ def _edits(text: str, moves: list[Move]) -> Iterator[tuple[int, int, str]]:
             # The keys of a map stand below each other, also where the first one follows a dash.
             column = model.start_mark.column
             yield at, at, f"\n{' ' * column}version: {wanted}"
+
+
+def _versions(moves: list[Move]) -> dict[tuple[Any, Any], int]:
+    """Return the new version of each model, by its name and its reference."""
+    return {(move.reference.name, move.reference.uri): move.version for move in moves}
+
+
+def _maps(node: Any) -> Iterator[Any]:
+    """Yield the maps among a node and those below it."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _maps(value)
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _maps(item)
 
 
 def _below(node: Any, key: str) -> Any:

@@ -1,23 +1,20 @@
 """What only the cluster knows, asked before anything changes."""
 
-import json
 import math
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
-from typing import cast
 
 from mlflow_stack import cluster as kinds
 from mlflow_stack import expose, validate
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
 from mlflow_stack.expose.exposure import takes
+from mlflow_stack_cli.cluster import Cluster, UnreadableError
 from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.previews.capture import Declared, Recording
 from mlflow_stack_cli.stackfile import section
 from mlflow_stack_cli.yamlfile import Tree
-from settings import Settings
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _INSTANCE = "app.kubernetes.io/instance"
@@ -34,45 +31,6 @@ _WITHOUT_API = {
 }
 """Remedies where the cluster lacks the API of a kind."""
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
-
-
-class Cluster:
-    """A cluster, asked through kubectl."""
-
-    def __init__(self, kubectl: Path, kubeconfig: Path) -> None:
-        """`kubeconfig` says which cluster and who asks."""
-        self._command = [str(kubectl), f"--kubeconfig={kubeconfig}", "--request-timeout=10s"]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """kubectl's answer, whatever it is."""
-        argv = [*self._command, *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-
-    def get(self, *what: str) -> Tree | None:
-        """The object, or the list of them, as `kubectl get` knows it; None where there is none.
-
-        Raises `UnreadableError` when the answer is anything else, such as a refusal.
-        """
-        done = self.run("get", *what, "--output=json")
-        if done.returncode == 0:
-            return cast(Tree, json.loads(done.stdout))
-        if "(NotFound)" in done.stderr:
-            return None
-        raise UnreadableError(done.stderr.strip())
-
-    def serves(self, api: str) -> bool:
-        """Whether the cluster knows an API, such as `route.openshift.io/v1`.
-
-        Raises `UnreadableError` when it does not say.
-        """
-        done = self.run("get", "--raw", f"/apis/{api}")
-        if done.returncode and "(NotFound)" not in done.stderr:
-            raise UnreadableError(done.stderr.strip())
-        return done.returncode == 0
-
-
-class UnreadableError(LocalError):
-    """The cluster did not say whether something is there."""
 
 
 class _Asked:
@@ -191,10 +149,10 @@ _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unk
 """Faults of objects that exist."""
 
 
-def _growth(asked: _Asked, settings: Settings, claim: Claim) -> Iterator[str]:
-    """Yield what keeps a claim of the stack from the size that it is to grow to."""
-    found = asked.object(kinds.CLAIM, claim.name, _namespace(settings))
-    if found is None or _labels(found).get(_INSTANCE) != settings.name:
+def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
+    """Yield what keeps a claim that the stack creates from the size that it is to grow to."""
+    found = asked.object(kinds.CLAIM, claim.name, stack.namespace)
+    if found is None or _labels(found).get(_INSTANCE) != stack.name:
         return
     asks = str(section(found, "spec", "resources", "requests").get("storage", claim.size))
     if validate.bytes_of(claim.size) <= validate.bytes_of(asks):
@@ -212,15 +170,14 @@ def _growth(asked: _Asked, settings: Settings, claim: Claim) -> Iterator[str]:
     )
 
 
-def _rivals(asked: _Asked, settings: Settings, kind: ObjectKind) -> Iterator[str]:
+def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
     """Yield the objects of a kind that take requests from the stack's address."""
-    given: Tree = cast(Tree, settings.args.get("expose", {}))
-    host, path = given.get("host"), given.get("path", "")
-    if expose.KINDS[given.get("kind", "none")].object is None or not asked.serves(kind):
+    host, path = stack.expose.get("host"), stack.expose.get("path", "")
+    if expose.KINDS[stack.expose["kind"]].object is None or not asked.serves(kind):
         return
     for one in asked.items(kind.resource, "--all-namespaces"):
         metadata = one["metadata"]
-        ours = metadata["namespace"] == _namespace(settings) and _labels(one).get(_INSTANCE) == settings.name
+        ours = metadata["namespace"] == stack.namespace and _labels(one).get(_INSTANCE) == stack.name
         # OpenShift makes Routes of each Ingress, which is asked for itself.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
         taken = sorted(theirs for name, theirs in _claimed(one) if name == host and takes(theirs, path))
@@ -237,7 +194,9 @@ def hosts(cluster: Cluster) -> set[str]:
     try:
         found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
     except UnreadableError as error:
-        raise LocalError(f"the cluster does not say its names: {_last(str(error))}. Next: `make up` again.") from error
+        raise LocalError(
+            f"the cluster does not say its names: {_last(str(error))}. Next: `mlflow-stack up` again."
+        ) from error
     return {name for kind in found for one in kind.get("items", []) for name, _ in _claimed(one)}
 
 
@@ -318,29 +277,22 @@ def _quantity(resource: str, amount: Fraction, rounded: Callable[[Fraction], int
     return f"{rounded(amount / 1024**power * 10) / 10:g}{_BINARY[power]}"
 
 
-def _namespace(settings: Settings) -> str:
-    args = settings.args
-    return str(args.get("existing_namespace", args.get("namespace", settings.name)))
-
-
 Look = tuple[str, Callable[[], Iterator[str]]]
 """A noun phrase for the object of a check, and the check, which yields each fault with its remedy."""
 
 
-def _looks(asked: _Asked, settings: Settings) -> Iterator[Look]:
-    spec = settings.spec
-    needed = spec.needs
-    for need in needed:
-        yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, needed)
-    for claim in spec.claims:
-        yield f"{claim.key}: claim {claim.name}", partial(_growth, asked, settings, claim)
+def _looks(asked: _Asked, stack: Declared) -> Iterator[Look]:
+    for need in stack.needs:
+        yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, stack.needs)
+    for claim in stack.claims:
+        yield f"{claim.key}: claim {claim.name}", partial(_growth, asked, stack, claim)
     for kind in _EXPOSURES:
-        yield f"expose.host: every {kind.name}", partial(_rivals, asked, settings, kind)
-    yield "room on the nodes", partial(_room, asked, spec.reservations)
+        yield f"expose.host: every {kind.name}", partial(_rivals, asked, stack, kind)
+    yield "room on the nodes", partial(_room, asked, stack.reservations)
 
 
-def check(cluster: Cluster, settings: Settings) -> list[str]:
-    """Look whether the cluster has what a stack needs; changes nothing.
+def check(cluster: Cluster, recording: Recording) -> list[str]:
+    """Look whether the cluster has what the stacks of a program need; changes nothing.
 
     Returns what could not be looked at, for the want of a right to read it. Raises `LocalError` with everything that is
     wrong, at once.
@@ -349,11 +301,14 @@ def check(cluster: Cluster, settings: Settings) -> list[str]:
     if done.returncode:
         raise LocalError(
             f"the cluster does not answer: {_last(done.stderr)}\n"
-            "Next: `make status`, and check the address and the rights in your kubeconfig."
+            "Next: `mlflow-stack status`, and check the address and the rights in your kubeconfig."
         )
     problems: list[str] = []
     unknown: list[str] = []
-    for what, look in _looks(_Asked(cluster), settings):
+    if not recording.stacks:
+        unknown.append("not checked: the program declares no MlflowStack that tells its needs")
+    asked = _Asked(cluster)
+    for what, look in (one for stack in recording.stacks for one in _looks(asked, stack)):
         try:
             problems += look()
         except UnreadableError as error:

@@ -16,7 +16,7 @@ SECURE: Final = "secure"
 """The only key of the map that an encrypted value is in."""
 
 
-def read(file: Path, project: str = "mlflow-stack") -> Tree:
+def read(file: Path, project: str) -> Tree:
     """Return a stack file's content, with an empty configuration where it has none, and each key of it in full: the
     engine takes one without a namespace for the project's, and `<project>:config:<key>` for `<project>:<key>`.
 

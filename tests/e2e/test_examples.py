@@ -20,6 +20,7 @@ from mlflow_stack.access import proxy
 from mlflow_stack.servers import tracking
 from mlflow_stack_cli.previews import capture, render
 from mlflow_stack_cli.progress import Progress
+from mlflow_stack_cli.project import Project
 from sandbox import authority, services
 from sandbox.builds import go_binary
 from sandbox.cluster.crds import ROUTE, definitions
@@ -420,7 +421,9 @@ def merged(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_what_rahti_would_be_sent_is_accepted_by_a_server(platform: Platform, tmp_path: Path) -> None:
     """As it is, by a server that knows Routes."""
-    render.write(render.manifests(capture.capture(engine.PROJECT, "rahti", RAHTI)), tmp_path)
+    project = Project.read(engine.PROJECT)
+    recording = capture.capture(project, "rahti", project.config(RAHTI) or {})
+    render.write(render.manifests(recording.resources), tmp_path)
     routes = definitions(Progress(), ROUTE)
     platform.kubectl("apply", "--server-side", "--filename", "-", stdin=routes)
     platform.kubectl("wait", "--for=condition=Established", "crd/routes.route.openshift.io", "--timeout=60s")

@@ -197,7 +197,7 @@ def test_every_image_of_a_stack_file_gets_the_digest_of_its_tag(registry: str, t
     )
     defaults = {"mlflow-stack:image": "unused:1", "mlflow-stack:proxyImage": f"{registry}/nginx:1.29"}
     image = f"{registry}/team/mlflow:v1@{first}"
-    assert lock(file, defaults) == [
+    assert lock(file, "mlflow-stack", defaults) == [
         f"mlflow-stack:image: {image}",
         f"mlflow-stack:models.image: {image}",
         f"mlflow-stack:proxyImage: {registry}/nginx:1.29@{proxy}",
@@ -212,7 +212,7 @@ def test_every_image_of_a_stack_file_gets_the_digest_of_its_tag(registry: str, t
         f"  mlflow-stack:proxyImage: {registry}/nginx:1.29@{proxy}\n"
     )
     assert validate.image(image) is None
-    assert lock(file, defaults) == []
+    assert lock(file, "mlflow-stack", defaults) == []
 
 
 def test_a_tag_that_moved_gives_another_digest(registry: str) -> None:
@@ -228,7 +228,7 @@ def test_a_registry_that_does_not_know_the_image_leaves_the_file_as_it_is(regist
     text = f"config:\n  a:image: {registry}/known:v1\n  a:proxyImage: {registry}/unknown:v1\n"
     file.write_text(text)
     with pytest.raises(LocalError, match=rf"^{registry} does not give {registry}/unknown:v1: HTTP Error 404"):
-        lock(file, {})
+        lock(file, "a", {})
     assert file.read_text() == text
 
 

@@ -276,7 +276,7 @@ def _recorded(text: str) -> list[Resource]:
     config = {f"mlflow-stack:{key}": one for key, one in json.loads(text).items()}
     texts, secrets = stackfile.handed(config)
     request = {"project": "mlflow-stack", "stack": "team", "config": texts, "secrets": secrets}
-    return [Resource(**one) for one in recorder.record(engine.PROJECT, request)]
+    return [Resource(**one) for one in recorder.record(engine.PROJECT, request)["resources"]]
 
 
 def sentences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

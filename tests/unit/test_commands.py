@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mlflow_stack_cli.previews.__main__ import main as previews
-from sandbox.__main__ import Asked, _stop_all, command_line, exports, main
-from sandbox.deployment import Deployment
+from mlflow_stack_cli.commands import Commands, exports
+from sandbox.__main__ import Asked, _stop_all, main
 from sandbox.paths import PROJECT
+from sandbox.platform import Sandbox
 
 AWKWARD = {"PASSWORD": "a'b\"c$d `e` \\ f\ng", "PATH": "/a b:/c", "EMPTY": ""}
 
@@ -43,7 +43,7 @@ def test_taking_away_what_is_not_there_succeeds(command: str, tmp_path: Path, mo
 
 def test_clean_names_what_is_lost_and_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    kept = Asked("one", "dev", "", "").deployment().instance.root / "passphrase"
+    kept = Asked("one", "dev", "", "").platform().instance.root / "passphrase"
     kept.touch()
     refused = CliRunner().invoke(main, ["--instance", "one", "clean"])
     assert refused.exit_code == 1
@@ -61,14 +61,14 @@ def test_clean_names_what_is_lost_and_asks(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_the_make_command_that_is_named_has_the_same_options(asked: Asked, command: str) -> None:
-    assert asked.make("env") == command
+    assert asked.command("env") == command
 
 
 def test_another_context_is_refused_for_a_stack_that_runs_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    root = Asked("one", "dev", "", "").deployment().instance.root
+    root = Asked("one", "dev", "", "").platform().instance.root
     (root / "stacks").mkdir()
     (root / "stacks" / "dev.context").write_text("\n")
     result = CliRunner().invoke(main, ["--instance", "one", "--context", "kind", "status"])
@@ -78,19 +78,18 @@ def test_another_context_is_refused_for_a_stack_that_runs_elsewhere(
 
 
 VERBS = [
-    (main, ["up"]), (main, ["env"]), (main, ["preflight"]), (main, ["pin"]), (main, ["lock"]),
-    (previews, ["preview"]), (previews, ["preview", "--base", "HEAD"]), (previews, ["drift"]),
-    (previews, ["render", "--out", "out"]),
+    ["up"], ["env"], ["preflight"], ["pin"], ["lock"], ["preview"], ["preview", "--base", "HEAD"], ["drift"],
+    ["render", "--out", "out"],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "verb"), VERBS, ids=[" ".join(verb) for _, verb in VERBS])
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_a_misspelt_stack_is_refused_and_nothing_is_made(
-    group: click.Group, verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(group, ["--instance", "one", "--stack", "prodd", *verb])
+    result = CliRunner().invoke(main, ["--instance", "one", "--stack", "prodd", *verb])
     assert result.exit_code == 1
     assert result.stderr == (
         "error: Pulumi.prodd.yaml does not exist. Did you mean prod? "
@@ -103,7 +102,7 @@ def test_a_misspelt_stack_is_refused_and_nothing_is_made(
 @pytest.mark.parametrize("verb", ["down", "status", "logs", "watch", "client-env"])
 def test_a_misspelt_stack_of_an_instance_is_refused(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    root = Asked("one", "dev", "", "").deployment().instance.root
+    root = Asked("one", "dev", "", "").platform().instance.root
     (root / "stacks").mkdir()
     (root / "stacks" / "Pulumi.team.yaml").write_text("config: {}\n")
     result = CliRunner().invoke(main, ["--instance", "one", "--stack", "teem", verb])
@@ -114,7 +113,7 @@ def test_a_misspelt_stack_of_an_instance_is_refused(verb: str, tmp_path: Path, m
 
 def test_a_stack_whose_file_left_git_can_still_be_taken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    root = Asked("one", "dev", "", "").deployment().instance.root
+    root = Asked("one", "dev", "", "").platform().instance.root
     (root / "stacks").mkdir()
     (root / "stacks" / "Pulumi.team.yaml").write_text("config: {}\n")
     assert Asked("one", "team", "", "").running().stack == "team"
@@ -135,7 +134,7 @@ def test_a_node_with_other_servers_is_stopped_only_when_that_is_asked_for(
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An instance whose stack file was edited by hand; the file."""
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
-    file = Asked("one", "dev", "", "").deployment().file
+    file = Asked("one", "dev", "", "").platform().file
     file.remake({})
     written = file.path.read_text()
     file.path.write_text(re.sub("maxArtifactSize: .*", "maxArtifactSize: 2Gi", written))
@@ -159,7 +158,7 @@ def test_keys_set_by_hand_are_listed(edited: Path) -> None:
 
 
 def test_a_key_set_by_hand_is_removed(edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Deployment, "prepare", lambda self, _progress: self.file.remake({}))
+    monkeypatch.setattr(Sandbox, "prepare", lambda self, _progress: self.file.remake({}))
     removed = CliRunner().invoke(main, ["--instance", "one", "config", "--remove", "maxArtifactSize"])
     assert removed.stderr.endswith("removed: maxArtifactSize. Next: `make -s up INSTANCE=one` deploys it.\n")
     assert "maxArtifactSize: 1Gi" in edited.read_text()
@@ -180,8 +179,8 @@ def test_make_follows_the_shell_that_evaluated_env() -> None:
 
 def test_the_make_command_names_the_stack_that_the_shell_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_STACK_STACK", "team")
-    assert Asked("default", "team", "", "").make("up") == "make -s up"
-    assert Asked("default", "dev", "", "").make("up") == "make -s up STACK=dev"
+    assert Asked("default", "team", "", "").command("up") == "make -s up"
+    assert Asked("default", "dev", "", "").command("up") == "make -s up STACK=dev"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +192,9 @@ def test_the_make_command_names_the_stack_that_the_shell_does_not(monkeypatch: p
     ],
 )
 def test_a_failure_of_a_called_program_is_told_without_a_trace(raised: Exception, told: str) -> None:
-    group = command_line("A group.")
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
 
     @group.command()
     def fails() -> None:

@@ -8,6 +8,7 @@ import yaml
 import engine
 from mlflow_stack_cli.previews import data
 from mlflow_stack_cli.previews.capture import capture
+from mlflow_stack_cli.project import Project
 
 STORES = {
     "bucket at an endpoint": {
@@ -31,7 +32,8 @@ STORES = {
 def test_reads_the_same_from_guards_and_from_pods(name: str, tmp_path: Path) -> None:
     file = tmp_path / "stack.yaml"
     file.write_text(yaml.safe_dump({"config": {f"mlflow-stack:{key}": value for key, value in STORES[name].items()}}))
-    found = capture(engine.PROJECT, "team", file)
+    project = Project.read(engine.PROJECT)
+    found = capture(project, "team", project.config(file) or {}).resources
     older = [one for one in found if one.kind != "RandomId"]
     assert set(data.identities(found)) == {"records", "artifacts"}
     assert data.identities(older) == data.identities(found)

@@ -9,8 +9,8 @@ from unit.test_preflight import Answers
 from mlflow_stack_cli import preflight
 from mlflow_stack_cli.errors import LocalError
 from sandbox import hosts
-from sandbox.deployment import Deployment
 from sandbox.paths import Instance
+from sandbox.platform import Sandbox
 
 OTHERS = "127.0.0.1 localhost\n# mlflow-stack is a fine thing\n10.0.0.1 dev.mlflow.test"
 
@@ -62,16 +62,16 @@ def test_up_finds_every_name_that_the_node_serves(file: Path, tmp_path: Path) ->
         }
     )
     instance = Instance("default", 0)
-    Deployment(instance, "staging", "").introduce(node)
+    Sandbox(instance, "staging", "").introduce(node)
     assert lines(file) == [
         f"10.213.0.2 dev.mlflow.test team.mlflow.test # mlflow-stack: {tmp_path}/data/instances/default"
     ]
     hosts.remove(instance)
-    Deployment(instance, "staging", "").introduce(Answers())
+    Sandbox(instance, "staging", "").introduce(Answers())
     assert lines(file) == []
     with pytest.raises(LocalError, match=r"the cluster does not say its names: no route to host\. Next: "):
         preflight.hosts(Answers(**{"ingresses.networking.k8s.io --all-namespaces": "no route to host"}))
-    Deployment(instance, "staging", "kind-kind").introduce(node)
+    Sandbox(instance, "staging", "kind-kind").introduce(node)
     assert lines(file) == []
 
 

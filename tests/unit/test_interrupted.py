@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mlflow_stack_cli import interrupted
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.interrupted import Leftover, creates, existing, leftovers, remove, settled
-from mlflow_stack_cli.preflight import Cluster
 
 SERVER = Leftover("apps/v1", "StatefulSet", "team", "mlflow-1a2b3c4d")
 STEP = Leftover("batch/v1", "Job", "team", "mlflow-schema-1a2b3c4d")

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.platform import Tools
 from mlflow_stack_cli.previews.live import Live
 
 FORCE = "PULUMI_K8S_ENABLE_PATCH_FORCE"
@@ -42,7 +43,7 @@ def live(said: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Live, Engine]:
     engine = Engine(said)
     monkeypatch.setattr(Live, "_copy", copy)
     monkeypatch.setattr(Live, "_state", lambda _: {})
-    return Live(cast(Any, engine), cast(Any, None)), engine
+    return Live(cast(Any, engine), Tools(cast(Any, None), {})), engine
 
 
 def test_takes_back_what_was_edited_with_kubectl_as_an_update_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +58,7 @@ def test_names_another_manager_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -
         found.preview([])
     assert str(raised.value).endswith(
         "Next: take the change of OpenShift Console over into the stack file, or let OpenShift Console undo it; "
-        "`PULUMI_K8S_ENABLE_PATCH_FORCE=true make up` overwrites it."
+        "`PULUMI_K8S_ENABLE_PATCH_FORCE=true mlflow-stack up` overwrites it."
     )
     assert engine.forced == [False]
 

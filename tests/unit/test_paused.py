@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mlflow_stack_cli import paused as module
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.paused import Paused, paused, resume
-from mlflow_stack_cli.preflight import Cluster
 
 SERVER = Paused("Deployment", "team", "mlflow-1a2b", "tracking", 3)
 DATABASE = Paused("StatefulSet", "team", "mlflow-database", "database", 1)

@@ -104,13 +104,13 @@ def test_the_file_to_edit_is_the_one_that_has_the_models(tmp_path: Path, monkeyp
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
     (tmp_path / "Pulumi.team.yaml").write_text(FILE)
     stack = StackFile(Instance.open("pins"), "team")
-    assert stack.home(pin.KEY) == stack.tracked
+    assert stack.home("mlflow-stack:models") == stack.tracked
     stack.remake({})
-    assert stack.home(pin.KEY) == stack.tracked
+    assert stack.home("mlflow-stack:models") == stack.tracked
     overlay = tmp_path / "sandbox" / "overlays" / "team.yaml"
     overlay.parent.mkdir(parents=True)
     overlay.write_text("config:\n  mlflow-stack:models: []\n")
-    assert stack.home(pin.KEY) == overlay
+    assert stack.home("mlflow-stack:models") == overlay
     stack.remake({})
     stack.path.write_text(stack.path.read_text().replace("mlflow-stack:models: []", "mlflow-stack:models: [{name: a}]"))
-    assert stack.home(pin.KEY) == stack.path
+    assert stack.home("mlflow-stack:models") == stack.path

@@ -2,15 +2,18 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlflow_stack_cli import preflight
+import engine
+from mlflow_stack_cli import preflight, stackfile
+from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
-from mlflow_stack_cli.preflight import Cluster
-from sandbox.stackfile import judged
+from mlflow_stack_cli.previews import recorder
+from mlflow_stack_cli.previews.capture import Recording
 
 DEFAULT_CLASS = {"metadata": {"name": "a", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}
 
@@ -64,8 +67,16 @@ def secret(name: str, *keys: str) -> str:
     return f"make it: `kubectl create secret generic {name} --namespace=team {files}`"
 
 
+@cache
+def recorded(stated: str) -> Recording:
+    """The recording of the program with a configuration."""
+    texts, secrets = stackfile.handed(json.loads(stated))
+    request = {"project": "mlflow-stack", "stack": "team", "config": texts, "secrets": secrets}
+    return Recording.parse(json.loads(json.dumps(recorder.record(engine.PROJECT, request))))
+
+
 def check(cluster: Cluster, stated: dict[str, Any]) -> list[str]:
-    return preflight.check(cluster, judged(stated))
+    return preflight.check(cluster, recorded(json.dumps(stated)))
 
 
 def problems(cluster: Cluster, stated: dict[str, Any]) -> list[str]:

@@ -227,7 +227,7 @@ def test_rejects_values_that_the_engine_reads_differently(tmp_path: Path, text: 
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_text(f"config:\n  p:users: [ann,\n    {text}]\n")
     with pytest.raises(LocalError) as refused:
-        read(file)
+        read(file, "mlflow-stack")
     assert str(refused.value).splitlines() == [
         f"{file}:3: {AMBIGUOUS}",
         "Next: correct each, then the same command again.",
@@ -283,7 +283,7 @@ def test_rejects_files_that_mean_nothing(tmp_path: Path, content: bytes, message
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_bytes(content)
     with pytest.raises(LocalError) as refused:
-        read(file)
+        read(file, "mlflow-stack")
     assert str(refused.value).startswith(f"{file}{message}")
 
 
@@ -297,7 +297,7 @@ def test_rejects_aliases_that_stand_for_more_than_fits(tmp_path: Path) -> None:
 def test_a_key_without_a_namespace_is_the_projects(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.dev.yaml"
     file.write_text("config:\n  replicas: 2\n  mlflow-stack:config:users: [ann]\n  kubernetes:context: x\n")
-    assert read(file)["config"] == {
+    assert read(file, "mlflow-stack")["config"] == {
         "mlflow-stack:replicas": 2,
         "mlflow-stack:users": ["ann"],
         "kubernetes:context": "x",
@@ -308,7 +308,7 @@ def test_an_empty_configuration_is_none(tmp_path: Path) -> None:
     file = tmp_path / "Pulumi.dev.yaml"
     for text in ("", "config:\n", "config: {}\n", "# nothing\n"):
         file.write_text(text)
-        assert read(file)["config"] == {}
+        assert read(file, "mlflow-stack")["config"] == {}
 
 
 def problems(config: Any) -> list[str]:

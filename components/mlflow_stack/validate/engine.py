@@ -261,8 +261,10 @@ def accepted(
 class Resolved(Mapping[str, Any]):
     """Accepted fields of an args TypedDict, with every default filled in. Immutable, and not judged again."""
 
-    def __init__(self, kind: type, values: Mapping[str, Any]) -> None:
+    def __init__(self, kind: type, values: Mapping[str, Any], spell: Callable[[str], str] = str) -> None:
+        """``spell`` is the spelling of fields by whoever wrote the args."""
         self.kind = kind
+        self.spell = spell
         self._values = dict(values)
 
     def __getitem__(self, name: str) -> Any:
@@ -299,7 +301,8 @@ def resolved(
     """
     if isinstance(args, Resolved) and args.kind is kind:
         return cast(T, args)
-    return cast(T, filled(kind, accepted(component, name, kind, args, longest=longest, spell=spell, found=found)))
+    clean = accepted(component, name, kind, args, longest=longest, spell=spell, found=found)
+    return cast(T, filled(kind, clean, spell))
 
 
 def part(args: Mapping[str, Any], kind: type[T]) -> T:
@@ -316,16 +319,21 @@ def plain(value: Any) -> Any:
     return value
 
 
-def filled(hint: Any, value: Any) -> Any:
-    """Return an accepted value with every default filled in, at any depth."""
+def filled(hint: Any, value: Any, spell: Callable[[str], str] = str) -> Any:
+    """Return an accepted value with every default filled in, at any depth.
+
+    :param spell: Spelling of fields by whoever wrote the value.
+    """
     hint = plain_type(hint)
     if isinstance(value, list):
         item = (*typing.get_args(hint), Any)[0]
-        return [filled(item, one) for one in cast("list[Any]", value)]
+        return [filled(item, one, spell) for one in cast("list[Any]", value)]
     if isinstance(value, Resolved) or not isinstance(value, Mapping) or not _is_typed_dict(hint):
         return cast(Any, value)
     given = {**defaults_of(hint), **cast("Mapping[str, Any]", value)}
-    return Resolved(hint, {name: filled(one, given[name]) for name, one in hints(hint).items() if name in given})
+    return Resolved(
+        hint, {name: filled(one, given[name], spell) for name, one in hints(hint).items() if name in given}, spell
+    )
 
 
 def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool) -> pulumi.Output[Any]:

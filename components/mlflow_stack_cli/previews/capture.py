@@ -7,37 +7,81 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from filelock import FileLock
 
-from mlflow_stack_cli import programs, stackfile, yamlfile
+from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
+from mlflow_stack_cli import programs, stackfile
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.paths import cache_dir
 from mlflow_stack_cli.previews.compare import Resource
-from sandbox.paths import PROJECT
-from sandbox.stackfile import judged
-
-Tree = dict[str, Any]
+from mlflow_stack_cli.project import Project
+from mlflow_stack_cli.yamlfile import Tree
 
 _RECORDER: Final = Path(__file__).with_name("recorder.py")
-# What a revision's environment is made from.
-_REQUIREMENTS: Final = ("requirements.txt", "requirements.lock", "components/pyproject.toml")
+_PROJECTS: Final = ("pyproject.toml", "components/pyproject.toml")
+"""Files that state dependencies beside requirements.txt."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """MlflowStack that a program declares, and what it needs of its cluster."""
+
+    name: str
+    namespace: str
+    expose: Mapping[str, str]
+    """Kind, host and path of the public address, as far as they are stated."""
+    needs: Sequence[Need]
+    claims: Sequence[Claim]
+    reservations: Sequence[Reservation]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a program registers."""
+
+    resources: Sequence[Resource] = ()
+    stacks: Sequence[Declared] = ()
+
+    @property
+    def size_keys(self) -> Mapping[str, str]:
+        """Full path of the key that sets a claim's size, by the claim's name."""
+        return {claim.name: claim.key for stack in self.stacks for claim in stack.claims}
+
+    @staticmethod
+    def parse(recorded: Mapping[str, Any]) -> "Recording":
+        """Return the recording that the recorder writes."""
+        return Recording(
+            [Resource(**one) for one in recorded["resources"]], [_declared(one) for one in recorded["stacks"]]
+        )
+
+
+def _declared(one: Mapping[str, Any]) -> Declared:
+    needs: list[Need] = [Need(**each | {"kind": ObjectKind(**each["kind"])}) for each in one["needs"]]
+    reservations = [
+        Reservation(each["pod"], {name: Fraction(text) for name, text in each["requests"].items()}, each["keys"])
+        for each in one["reservations"]
+    ]
+    claims = [Claim(**each) for each in one["claims"]]
+    return Declared(one["name"], str(one["namespace"]), one["expose"], needs, claims, reservations)
 
 
 @contextmanager
-def checkout(revision: str) -> Generator[Path]:
-    """A folder with the revision's files, as long as the block runs.
+def checkout(project: Project, revision: str) -> Generator[Path]:
+    """The project's folder with the revision's files, as long as the block runs.
 
     Raises `LocalError` where git does not know the revision.
     """
-    git = ["git", "-C", str(PROJECT), "worktree"]
+    git = ["git", "-C", str(project.folder)]
     with tempfile.TemporaryDirectory(prefix="mlflow-stack-") as scratch:
         folder = Path(scratch) / "revision"
-        added = [*git, "add", "--quiet", "--detach", str(folder), revision]
+        added = [*git, "worktree", "add", "--quiet", "--detach", str(folder), revision]
         done = subprocess.run(added, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LocalError(
@@ -45,62 +89,55 @@ def checkout(revision: str) -> Generator[Path]:
                 "Next: name a BASE that `git log` shows; a shallow clone needs `git fetch --unshallow`."
             )
         try:
-            yield folder
+            inside = subprocess.run([*git, "rev-parse", "--show-prefix"], capture_output=True, text=True, check=True)
+            yield folder / inside.stdout.strip()
         finally:
-            subprocess.run([*git, "remove", "--force", str(folder)], capture_output=True, check=False)
+            remove = [*git, "worktree", "remove", "--force", str(folder)]
+            subprocess.run(remove, capture_output=True, check=False)
 
 
-def stack_config(folder: Path, stack: str, file: Path | None = None) -> Tree | None:
-    """The configuration of a stack as the CLI hands it to the program, by full key; None where there is no such stack.
-
-    `file`: the stack file, where it is not the one in the folder.
-    """
-    path = file or folder / f"Pulumi.{stack}.yaml"
-    if not path.exists():
+def at_revision(project: Project, folder: Path, stack: str) -> Recording | None:
+    """Return what the project's program registered at another revision, whose files are in a folder; None if there was
+    no such stack. Raises as `capture`."""
+    if not (folder / "Pulumi.yaml").exists():
         return None
-    project = yamlfile.load(folder / "Pulumi.yaml")
-    declared = cast("Mapping[str, Tree]", project.get("config", {}))
-    defaults = {f"{project['name']}:{key}": one["default"] for key, one in declared.items() if "default" in one}
-    return {**defaults, **stackfile.read(path, project["name"])["config"]}
+    then = Project.read(folder)
+    config = then.config(then.stack_file(stack))
+    return None if config is None else capture(then, stack, config, _interpreter(project, folder))
 
 
-def capture(folder: Path, stack: str, file: Path | None = None) -> list[Resource]:
-    """What the program in the folder registers; nothing where it has no such stack.
+def capture(project: Project, stack: str, config: Tree, python: Path | None = None) -> Recording:
+    """Return what the project's program registers for a stack with a configuration.
 
     Raises `LocalError` with the program's own message when it refuses.
     """
-    config = stack_config(folder, stack, file)
-    if config is None:
-        return []
-    if folder == PROJECT:
-        judged(config)
     texts, secret = stackfile.handed(config)
-    project: str = yamlfile.load(folder / "Pulumi.yaml")["name"]
-    request = {"project": project, "stack": stack, "config": texts, "secrets": secret}
+    request = {
+        "project": project.name,
+        "stack": stack.rpartition("/")[2],
+        "program": str(project.program),
+        "config": texts,
+        "secrets": secret,
+    }
     done = subprocess.run(
-        [str(_interpreter(folder)), str(_RECORDER), str(folder)],
+        [str(python or project.python), str(_RECORDER), str(project.folder)],
         input=json.dumps(request),
         capture_output=True,
         text=True,
         check=False,
-        cwd=folder,
+        cwd=project.folder,
     )
     if done.returncode:
         lines = "\n".join(programs.without_traces(done.stderr.strip().splitlines())[-15:])
         raise LocalError(f"the program does not accept stack {stack}:\n{lines}\nNext: put right what it names.")
-    return [Resource(**one) for one in json.loads(done.stdout)]
+    return Recording.parse(json.loads(done.stdout))
 
 
-def released(folder: Path, stack: str) -> list[str]:
-    """What the stack file's `release` names."""
-    return list(judged(stack_config(folder, stack) or {}).release)
-
-
-def _interpreter(folder: Path) -> Path:
-    """The Python of the revision's own environment: this one where it asks for the same, else one made for it."""
+def _interpreter(project: Project, folder: Path) -> Path:
+    """The Python of a revision's own environment: the project's where both ask for the same, else one made for it."""
     digest = _digest(folder)
-    if digest == _digest(PROJECT):
-        return Path(sys.executable)
+    if digest == _digest(project.folder):
+        return project.python
     home = cache_dir() / "environments" / digest
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):
@@ -110,34 +147,47 @@ def _interpreter(folder: Path) -> Path:
 
 
 def _make_environment(home: Path, folder: Path) -> None:
-    uv = [str(Path(sys.executable).with_name("uv"))]
-    python = ["--python", str(home / "bin" / "python")]
-    requirements = [line for line in (folder / "requirements.txt").read_text().splitlines() if line[:1] not in "-#"]
-    # Not `-e ./components`: the recorder imports the revision's own, wherever it is checked out.
-    wanted = [*requirements, *_dependencies(folder / "components" / "pyproject.toml")]
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     lock = folder / "requirements.lock"
-    constraint = ["--constraint", str(lock)] if lock.exists() else []
-    commands = (
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-        [*uv, "pip", "install", "--quiet", *python, *constraint, *wanted],
-    )
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            shutil.rmtree(home, ignore_errors=True)
-            raise LocalError(
-                f"the environment of the other revision cannot be made:\n{done.stderr.strip()}\n"
-                "Next: check that PyPI answers, then the same command again."
-            )
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "requirements.txt"
+        wanted.write_text("".join(f"{line}\n" for line in _requirements(folder)))
+        stated = ["--quiet", *(["--constraint", str(lock)] if lock.exists() else []), "--requirement", str(wanted)]
+        python = str(home / "bin" / "python")
+        commands = [[sys.executable, "-m", "venv", str(home)], [python, "-m", "pip", "install", *stated]]
+        if uv:
+            commands = [
+                [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
+                [uv, "pip", "install", "--python", python, *stated],
+            ]
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                shutil.rmtree(home, ignore_errors=True)
+                raise LocalError(
+                    f"the environment of the other revision cannot be made:\n{done.stderr.strip()}\n"
+                    "Next: check that PyPI answers, then the same command again."
+                )
+
+
+def _requirements(folder: Path) -> list[str]:
+    """Return the requirements of a revision's program.
+
+    Without `-e ./components`: the recorder imports the revision's own, wherever it is checked out.
+    """
+    file = folder / "requirements.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    own = [line for line in lines if line[:1] not in "-#"]
+    projects = [folder / name for name in _PROJECTS if (folder / name).exists()]
+    return own + [one for project in projects for one in _dependencies(project)]
 
 
 def _dependencies(project: Path) -> list[str]:
-    return tomllib.loads(project.read_text())["project"].get("dependencies", [])
+    return tomllib.loads(project.read_text()).get("project", {}).get("dependencies", [])
 
 
 def _digest(folder: Path) -> str:
-    state = hashlib.sha256()
-    for name in _REQUIREMENTS:
-        file = folder / name
-        state.update(f"{name}\0".encode() + (file.read_bytes() if file.exists() else b""))
+    state = hashlib.sha256("\0".join(_requirements(folder)).encode())
+    lock = folder / "requirements.lock"
+    state.update(lock.read_bytes() if lock.exists() else b"")
     return state.hexdigest()[:12]

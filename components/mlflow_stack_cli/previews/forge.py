@@ -115,7 +115,7 @@ def here() -> Forge:
             opened="opened",
             close={"state_event": "close"},
         )
-    raise LocalError("this is no pipeline of GitHub or GitLab. Next: read what `make preview` prints.")
+    raise LocalError("this is no pipeline of GitHub or GitLab. Next: read what `mlflow-stack preview` prints.")
 
 
 def _token(name: str) -> str:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from mlflow_stack_cli import programs, release
+from mlflow_stack_cli.deployment import Deployment
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.interrupted import Leftover
+from mlflow_stack_cli.platform import Tools
 from mlflow_stack_cli.previews.compare import KUBERNETES, Change, Comparison, Field, Resource, compare, differences
 from mlflow_stack_cli.release import State
-from sandbox.deployment import Deployment, Tools
 
 _SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
 _SECRET: Final = "[secret]"  # noqa: S105 - what the engine shows in place of one
@@ -41,7 +42,7 @@ class Live:
     tools: Tools
 
     def preview(self, released: list[str]) -> Comparison:
-        """The engine's preview of the program as it stands, after what `make up` does to the state beforehand.
+        """The engine's preview of the program as it stands, after what `up` does to the state beforehand.
 
         Raises `LocalError` with the engine's own messages when it refuses.
         """
@@ -76,9 +77,9 @@ class Live:
     def _copy(self, state: State) -> Generator[dict[str, str]]:
         """The environment in which the engine has a stack of the same name with this state."""
         here = self.deployment
-        with tempfile.TemporaryDirectory(dir=here.instance.root) as scratch:
-            (Path(scratch) / "Pulumi.yaml").write_text("name: mlflow-stack\nruntime: python\n")
-            variables = here.environment(self.tools) | {"PULUMI_BACKEND_URL": f"file://{scratch}"}
+        with tempfile.TemporaryDirectory(dir=here.platform.scratch) as scratch:
+            (Path(scratch) / "Pulumi.yaml").write_text(f"name: {here.project.name}\nruntime: python\n")
+            variables = {**self.tools.environment, "PULUMI_BACKEND_URL": f"file://{scratch}"}
             # In the checkout it would write a salt into the tracked stack file.
             here.asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
             if state:
@@ -135,7 +136,7 @@ def _failure(lines: list[str]) -> LocalError:
     if managers := ", ".join(_foreign("\n".join(lines))):
         step = (
             f"take the change of {managers} over into the stack file, or let {managers} undo it; "
-            f"`{_FORCE}=true make up` overwrites it"
+            f"`{_FORCE}=true mlflow-stack up` overwrites it"
         )
     return LocalError(programs.failure("`pulumi preview`", lines, step))
 

@@ -1,22 +1,26 @@
 """Runs a Pulumi program without an engine or a cluster and writes down what it registers.
 
-    python recorder.py FOLDER < request.json > registrations.json
+    python recorder.py FOLDER < request.json > recording.json
 
-The request holds ``project``, ``stack``, ``config`` (texts by full key) and ``secrets`` (the keys among them that are
-secret). It is a program of its own, which needs nothing but Pulumi's SDK: it runs in the environment of the revision
-whose program it runs.
+The request holds ``project``, ``stack``, ``program`` (its path in the folder), ``config`` (texts by full key) and
+``secrets`` (the keys among them that are secret). The recording holds ``resources``, and for each MlflowStack among
+them what it needs of its cluster, as ``stacks``. It is a program of its own, which needs nothing but Pulumi's SDK: it
+runs in the environment of the revision whose program it runs.
 
 What only providers know is stood in for: a generated value and the name of an object are made of the inputs that they
 follow from, so that they are the same for the same inputs and change with them.
 """
 
 import asyncio
+import dataclasses
 import hashlib
+import importlib
 import json
 import runpy
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,9 +132,57 @@ class Monitor(mocks.MockMonitor):
         return answer
 
 
-def record(folder: Path, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The registrations of the program in a folder, in an order that is always the same."""
-    sys.path[:0] = [str(folder), str(folder / "components")]
+class Stacks:
+    """MlflowStacks that a program declares."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        """What each needs of its cluster; Outputs among it."""
+
+    def observe(self, spec: Any) -> None:
+        """Note one, as the observer of the component library."""
+        expose = spec.args["expose"]
+        self.found.append(
+            {
+                "name": spec.name,
+                "namespace": spec.place.namespace,
+                "expose": {field: expose[field] for field in ("kind", "host", "path") if field in expose},
+                "needs": spec.needs,
+                "claims": spec.claims,
+                "reservations": spec.reservations,
+            }
+        )
+
+
+def _observed(stacks: Stacks) -> list[Any]:
+    """Return the list of observers of the component library, with these stacks' added; empty for a library of before,
+    or a program without it."""
+    try:
+        observers: list[Any] = importlib.import_module("mlflow_stack").observers
+    except (ImportError, AttributeError):
+        return []
+    observers.append(stacks.observe)
+    return observers
+
+
+async def _known(value: Any) -> Any:
+    """Return a value as JSON has it, with its Outputs known."""
+    if isinstance(value, pulumi.Output):
+        return await _known(await cast("pulumi.Output[Any]", value).future(with_unknowns=False))
+    if dataclasses.is_dataclass(value):
+        return {field.name: await _known(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: await _known(one) for key, one in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [await _known(one) for one in cast("list[Any]", value)]
+    return str(value) if isinstance(value, Fraction) else value
+
+
+def record(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recording of the program in a folder, its resources in an order that is always the same."""
+    main = folder / request.get("program", "")
+    main = main / "__main__.py" if main.is_dir() else main
+    sys.path[:0] = [str(main.parent), str(folder / "components")]
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     monitor = Monitor()
@@ -138,12 +190,20 @@ def record(folder: Path, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     mocks.set_mocks(monitor.mocks, project=request["project"], stack=request["stack"], preview=False, monitor=monitor)
     pulumi.runtime.set_all_config(dict(request["config"]), list(request["secrets"]))
 
-    def program() -> None:
-        runpy.run_path(str(folder / "__main__.py"), run_name="__main__")
+    stacks = Stacks()
+    observers = _observed(stacks)
 
-    loop.run_until_complete(stack.run_pulumi_func(program))
-    loop.close()
-    return sorted(monitor.registrations, key=lambda one: one["urn"])
+    def program() -> None:
+        runpy.run_path(str(main), run_name="__main__")
+
+    try:
+        loop.run_until_complete(stack.run_pulumi_func(program))
+        described = loop.run_until_complete(_known(stacks.found))
+    finally:
+        if observers:
+            observers.remove(stacks.observe)
+        loop.close()
+    return {"resources": sorted(monitor.registrations, key=lambda one: one["urn"]), "stacks": described}
 
 
 def _plain(value: Any, path: str, secret: list[str]) -> Any:

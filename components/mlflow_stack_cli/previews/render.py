@@ -1,7 +1,7 @@
 """Every object of a stack as a file, as the provider would send it, with placeholders for what is secret."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.previews.compare import KUBERNETES, Resource
 
 PLACEHOLDER = "placeholder: made or given when the stack is deployed"
-_HEADER = "# Written by `make render`; another run writes it anew.\n"
+_HEADER = "# Written by `mlflow-stack render`; another run writes it anew.\n"
 # An empty map says nothing in these; elsewhere it can be all that is said, as in `emptyDir: {}`.
 _MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
 # Nor does an empty text in this: a variable without a value is empty.
@@ -19,7 +19,7 @@ _TEXTS = frozenset({"value"})
 _MARK = {"pulumi.com/autonamed": "true"}
 
 
-def manifests(resources: list[Resource]) -> dict[str, str]:
+def manifests(resources: Sequence[Resource]) -> dict[str, str]:
     """The text of each file, by a path that names namespace, kind and object."""
     files: dict[str, str] = {}
     for one in resources:

@@ -1,5 +1,6 @@
 """A comparison in words that a reviewer acts on: markdown for a comment on a change."""
 
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,12 +24,6 @@ _LEFT: Final = {
     ARTIFACTS: ("The artifacts stored so far stay in", "the tracking server serves those in"),
 }
 _MOST_SENTENCES: Final = 100
-_SIZE_KEYS: Final = {
-    "-data": "backendStore.pvc.size",
-    "-artifacts": "artifactStore.pvc.size",
-    "-database": "backendStore.mysql.deploy.size",
-    "-dumps": "backendStore.mysql.dumps.size",
-}
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
 _UNITS: Final = {
     "": 1,
@@ -41,9 +36,16 @@ _UNITS: Final = {
 class Words:
     """One comparison, told."""
 
-    def __init__(self, comparison: Comparison, release: Sequence[str] = ()) -> None:
-        """`release`: names of resources that the stack file lets go, with their objects left in the cluster."""
+    def __init__(
+        self,
+        comparison: Comparison,
+        release: Sequence[str] = (),
+        size_keys: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> None:
+        """`release`: names of resources that the stack file lets go, with their objects left in the cluster.
+        `size_keys`: keys that set the sizes of claims, by the claim's name."""
         self._comparison = comparison
+        self._size_keys = size_keys
         self._changes = [one for one in comparison.changes if one.resource.custom]
         self._release = frozenset(release)
         # A name that was chosen for an object says nothing; the resource's does.
@@ -182,7 +184,7 @@ class Words:
             if bytes_of(after) < bytes_of(before):
                 self.refused.append(
                     f"**{named(old)} cannot shrink ({before} → {after}): Kubernetes refuses it.** "
-                    f"Set {_size_key(old)} to {before} or more."
+                    f"Set `{self._size_keys.get(old.name, 'size')}` to {before} or more."
                 )
 
     def _judge_password(self, op: str, old: Resource, new: Resource | None) -> None:
@@ -227,14 +229,11 @@ def drift(found: Comparison, stack: str) -> str:
 
 def left_behind(found: Sequence[Leftover]) -> str:
     """Return a line for each object that a killed update left behind; empty where there is none."""
-    lines = [f"- {one.kind} `{one.name}` was left behind by a killed update. `make up` deletes it.\n" for one in found]
+    lines = [
+        f"- {one.kind} `{one.name}` was left behind by a killed update. `mlflow-stack up` deletes it.\n"
+        for one in found
+    ]
     return "\n" + "".join(lines) if lines else ""
-
-
-def _size_key(claim: Resource) -> str:
-    """Return the key of the stack file that a claim's size is set by."""
-    keys = (key for suffix, key in _SIZE_KEYS.items() if claim.name.endswith(suffix))
-    return f"`{next(keys, 'size')}`"
 
 
 def _holds_data(one: Resource) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlflow_stack_cli.errors import LocalError
-from sandbox import deployment
+from sandbox import quickstart
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -29,7 +29,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    monkeypatch.setattr(deployment.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(quickstart.time, "sleep", lambda _seconds: None)
     Server.asked = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -43,13 +43,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 def test_it_waits_until_the_password_counts(environment: dict[str, str]) -> None:
     Server.refusals = 2
-    deployment._await_password(environment)
+    quickstart._await_password(environment)
     assert Server.asked == ["Basic YW5uOnA="] * 3
 
 
 def test_a_password_that_never_counts_is_said(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "_SECRET_SECONDS", 0.5)
+    monkeypatch.setattr(quickstart, "_SECRET_SECONDS", 0.5)
     Server.refusals = 10**9
     with pytest.raises(LocalError, match="still answers 401 to the stack's own password") as refused:
-        deployment._await_password(environment)
+        quickstart._await_password(environment)
     assert "ann" not in str(refused.value)

@@ -1,0 +1,51 @@
+"""A cluster, asked through kubectl."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import cast
+
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.yamlfile import Tree
+
+
+class Cluster:
+    """A cluster, asked through kubectl."""
+
+    def __init__(self, kubectl: Path, kubeconfig: Path | None = None, context: str = "") -> None:
+        """`kubeconfig` and `context` say which cluster and who asks; they default to kubectl's own."""
+        self.command = [str(kubectl)]
+        """kubectl, with the options that lead to the cluster."""
+        self.command += [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
+        self.command += [f"--context={context}"] if context else []
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Return kubectl's answer, whatever it is."""
+        argv = [*self.command, "--request-timeout=10s", *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+    def get(self, *what: str) -> Tree | None:
+        """Return the object, or the list of them, as `kubectl get` knows it; None if there is none.
+
+        Raises `UnreadableError` when the answer is anything else, such as a refusal.
+        """
+        done = self.run("get", *what, "--output=json")
+        if done.returncode == 0:
+            return cast(Tree, json.loads(done.stdout))
+        if "(NotFound)" in done.stderr:
+            return None
+        raise UnreadableError(done.stderr.strip())
+
+    def serves(self, api: str) -> bool:
+        """Return whether the cluster serves an API, such as `route.openshift.io/v1`.
+
+        Raises `UnreadableError` when it does not say.
+        """
+        done = self.run("get", "--raw", f"/apis/{api}")
+        if done.returncode and "(NotFound)" not in done.stderr:
+            raise UnreadableError(done.stderr.strip())
+        return done.returncode == 0
+
+
+class UnreadableError(LocalError):
+    """The cluster did not say whether something is there."""

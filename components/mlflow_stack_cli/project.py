@@ -1,0 +1,120 @@
+"""Pulumi project of a folder: its name, program, environment and stack files."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from mlflow_stack_cli import stackfile, yamlfile
+from mlflow_stack_cli.errors import LocalError
+from mlflow_stack_cli.yamlfile import Tree
+
+_FILES: Final = ("Pulumi.yaml", "Pulumi.yml")
+_ENVIRONMENTS: Final = {"uv": ".venv"}
+"""Virtual environments of toolchains that have one without being told."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Pulumi project."""
+
+    folder: Path
+    name: str
+    runtime: str = "python"
+    program: Path = Path()
+    """File or folder of the program, relative to the project's folder."""
+    stacks_folder: Path = Path()
+    """Folder of the stack files, relative to the project's folder."""
+    environment: Path | None = None
+    """Folder of the program's virtual environment, if the project names one."""
+    defaults: Mapping[str, Any] | None = None
+    """Configuration that the project itself states, by full key."""
+
+    @staticmethod
+    def find(folder: Path) -> "Project":
+        """Return the project of a folder or the nearest folder above it. Raises `LocalError` if there is none."""
+        for one in (folder.resolve(), *folder.resolve().parents):
+            if any((one / name).exists() for name in _FILES):
+                return Project.read(one)
+        raise LocalError(f"{folder} is in no Pulumi project. Next: name the folder of one by --cwd.")
+
+    @staticmethod
+    def read(folder: Path) -> "Project":
+        """Return the project of exactly this folder. Raises `LocalError` if there is none."""
+        file = next((folder / name for name in _FILES if (folder / name).exists()), folder / _FILES[0])
+        content = yamlfile.load(file)
+        if not isinstance(content.get("name"), str):
+            raise LocalError(f"{file}: name: required. Next: write it.")
+        name: str = content["name"]
+        runtime = content.get("runtime", "python")
+        options: Tree = {}
+        if isinstance(runtime, dict):
+            options = stackfile.section(cast(Tree, runtime), "options")
+            runtime = cast(Tree, runtime).get("name", "python")
+        environment = options.get("virtualenv") or _ENVIRONMENTS.get(str(options.get("toolchain")))
+        return Project(
+            folder,
+            name,
+            str(runtime),
+            Path(str(content.get("main", ""))),
+            Path(str(content.get("stackConfigDir", ""))),
+            folder / str(environment) if environment else None,
+            _defaults(name, stackfile.section(content, "config")),
+        )
+
+    @property
+    def stacks(self) -> list[str]:
+        """The names of the stacks that have a stack file."""
+        found = (self.folder / self.stacks_folder).glob("Pulumi.*.yaml")
+        return sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in found)
+
+    def stack_file(self, stack: str) -> Path:
+        """Return the path of a stack's file, which need not exist."""
+        return self.folder / self.stacks_folder / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
+
+    def config(self, file: Path) -> Tree | None:
+        """Return the configuration that the engine hands to the program with a stack file, by full key; None if the
+        file does not exist."""
+        if not file.exists():
+            return None
+        return {**(self.defaults or {}), **stackfile.read(file, self.name)["config"]}
+
+    def released(self, config: Tree) -> list[str]:
+        """Return the names that the key `release` of a configuration lists."""
+        found = config.get(f"{self.name}:release", [])
+        return [str(one) for one in cast("list[object]", found)] if isinstance(found, list) else []
+
+    @property
+    def python(self) -> Path:
+        """Interpreter of the program: of the project's virtual environment, else the one that runs this command.
+
+        Raises `LocalError` if the program is not in Python, or its environment does not exist.
+        """
+        if self.runtime != "python":
+            raise LocalError(
+                f"{self.folder}: runtime: only programs in Python can be recorded (got {self.runtime}). "
+                "Next: preview what runs, without --base."
+            )
+        if self.environment is None:
+            return Path(sys.executable)
+        python = self.environment / "bin" / "python"
+        if not python.exists():
+            raise LocalError(f"{self.environment}: the program's environment does not exist. Next: `pulumi install`.")
+        return python
+
+
+def _defaults(project: str, declared: Tree) -> Tree:
+    """Return the values of a project file's `config`, each stated as itself, as `value` or as `default`."""
+    found: Tree = {}
+    for key, stated in declared.items():
+        full = key if ":" in key else f"{project}:{key}"
+        if not isinstance(stated, dict):
+            found[full] = stated
+            continue
+        one = cast(Tree, stated)
+        for field in ("value", "default"):
+            if field in one:
+                found[full] = one[field]
+                break
+    return found
