@@ -156,8 +156,77 @@ def test_the_guide_to_reuse_leads_to_a_secret_password(
     assert ask(visitor, outputs["url"] + SEARCH, "ann", "wrong")[0] == 401
     visitor.leave()
 
+    example.env["MLFLOW_STACK"] = f"git+file://{repository.folder}@{repository.git('rev-parse', 'HEAD').strip()}"
+    example.env["lock"] = str(repository.folder / "requirements.lock")
+    (commands,) = blocks(repository.folder / "components" / "README.md", "Command line")
+    said = example.shell(commands, example.folder)
+    assert "### Stack `dev`: nothing changes\n" in said
+    assert f"URL       {outputs['url']}\n" in said
+    check_red_line(example)
+    check_pin(example, namespace, outputs["password"])
+
     example.ends(namespace, kept={"persistentvolumeclaim/mlflow-data"}, left=set())
     platform.kubectl("delete", "namespace", namespace)
+
+
+def command_line(example: Example, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command `mlflow-stack` of the example's environment, whatever it ends with."""
+    command = [example.folder / "venv" / "bin" / "mlflow-stack", *arguments]
+    return subprocess.run(
+        command, cwd=example.folder, env={**example.env, **env}, capture_output=True, text=True, check=False
+    )
+
+
+def check_red_line(example: Example) -> None:
+    """A change that loses data is refused by its preview, before preflight looks for the other claim."""
+    before = (example.folder / "Pulumi.dev.yaml").read_text()
+    example.shell("pulumi config set --path args.backend_store.pvc.existing_claim other", example.folder)
+    preview = command_line(example, "preview")
+    assert preview.returncode == 3, preview.stderr
+    assert "The runs and registered models recorded so far stay in `pvc://vision/mlflow-data`" in preview.stdout
+    preflight = command_line(example, "preflight")
+    assert preflight.returncode == 1
+    assert "backend_store.pvc.existing_claim: PersistentVolumeClaim other is not in" in preflight.stderr
+    (example.folder / "Pulumi.dev.yaml").write_text(before)
+    up = command_line(example, "up")
+    assert up.returncode == 0, up.stderr
+    assert "nothing changed\n" in up.stderr
+
+
+def check_pin(example: Example, namespace: str, password: str) -> None:
+    """An alias becomes a version of the registry that the stack itself is, through a forwarded port."""
+    file = example.folder / "Pulumi.dev.yaml"
+    before = file.read_text()
+    content = yaml.safe_load(before)
+    content["config"]["reuse-python:args"]["models"] = [{"name": "iris", "uri": "models:/iris@champion"}]
+    file.write_text(yaml.safe_dump(content))
+    forward = ["kubectl", "port-forward", f"--namespace={namespace}", "service/mlflow", ":80"]
+    with subprocess.Popen(forward, env=example.env, stdout=subprocess.PIPE, text=True) as forwarding:
+        try:
+            assert forwarding.stdout
+            port = re.search(r":(\d+) ->", forwarding.stdout.readline())
+            assert port
+            server = {
+                "MLFLOW_TRACKING_URI": f"http://localhost:{port[1]}",
+                "MLFLOW_TRACKING_USERNAME": "ann",
+                "MLFLOW_TRACKING_PASSWORD": password,
+            }
+            register = (
+                "from mlflow import MlflowClient; client = MlflowClient(); client.create_registered_model('iris');"
+                "client.create_model_version('iris', 'mlflow-artifacts:/0/model');"
+                "client.set_registered_model_alias('iris', 'champion', '1')"
+            )
+            python = [example.folder / "venv" / "bin" / "python", "-c", register]
+            subprocess.run(python, env={**example.env, **server}, check=True)
+            moved = command_line(example, "pin", "--check", **server)
+            assert (moved.returncode, moved.stdout) == (1, "iris: not pinned → 1 (models:/iris@champion)\n")
+            pinned = command_line(example, "pin", **server)
+            assert pinned.returncode == 0, pinned.stderr
+        finally:
+            forwarding.terminate()
+    (model,) = yaml.safe_load(file.read_text())["config"]["reuse-python:args"]["models"]
+    assert model == {"name": "iris", "uri": "models:/iris@champion", "version": 1}
+    file.write_text(before)
 
 
 @pytest.fixture

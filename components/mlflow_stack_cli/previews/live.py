@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mlflow_stack_cli import programs, release
+from mlflow_stack_cli import programs, release, stackfile
 from mlflow_stack_cli.deployment import Deployment
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.interrupted import Leftover
@@ -77,6 +77,12 @@ class Live:
     def _copy(self, state: State) -> Generator[dict[str, str]]:
         """The environment in which the engine has a stack of the same name with this state."""
         here = self.deployment
+        file = here.platform.stack_file
+        if not any(key in stackfile.read(file, here.project.name) for key in stackfile.IDENTITY):
+            raise LocalError(
+                f"{file}: encryptionsalt or secretsprovider: required, because previews decrypt a copy of the state. "
+                f"Next: `pulumi stack init {here.stack}`, or `pulumi stack change-secrets-provider passphrase`."
+            )
         with tempfile.TemporaryDirectory(dir=here.platform.scratch) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {here.project.name}\nruntime: python\n")
             variables = {**self.tools.environment, "PULUMI_BACKEND_URL": f"file://{scratch}"}
