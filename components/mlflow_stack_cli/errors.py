@@ -1,9 +1,5 @@
-"""The one failure the local platform reports."""
+"""Failures that commands report without a traceback."""
 
 
 class LocalError(Exception):
-    """Something on this machine failed, and the message is all a user needs.
-
-    The message says what failed, the last log lines where there is a log, and what to do next. The command line
-    prints it without a traceback.
-    """
+    """Failure whose message is all that a user needs: what failed, the last lines of a log, and what to do next."""

@@ -90,10 +90,6 @@ class Platform(Protocol):
         """Let this machine find the stack's public address, once the stack is up."""
         ...
 
-    def stop(self, progress: Progress) -> None:
-        """Stop the cluster, if it is the platform's own."""
-        ...
-
     def trust(self) -> dict[str, str]:
         """Return the variables by which MLflow's client trusts the stack's certificate."""
         ...
@@ -178,9 +174,6 @@ class ExistingCluster:
         pass
 
     def introduce(self, cluster: Cluster) -> None:
-        pass
-
-    def stop(self, progress: Progress) -> None:
         pass
 
     def trust(self) -> dict[str, str]:

@@ -213,7 +213,8 @@ def check_pin(example: Example, namespace: str, password: str) -> None:
             }
             register = (
                 "from mlflow import MlflowClient; client = MlflowClient(); client.create_registered_model('iris');"
-                "client.create_model_version('iris', 'mlflow-artifacts:/0/model');"
+                "run = client.create_run('0').info;"
+                "client.create_model_version('iris', run.artifact_uri, run.run_id);"
                 "client.set_registered_model_alias('iris', 'champion', '1')"
             )
             python = [example.folder / "venv" / "bin" / "python", "-c", register]
