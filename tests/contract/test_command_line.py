@@ -1,7 +1,7 @@
 """The command `mlflow-stack` of an installed wheel, in a copy of examples/reuse-python outside the repository.
 
-Without an engine and a cluster: `kubectl` is a stand-in, and nothing calls `pulumi`. The same commands on a real node
-are in tests/e2e/test_examples.py.
+Without an engine and a cluster: `kubectl` and `pulumi` are stand-ins that note how they are called. The same commands
+on a real node are in tests/e2e/test_examples.py.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,19 @@ KUBECTL = """#!{python}
 import json, os, sys
 words = [word for word in sys.argv[1:] if not word.startswith(("--output", "--request-timeout"))]
 with open(os.environ["CALLS"], "a") as calls:
-    calls.write(" ".join(sys.argv[1:]) + "\\n")
+    calls.write("kubectl " + " ".join(sys.argv[1:]) + "\\n")
 answers = json.loads(os.environ["ANSWERS"])
 asked = " ".join(words[words.index("get") + 1 :])
 if asked in answers:
     sys.exit(print(json.dumps(answers[asked])))
 sys.exit("Error from server (NotFound): not found")
+"""
+
+PULUMI = """#!{python}
+import os, sys
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write("pulumi " + " ".join(sys.argv[1:]) + "\\n")
+sys.exit(print(os.environ["STACKS"]) if sys.argv[1:3] == ["stack", "ls"] else 1)
 """
 
 
@@ -53,13 +61,18 @@ class Consumer:
         (self.folder / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
 
     def run(
-        self, *arguments: str, cwd: Path | None = None, answers: dict[str, object] | None = None
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        answers: dict[str, object] | None = None,
+        stacks: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
         env = {
             "PATH": f"{self.programs}{os.pathsep}/usr/bin:/bin",
             "HOME": str(self.programs),
             "CALLS": str(self.programs / "calls"),
             "ANSWERS": json.dumps({**ANSWERS, **(answers or {})}),
+            "STACKS": json.dumps([{"name": name} for name in stacks]),
         }
         command = [self.folder / "venv" / "bin" / "mlflow-stack", *arguments]
         return subprocess.run(command, cwd=cwd or self.folder, env=env, capture_output=True, text=True, check=False)
@@ -82,8 +95,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Consumer:
     subprocess.run(installed, check=True)
     programs = scratch / "bin"
     programs.mkdir()
-    for name, text in {"kubectl": KUBECTL.format(python=sys.executable), "pulumi": "#!/bin/sh\nexit 1\n"}.items():
-        (programs / name).write_text(text)
+    for name, text in {"kubectl": KUBECTL, "pulumi": PULUMI}.items():
+        (programs / name).write_text(text.format(python=sys.executable))
         (programs / name).chmod(0o755)
     consumer = Consumer(folder, programs)
     consumer.configure()
@@ -165,9 +178,26 @@ def test_kubectl_is_asked_in_the_context_of_the_stack_file(consumer: Consumer) -
     file = consumer.folder / "Pulumi.dev.yaml"
     file.write_text(file.read_text() + "  kubernetes:context: kind\n")
     consumer.run("preflight")
-    assert all("--context=kind" in call for call in consumer.calls())
+    calls = consumer.calls()
+    assert calls
+    assert all(call.startswith("kubectl --context=kind ") for call in calls)
     done = consumer.run("--context", "other", "preflight")
     assert "kubernetes:context: the stack file names another context (got kind, --context names other)" in done.stderr
+
+
+def test_up_changes_nothing_if_the_cluster_lacks_what_is_named(consumer: Consumer) -> None:
+    done = consumer.run("up", stacks=["dev"])
+    assert done.returncode == 1
+    assert "existing_namespace: Namespace vision is not in the cluster" in done.stderr
+    assert [call for call in consumer.calls() if call.startswith("pulumi")] == [
+        "pulumi stack ls --json --non-interactive"
+    ]
+    assert all(" get " in call for call in consumer.calls() if call.startswith("kubectl"))
+
+
+def test_up_names_the_command_that_makes_the_stack(consumer: Consumer) -> None:
+    done = consumer.run("up", stacks=["prod"])
+    assert done.stderr == "error: stack dev of project reuse-python does not exist. Next: `pulumi stack init dev`.\n"
 
 
 def test_folder_is_an_option_and_a_folder_below_it_will_do(consumer: Consumer, tmp_path: Path) -> None:

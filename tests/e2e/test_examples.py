@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -169,12 +170,10 @@ def test_the_guide_to_reuse_leads_to_a_secret_password(
     platform.kubectl("delete", "namespace", namespace)
 
 
-def command_line(example: Example, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def command_line(example: Example, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command `mlflow-stack` of the example's environment, whatever it ends with."""
     command = [example.folder / "venv" / "bin" / "mlflow-stack", *arguments]
-    return subprocess.run(
-        command, cwd=example.folder, env={**example.env, **env}, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=example.folder, env=example.env, capture_output=True, text=True, check=False)
 
 
 def check_red_line(example: Example) -> None:
@@ -217,11 +216,13 @@ def check_pin(example: Example, namespace: str, password: str) -> None:
                 "client.create_model_version('iris', run.artifact_uri, run.run_id);"
                 "client.set_registered_model_alias('iris', 'champion', '1')"
             )
-            python = [example.folder / "venv" / "bin" / "python", "-c", register]
-            subprocess.run(python, env={**example.env, **server}, check=True)
-            moved = command_line(example, "pin", "--check", **server)
+            env = {**example.env, **server}
+            subprocess.run([sys.executable, "-c", register], env=env, check=True)
+            # Of this environment, which has the extra `pin`; installing it in the example's takes minutes.
+            pin = [Path(sys.executable).with_name("mlflow-stack"), "--cwd", example.folder, "pin"]
+            moved = subprocess.run([*pin, "--check"], env=env, capture_output=True, text=True, check=False)
             assert (moved.returncode, moved.stdout) == (1, "iris: not pinned → 1 (models:/iris@champion)\n")
-            pinned = command_line(example, "pin", **server)
+            pinned = subprocess.run(pin, env=env, capture_output=True, text=True, check=False)
             assert pinned.returncode == 0, pinned.stderr
         finally:
             forwarding.terminate()
