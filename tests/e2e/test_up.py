@@ -23,7 +23,7 @@ from sandbox.paths import data_dir
 
 NAMESPACE = "mlflow-dev"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
-KILLS = int(os.environ.get("KILLS", "5"))
+KILLS = int(os.environ.get("KILLS", "3"))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,9 @@ from process.steps import HEAD, assert_written, finish
 
 _numbers = itertools.count()
 
+KILLED = pytest.mark.parametrize("server", ["mariadb", "mysql9"], indirect=True)
+"""Kinds whose steps are killed at named moments; `tests/soak/test_mysql_kills.py` kills all three at any moment."""
+
 
 @pytest.fixture(params=KINDS)
 def server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server:
@@ -186,6 +189,7 @@ def test_two_at_once_make_it_once(servers: dict[str, Server], tmp_path: Path) ->
     assert sorted("nothing to do" in log for _, log in logs) == [False, True], logs
 
 
+@KILLED
 @pytest.mark.parametrize("tables", [5, 40])
 def test_a_creation_that_is_killed_is_undone_and_repeated(empty: Database, tables: int) -> None:
     empty.step("check")
@@ -244,6 +248,7 @@ def test_it_upgrades_what_an_old_release_wrote_and_keeps_a_dump(aged: Database, 
     assert aged.dump() == before
 
 
+@KILLED
 @pytest.mark.parametrize("moment", ["tenth migration", "before the check"])
 def test_an_upgrade_that_is_killed_is_undone_and_repeated(
     aged: Database, old: Callable[[Server], Old], moment: str

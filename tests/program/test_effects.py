@@ -20,7 +20,8 @@ import yaml
 import engine
 from mlflow_stack_cli import stackfile
 from mlflow_stack_cli.previews import recorder
-from mlflow_stack_cli.previews.compare import Resource, compare
+from mlflow_stack_cli.previews.capture import Recording
+from mlflow_stack_cli.previews.compare import compare
 from mlflow_stack_cli.previews.words import Words
 
 GOLDEN = Path(__file__).with_name("effects.yaml")
@@ -272,17 +273,18 @@ def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 @cache
-def _recorded(text: str) -> list[Resource]:
+def _recorded(text: str) -> Recording:
     config = {f"mlflow-stack:{key}": one for key, one in json.loads(text).items()}
     texts, secrets = stackfile.handed(config)
     request = {"project": "mlflow-stack", "stack": "team", "config": texts, "secrets": secrets}
-    return [Resource(**one) for one in recorder.record(engine.PROJECT, request)["resources"]]
+    return Recording.parse(json.loads(json.dumps(recorder.record(engine.PROJECT, request))))
 
 
 def sentences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What stands above the table, and a red line's mark with it."""
-    comparison = compare(*(_recorded(json.dumps(config, sort_keys=True)) for config in (before, after)))
-    summary = Words(comparison).comment("team", "x").partition("\n| reserved")[0].partition("\n#### ")[0]
+    old, new = (_recorded(json.dumps(config, sort_keys=True)) for config in (before, after))
+    told = Words(compare(old.resources, new.resources), size_keys=new.size_keys)
+    summary = told.comment("team", "x").partition("\n| reserved")[0].partition("\n#### ")[0]
     return [line.removeprefix("- ") for line in summary.splitlines() if line.startswith("- ")]
 
 
