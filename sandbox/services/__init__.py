@@ -42,7 +42,7 @@ class Service:
     texts: Callable[[Instance, Mapping[str, Any]], dict[str, str]]
     """What its manifest needs, by the instance and the stack's configuration."""
     definitions: Sequence[str] = ()
-    """The modules of `local.cluster.crds` that define what its manifest has beside Kubernetes' own. Default: none."""
+    """The modules of `sandbox.cluster.crds` that define what its manifest has beside Kubernetes' own. Default: none."""
 
 
 def s3_server(progress: Progress) -> Path:

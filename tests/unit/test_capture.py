@@ -28,10 +28,11 @@ def recorded(folder: Path, program: str) -> Recording:
 
 def test_reports_the_needs_of_each_stack_in_the_spelling_of_the_program(tmp_path: Path) -> None:
     one, two = sorted(recorded(tmp_path, TWO).stacks, key=lambda stack: stack.name)
-    assert (one.name, one.namespace, one.camel) == ("a", "team", False)
+    assert (one.name, one.namespace) == ("a", "team")
     named = [(need.key, need.name, need.namespace) for need in one.needs if need.name]
     assert named == [("existing_namespace", "team", None), ("users_existing_secret", "people", "team")]
     assert (two.namespace, two.expose) == ("b", {"kind": "ingress", "host": "b.example.com"})
+    assert [(claim.key, claim.name) for claim in two.claims] == [("backend_store.pvc.size", "b-data")]
     (server,) = two.reservations
     assert server.requests["cpu"] == Fraction(32, 100)
     assert server.keys["cpu"] == "resources.requests.cpu"
