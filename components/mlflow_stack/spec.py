@@ -8,7 +8,7 @@ from typing import Any, Final, NotRequired, TypedDict, cast
 import pulumi
 
 from mlflow_stack import artifacts, backend, expose, pod, validate
-from mlflow_stack.access import credentials, proxy
+from mlflow_stack.access import credentials, nginx, proxy
 from mlflow_stack.access.credentials import HTPASSWD_KEY
 from mlflow_stack.artifacts import ArtifactStoreArgs
 from mlflow_stack.artifacts.claim import SharedArtifactKind
@@ -217,10 +217,10 @@ class Spec:
         return Transfers(validate.bytes_of(self.max_artifact_size), self.args["max_concurrent_uploads"])
 
     @cached_property
-    def limits(self) -> proxy.Limits:
+    def limits(self) -> nginx.Limits:
         """Limits of the tracking server's proxy."""
         body = tracking.max_body_bytes(self.args["resources"])
-        return proxy.Limits(self.transfers.largest, self.transfers.uploads, body)
+        return nginx.Limits(self.transfers.largest, self.transfers.uploads, body)
 
     @cached_property
     def needs(self) -> Sequence[Need]:

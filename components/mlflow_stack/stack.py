@@ -9,7 +9,8 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import pod, validate
 from mlflow_stack.access import credentials
 from mlflow_stack.access.credentials import Credentials, Users, UsersArgs
-from mlflow_stack.access.proxy import AuthProxy, ExistingUsers
+from mlflow_stack.access.nginx import ExistingUsers
+from mlflow_stack.access.proxy import AuthProxy
 from mlflow_stack.expose import exposure
 from mlflow_stack.expose.exposure import Exposure
 from mlflow_stack.pod import Context

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from mlflow_stack.access import proxy
+from mlflow_stack.access import nginx
 
 ROUTES = """
 import json
@@ -34,7 +34,7 @@ def test_each_route_with_files_has_a_reviewed_kind() -> None:
     for method, rule in routes():
         path = re.sub(r"<path:[a-z_]+>|\{[a-z_]+:path\}", "a/b", rule)
         path = re.sub(r"<[a-z_:]+>|\{[a-z_]+\}", "x", path)
-        kind = next((kind for pattern, kind in proxy._ROUTES if re.match(pattern, path)), "api")
+        kind = next((kind for pattern, kind in nginx.ROUTES if re.match(pattern, path)), "api")
         if method not in ("HEAD", "OPTIONS") and (kind != "api" or FILES.search(path)):
             kinds.setdefault(kind, set()).add(f"{method} {re.sub('^/(ajax-)?api/', '/API/', path)}")
     gateway = kinds.pop("gateway")
@@ -70,4 +70,4 @@ def test_each_route_with_files_has_a_reviewed_kind() -> None:
 
 def test_the_first_segment_of_each_route_is_known() -> None:
     segments = {rule.strip("/").partition("/")[0] for _, rule in routes()} - {"", "{name:path}"}
-    assert {*segments, "livez", "healthz", "readyz"} == set(proxy.ROOTS)
+    assert {*segments, "livez", "healthz", "readyz"} == set(nginx.ROOTS)

@@ -25,8 +25,20 @@ from process.claims import free_port
 from render.linters import gixy, waived
 
 from mlflow_stack import Addresses, validate
-from mlflow_stack.access import htpasswd, proxy
-from mlflow_stack.access.proxy import Limits
+from mlflow_stack.access import htpasswd
+from mlflow_stack.access.nginx import AUTH as AUTH_FOLDER
+from mlflow_stack.access.nginx import (
+    CONFIG,
+    EXISTING_USERS,
+    INTERNAL_PORT,
+    PUBLIC_PORT,
+    UPSTREAM_PORT,
+    VERIFY_PORT,
+    Access,
+    ExistingUsers,
+    Limits,
+    nginx_conf,
+)
 from mlflow_stack_cli.progress import Progress
 from sandbox import images
 from sandbox.images.debian import debian
@@ -132,10 +144,10 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
     threading.Thread(target=server.serve_forever, daemon=True).start()
     public, internal, verify = free_port(), free_port(), free_port()
     for old, new in (
-        (f"127.0.0.1:{proxy.UPSTREAM_PORT}", f"127.0.0.1:{upstream or server.server_address[1]}"),
-        (f"listen {proxy.PUBLIC_PORT}", f"listen 127.0.0.1:{public}"),
-        (f"listen {proxy.INTERNAL_PORT}", f"listen 127.0.0.1:{internal}"),
-        (f"127.0.0.1:{proxy.VERIFY_PORT}", f"127.0.0.1:{verify}"),
+        (f"127.0.0.1:{UPSTREAM_PORT}", f"127.0.0.1:{upstream or server.server_address[1]}"),
+        (f"listen {PUBLIC_PORT}", f"listen 127.0.0.1:{public}"),
+        (f"listen {INTERNAL_PORT}", f"listen 127.0.0.1:{internal}"),
+        (f"127.0.0.1:{VERIFY_PORT}", f"127.0.0.1:{verify}"),
         # It warns of each temporary file.
         ("error_log stderr crit", f"error_log stderr {level}"),
     ):
@@ -144,7 +156,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
     # A copy, so that the root filesystem is left as it is.
     etc, scratch = folder / "etc", folder / "tmp"
     shutil.copytree(root / "etc", etc, symlinks=True)
-    config, auth, existing = (folder / path.lstrip("/") for path in (proxy.CONFIG, proxy.AUTH, proxy.EXISTING_USERS))
+    config, auth, existing = (folder / path.lstrip("/") for path in (CONFIG, AUTH_FOLDER, EXISTING_USERS))
     for path in (config, auth, existing, scratch):
         path.mkdir()
     scratch.chmod(0o777)
@@ -154,7 +166,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
     (auth / "htpasswd").write_text("\n".join(users) + "\n")
     binds = [(etc, "/etc"), (scratch, "/tmp"), (Path("/dev"), "/dev"), (Path("/proc"), "/proc")]
     script = "".join(f'mount --rbind "{source}" "{root}{target}" && ' for source, target in binds)
-    script += f'exec chroot "{root}" nginx -e stderr -c {proxy.CONFIG}/nginx.conf -g "daemon off;"'
+    script += f'exec chroot "{root}" nginx -e stderr -c {CONFIG}/nginx.conf -g "daemon off;"'
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdout=log, stderr=log)
         nginx = Nginx(public, internal, auth, existing, folder / "log")
@@ -174,7 +186,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
 @pytest.fixture(scope="module")
 def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """A node's port: clients come themselves."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
     with running(root, tmp_path_factory.mktemp("nginx"), conf) as made:
         yield made
 
@@ -183,9 +195,9 @@ def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngin
 def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """https under a path behind a controller, whose word on the client's address is believed."""
     addresses = Addresses("mlflow", "team", host=HOST, scheme="https", path="/ml.flow")
-    access = proxy.Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
+    access = Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
     with running(
-        root, tmp_path_factory.mktemp("behind"), proxy.nginx_conf(addresses, LIMITS, access, presigned=False)
+        root, tmp_path_factory.mktemp("behind"), nginx_conf(addresses, LIMITS, access, presigned=False)
     ) as made:
         yield made
 
@@ -194,17 +206,15 @@ def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
 def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     """Before a model server."""
     addresses = Addresses("mlflow-iris", "team", host=HOST, port=30501, path="/mlflow")
-    with running(root, tmp_path_factory.mktemp("serving"), proxy.nginx_conf(addresses, LIMITS, serving="iris")) as made:
+    with running(root, tmp_path_factory.mktemp("serving"), nginx_conf(addresses, LIMITS, serving="iris")) as made:
         yield made
 
 
 def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: Path) -> None:
     """By their own file alone: no name of the stack is looked up in it, whatever the case of its letters."""
 
-    users = proxy.ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
-    conf = proxy.nginx_conf(
-        Addresses("mlflow", "team", host=HOST, port=30500), LIMITS, proxy.Access(existing_users=users)
-    )
+    users = ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS, Access(existing_users=users))
     with running(root, tmp_path, conf) as made:
         theirs = [
             ("eve", "theirs-of-eve-1"),
@@ -356,7 +366,7 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
 
 def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Path) -> None:
     """nginx warns of each one that it begins. Its clients are slower than the server here, both ways."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
     path = "/api/2.0/mlflow-artifacts/artifacts/large"
     with running(root, tmp_path, conf, level="warn") as nginx:
         client = http.client.HTTPConnection("127.0.0.1", nginx.public, timeout=15)
@@ -421,7 +431,7 @@ def test_a_changed_password_file_is_read_at_the_next_request(nginx: Nginx) -> No
 
 def test_the_delay_of_a_wrong_password_is_configured() -> None:
     """That it delays is measured in bench/; a clock in a test would fail on a busy machine."""
-    assert "auth_delay 1s;" in proxy.nginx_conf(Addresses("mlflow", "team"), LIMITS)
+    assert "auth_delay 1s;" in nginx_conf(Addresses("mlflow", "team"), LIMITS)
 
 
 CLIENT = {"X_Forwarded_For": "192.0.2.7", "X_Forwarded_Proto": "https"}
@@ -602,9 +612,9 @@ def test_nginx_and_gixy_accept_whatever_is_accepted(root: Path, tmp_path: Path) 
     )
     def judge(host, path, scheme, port, size, uploads, request, allow, trusted, serving) -> None:
         addresses = Addresses("mlflow", "team", host=host, port=port, scheme=scheme, path=path)
-        access = proxy.Access(allow_from=allow, trusted_proxies=trusted)
+        access = Access(allow_from=allow, trusted_proxies=trusted)
         made.append(tmp_path / f"{len(made)}.conf")
-        made[-1].write_text(proxy.nginx_conf(addresses, Limits(size, uploads, request), access, serving))
+        made[-1].write_text(nginx_conf(addresses, Limits(size, uploads, request), access, serving))
 
     judge()
     auth = tmp_path / "mlflow-stack-auth"

@@ -36,8 +36,7 @@ from process.test_nginx import (  # noqa: F401 - root and nginx are fixtures
 )
 
 from mlflow_stack import Addresses
-from mlflow_stack.access import proxy
-from mlflow_stack.access.proxy import Limits
+from mlflow_stack.access.nginx import CONNECTIONS_PER_CLIENT, Limits, nginx_conf
 
 API = "/api/2.0/mlflow/runs/search"
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/1/run/artifacts/model.bin"
@@ -48,7 +47,7 @@ PREFIX = "/ml.flow"
 @pytest.fixture(scope="module")
 def prefixed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
     """A node's port under a path."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500, path=PREFIX), LIMITS)
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500, path=PREFIX), LIMITS)
     with running(root, tmp_path_factory.mktemp("prefixed"), conf) as made:
         yield made
 
@@ -56,7 +55,7 @@ def prefixed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(scope="module")
 def kinds(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
     """Sizes as in a deployment, but for artifacts."""
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
     with running(root, tmp_path_factory.mktemp("kinds"), conf) as made:
         yield made
 
@@ -242,7 +241,7 @@ def test_held_bodies_fit_into_the_scratch_volume(root: Path, tmp_path: Path) -> 
     """As many as the proxy takes, each but for its last byte."""
     limits = Limits(LARGE, 2, request=32 * MI)
     assert (limits.held, limits.held_of_user) == (16, 8)
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), limits)
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), limits)
     with running(root, tmp_path, conf) as made, ExitStack() as opened:
         codes: list[int] = []
         for user in (AUTH, BOB):
@@ -385,7 +384,7 @@ def test_no_other_path_takes_the_password_from_the_gateways_header(kinds: Nginx)
 
 
 def test_the_log_holds_no_query_and_no_name_that_was_not_verified(root: Path, tmp_path: Path) -> None:  # noqa: F811
-    conf = proxy.nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
+    conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
     forged = 'ann [2026-01-01T00:00:00+00:00] "GET / HTTP/1.1" 200 0 0.1\nbob \x1b[31m'
     with running(root, tmp_path, conf) as made:
         for name in (forged, "eve"):
@@ -466,7 +465,7 @@ def test_clients_retry_what_the_limits_refuse(nginx: Nginx, tmp_path: Path, vers
     program = [sys.executable, "-c", CLIENT, version, f"http://localhost:{nginx.internal}", file]
     upload = head("PUT", "/api/2.0/mlflow-artifacts/artifacts/a", AUTH["Authorization"], 900)
     search = head("POST", API, AUTH["Authorization"], 900)
-    taken = (upload, 2) if action == "upload" else (search, proxy.CONNECTIONS_PER_CLIENT)
+    taken = (upload, 2) if action == "upload" else (search, CONNECTIONS_PER_CLIENT)
     before = len(nginx.log.read_text())
 
     def refused() -> bool:

@@ -21,7 +21,7 @@ from process.trackingserver import install
 
 import engine
 from mlflow_stack import Addresses, MlflowStack
-from mlflow_stack.access import proxy
+from mlflow_stack.access.nginx import Limits, nginx_conf
 
 ORIGIN = f"http://{HOST}:30500"
 EXPOSE = {"kind": "nodeport", "host": HOST, "node_port": 30500}
@@ -62,7 +62,7 @@ def server(root: Path, folder: Path, path: str = "") -> Iterator[tuple[Nginx, in
                     assert process.poll() is None, (folder / "mlflow.log").read_text()
                     time.sleep(0.5)
             addresses = Addresses("mlflow", "team", host=HOST, port=30500, path=path)
-            conf = proxy.nginx_conf(addresses, proxy.Limits(2**30, 2))
+            conf = nginx_conf(addresses, Limits(2**30, 2))
             with running(root, folder, conf, upstream=port) as made:
                 yield made, process.pid
         finally:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pulumi
 
 from mlflow_stack import validate
-from mlflow_stack.access import proxy
-from mlflow_stack.access.proxy import Access
+from mlflow_stack.access import nginx
+from mlflow_stack.access.nginx import Access
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import Place
 from mlflow_stack.expose import KINDS, ExposeKind, ExposureArgs
@@ -22,7 +22,7 @@ def takes(theirs: str, path: str) -> bool:
     """
     ours, other = (_elements(one) for one in (path, theirs))
     below = other[: len(ours)] == ours
-    return below and (bool(ours) or not other or other[0] in {*proxy.ROOTS, "serving"})
+    return below and (bool(ours) or not other or other[0] in {*nginx.ROOTS, "serving"})
 
 
 def _elements(path: str) -> list[str]:
@@ -51,7 +51,7 @@ def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
     if peers is None:
         return Access([internal])
     expose = kind.expose
-    public = Ingress(proxy.PUBLIC_PORT, peers)
+    public = Ingress(nginx.PUBLIC_PORT, peers)
     return Access([internal, public], expose.get("allow_from", ()), expose.get("trusted_proxies", ()))
 
 

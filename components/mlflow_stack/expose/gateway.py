@@ -5,7 +5,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
-from mlflow_stack.access import proxy
+from mlflow_stack.access import nginx
 from mlflow_stack.cluster import GATEWAY, HTTP_ROUTE, Need
 from mlflow_stack.expose.args import ExposureArgs
 from mlflow_stack.expose.kind import BEHIND_CONTROLLER, NAME_LABEL, TIMEOUT_SECONDS, ExposeKind, backends, metadata
@@ -55,7 +55,7 @@ class HttpRoute(ExposeKind):
         rules = [
             {
                 "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
-                "backendRefs": [{"kind": "Service", "name": service, "port": proxy.PUBLIC_PORT}],
+                "backendRefs": [{"kind": "Service", "name": service, "port": nginx.PUBLIC_PORT}],
                 # Some gateways would otherwise end a transfer after 15 s.
                 "timeouts": {"request": f"{TIMEOUT_SECONDS}s"},
             }

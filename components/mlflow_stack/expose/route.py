@@ -4,7 +4,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
-from mlflow_stack.access import proxy
+from mlflow_stack.access import nginx
 from mlflow_stack.cluster import ROUTE
 from mlflow_stack.expose.args import ExposureArgs
 from mlflow_stack.expose.kind import (
@@ -34,7 +34,7 @@ class Route(ExposeKind):
         name, expose = self.name, self.expose
         annotations: dict[str, pulumi.Input[str]] = {
             "haproxy.router.openshift.io/timeout": f"{TIMEOUT_SECONDS}s",
-            "haproxy.router.openshift.io/hsts_header": proxy.HSTS,
+            "haproxy.router.openshift.io/hsts_header": nginx.HSTS,
         }
         if "allow_from" in expose:
             # The second is the name of older routers.

@@ -17,8 +17,9 @@ from pulumi_kubernetes.core.v1 import (
 )
 
 from mlflow_stack import pod, validate
-from mlflow_stack.access import proxy
-from mlflow_stack.access.proxy import Access, AuthProxy
+from mlflow_stack.access import nginx, proxy
+from mlflow_stack.access.nginx import Access
+from mlflow_stack.access.proxy import AuthProxy
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
 from mlflow_stack.pod import Egress, PodParts, network
@@ -256,8 +257,8 @@ def _servers(model: ModelArgs) -> int:
     return model.get("replicas", 1 if "uri" in model else 0)
 
 
-def _proxy_limits(model: ModelArgs) -> proxy.Limits:
-    return proxy.Limits(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE)), 0)
+def _proxy_limits(model: ModelArgs) -> nginx.Limits:
+    return nginx.Limits(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE)), 0)
 
 
 def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
@@ -474,7 +475,7 @@ def _request_seconds(model: ModelArgs) -> int:
 
 
 def _drain_seconds(model: ModelArgs) -> int:
-    return proxy.drain_seconds(_request_seconds(model))
+    return nginx.drain_seconds(_request_seconds(model))
 
 
 def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
@@ -486,7 +487,7 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
     env = {
         "MODEL_URI": uri,
         "VOLUME": VOLUME,
-        "PORT": str(proxy.UPSTREAM_PORT),
+        "PORT": str(nginx.UPSTREAM_PORT),
         "MAX_REQUEST_BYTES": str(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE))),
         "REQUEST_SECONDS": str(_request_seconds(model)),
         "DRAIN_SECONDS": str(_drain_seconds(model)),
@@ -509,10 +510,10 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "security_context": pod.container_security(),
         # What `pulumi up` prints of a server that does not start.
         "termination_message_policy": "FallbackToLogsOnError",
-        "startup_probe": {**_probe(proxy.HEALTHY, 1), "failure_threshold": load},
+        "startup_probe": {**_probe(nginx.HEALTHY, 1), "failure_threshold": load},
         # A prediction in Python may hold the interpreter for a while: busy is not dead.
-        "liveness_probe": {**_probe(proxy.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
-        "readiness_probe": {**_probe(proxy.READY, 5), "failure_threshold": 2},
+        "liveness_probe": {**_probe(nginx.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
+        "readiness_probe": {**_probe(nginx.READY, 5), "failure_threshold": 2},
         "lifecycle": pod.drained(parts),
         "volume_mounts": [
             {"name": "model", "mount_path": VOLUME, "read_only": True},
@@ -523,7 +524,7 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
 
 
 def _probe(path: str, period: int) -> k8s.core.v1.ProbeArgsDict:
-    return {"http_get": {"path": path, "port": proxy.INTERNAL_PORT}, "period_seconds": period, "timeout_seconds": 5}
+    return {"http_get": {"path": path, "port": nginx.INTERNAL_PORT}, "period_seconds": period, "timeout_seconds": 5}
 
 
 def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapping[str, str]) -> PodParts:
@@ -601,7 +602,7 @@ def _egress(args: ModelServerArgs) -> list[Egress]:
     if model.get("uri", "").startswith("s3://"):
         found.append(network.to_url(model.get("s3_endpoint_url", "https://s3.amazonaws.com")))
     elif "tracking_pods" in args:
-        found.append(Egress(proxy.INTERNAL_PORT, pods=args["tracking_pods"]))
+        found.append(Egress(nginx.INTERNAL_PORT, pods=args["tracking_pods"]))
     else:
         found.append(network.to_url(args["tracking_uri"]))
     if model.get("environment", "image") == "install":

@@ -8,7 +8,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
 from mlflow_stack import identity, pod, validate
-from mlflow_stack.access import proxy
+from mlflow_stack.access import nginx, proxy
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.pod import LONGEST_NAME, PodParts, network
 from mlflow_stack.pod.claims import ARTIFACTS_VOLUME, DATA
@@ -221,7 +221,7 @@ class TrackingServer(pulumi.ComponentResource):
                 # One a line: commas are part of a location.
                 {"name": "ARTIFACT_LOCATIONS", "value": "\n".join(accepted.get("artifact_locations", []))},
                 {"name": "MLFLOW_HOST", "value": "127.0.0.1"},
-                {"name": "MLFLOW_PORT", "value": str(proxy.UPSTREAM_PORT)},
+                {"name": "MLFLOW_PORT", "value": str(nginx.UPSTREAM_PORT)},
                 # More workers need more memory and give nothing on the same cores; more replicas do.
                 {"name": "MLFLOW_WORKERS", "value": "1"},
                 {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"},
@@ -251,13 +251,13 @@ class TrackingServer(pulumi.ComponentResource):
             "security_context": pod.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             # Through the proxy, since MLflow listens on loopback alone.
-            "startup_probe": _probe(proxy.HEALTHY, period=1, failures=180),
+            "startup_probe": _probe(nginx.HEALTHY, period=1, failures=180),
             # A server that answers nothing for a minute has nothing to drain.
             "liveness_probe": {
-                **_probe(proxy.HEALTHY, period=10, failures=6),
+                **_probe(nginx.HEALTHY, period=10, failures=6),
                 "termination_grace_period_seconds": STUCK_GRACE_SECONDS,
             },
-            "readiness_probe": _probe(proxy.READY, period=5, failures=2),
+            "readiness_probe": _probe(nginx.READY, period=5, failures=2),
             "lifecycle": pod.drained(parts),
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
@@ -341,7 +341,7 @@ def _replicated(
 
 def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:
     return {
-        "http_get": {"path": path, "port": proxy.INTERNAL_PORT},
+        "http_get": {"path": path, "port": nginx.INTERNAL_PORT},
         "period_seconds": period,
         "timeout_seconds": 5,
         "failure_threshold": failures,
