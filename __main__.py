@@ -1,4 +1,4 @@
-"""One MLflow per stack: settings, provider, component, exports."""
+"""Pulumi program for one MLflow per stack: settings, provider, component, outputs."""
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -9,7 +9,7 @@ from mlflow_stack import MlflowStack
 stack = settings.read()
 provider = k8s.Provider(
     "kubernetes",
-    # Password file and client Secret change in place, so that users come and go without a restart.
+    # Password file and client Secret are updated in place, so that users change without a restart.
     enable_secret_mutable=True,
 )
 mlflow = MlflowStack(stack.name, stack.args, pulumi.ResourceOptions(providers=[provider]))

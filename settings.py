@@ -1,4 +1,4 @@
-"""The only reader of Pulumi's configuration: keys of a stack file, one to one, as the component's args."""
+"""Reader of Pulumi's configuration, and the only one: the keys of a stack file are the component's args, one to one."""
 
 import json
 import re
@@ -16,9 +16,9 @@ from mlflow_stack.validate import SECRETS, Problem, accepted, camel, extend, fil
 
 PROJECT = "mlflow-stack"
 READERS = ("kubernetes", "pulumi", "random")
-"""Other namespaces of keys that something reads: the engine's and the providers'."""
+"""Namespaces of the keys that the engine and the providers read."""
 SECURE = "secure"
-"""The only key of the map that an encrypted value is in a stack file."""
+"""Only key of the map that holds an encrypted value in a stack file."""
 
 
 _SECRET_KEYS = frozenset(map(camel, SECRETS))
@@ -28,9 +28,9 @@ class StackKeys(MlflowStackArgs):
     """The keys of a stack file."""
 
     name: NotRequired[str]
-    """Name of the component, from which its objects are named. Default: mlflow."""
+    """Name of the component and prefix of its objects' names. Default: mlflow."""
     release: NotRequired[Sequence[str]]
-    """Names of protected resources that may leave the stack; for previews and ``make up``. Default: []."""
+    """Protected resources that are released from the stack, by name; for previews and ``make up``. Default: []."""
 
 
 extend(StackKeys, MlflowStackArgs)
@@ -38,25 +38,25 @@ extend(StackKeys, MlflowStackArgs)
 
 @dataclass(frozen=True)
 class Settings:
-    """What a stack file says."""
+    """Settings of one stack file."""
 
     name: str
     """Name of the component."""
     release: Sequence[str]
-    """Names of protected resources that may leave the stack; no component gets them."""
+    """Protected resources that are released from the stack, by name. The component does not get them."""
     spec: Spec
-    """Specification that all other keys give."""
+    """Specification from all other keys."""
 
     @property
     def args(self) -> MlflowStackArgs:
-        """Args of the component, with every default filled in."""
+        """Args of the component, with defaults filled in."""
         return self.spec.args
 
 
 def read() -> Settings:
-    """Return the configuration of the stack that runs, judged. Secrets come as text; the component wraps them.
+    """Return the validated configuration of the running stack. Secrets are plain text here; the component wraps them.
 
-    Raises :class:`InvalidArgs` with every problem, before a provider or anything else is declared.
+    Raises :class:`InvalidArgs` with every problem, before the program declares a provider or any other resource.
     """
     keys = {**runtime_config.get_config_env(), **runtime_config.CONFIG.get()}
     texts = {key: pulumi.Config(key.partition(":")[0]).require(key.partition(":")[2]) for key in keys}
@@ -67,9 +67,9 @@ def read() -> Settings:
 def judged(
     texts: Mapping[str, str], secret: Container[str], project: str = PROJECT, known: Sequence[Problem] = ()
 ) -> Settings:
-    """Return what a configuration says: texts by full key, as the engine hands them to the program.
+    """Return the settings from configuration texts by full key, as the engine passes them to the program.
 
-    ``secret`` are the keys that hold an encrypted value, ``known`` problems that were found before. Raises
+    ``secret`` are the keys with encrypted values, ``known`` the problems that were found before. Raises
     :class:`InvalidArgs` with every problem.
     """
     fields = _fields()
@@ -91,25 +91,26 @@ def judged(
 
 
 def leaves(value: Any, key: str, hint: Any = None, hide: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Yield each value under a key that is no map or list: its path, itself, and whether it is to be encrypted."""
+    """Yield the values under a key that are neither a map nor a list: path, value, and whether the value is a
+    secret."""
     if hint is None:
         hint, hide = _fields().get(key, Any), key in _SECRET_KEYS
     hint = plain_type(hint)
     if isinstance(value, Mapping) and set(cast("Mapping[str, Any]", value)) != {SECURE}:
         typed = isinstance(hint, type) and typing.is_typeddict(hint)
-        fields = {camel(field): one for field, one in hints(hint).items()} if typed else {}
-        for name, one in cast("Mapping[str, Any]", value).items():
-            yield from leaves(one, path(key, name), fields.get(name, Any), hide or (typed and name in _SECRET_KEYS))
+        fields = {camel(field): kind for field, kind in hints(hint).items()} if typed else {}
+        for name, inner in cast("Mapping[str, Any]", value).items():
+            yield from leaves(inner, path(key, name), fields.get(name, Any), hide or (typed and name in _SECRET_KEYS))
     elif isinstance(value, list):
         item = (*typing.get_args(hint), Any)[0]
-        for position, one in enumerate(cast("list[Any]", value)):
-            yield from leaves(one, f"{key}[{position}]", item, hide)
+        for position, inner in enumerate(cast("list[Any]", value)):
+            yield from leaves(inner, f"{key}[{position}]", item, hide)
     else:
         yield key, value, hide
 
 
 def path(key: str, name: str) -> str:
-    """Return the path of a map's key as ``pulumi config set --path`` reads it."""
+    """Return the path of a map's key in the syntax of ``pulumi config set --path``."""
     return f"{key}.{name}" if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else f'{key}["{name}"]'
 
 
@@ -119,12 +120,12 @@ def not_encrypted(key: str) -> Problem:
 
 
 def _fields() -> dict[str, Any]:
-    """The types of a stack file's keys."""
+    """Return the types of a stack file's keys, by key."""
     return {camel(field): hint for field, hint in hints(StackKeys).items()}
 
 
 def _parsed(text: str) -> Any:
-    """The value behind a configuration text: the engine hands over everything but text as JSON."""
+    """Return the value of a configuration text: the engine passes everything but text as JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Draws the resources that `pulumi up` declares for a stack file, as the engine receives them.
+"""Drawing of the resources that `pulumi up` declares for a stack file, as the engine receives them.
 
     python docs/tree.py [STACK] > docs/resources.svg
 
-The program runs against the recording engine of the tests: nothing is deployed and no cluster is asked.
+The program runs against the recording engine of the tests. It deploys nothing and needs no cluster.
 """
 
 import json
@@ -23,12 +23,12 @@ SHIELD = "protected: `make down` keeps it"
 
 
 def resources(stack: str) -> dict[str, list[engine.Registration]]:
-    """What a stack file makes, by the name and type of the parent."""
+    """Return the resources of a stack file, by the name and type of their parent."""
     config = yaml.safe_load((PROJECT / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))["config"]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()}
     children: dict[str, list[engine.Registration]] = {}
-    for one in engine.run_main(texts).registrations:
-        children.setdefault(_identity(one.parent), []).append(one)
+    for resource in engine.run_main(texts).registrations:
+        children.setdefault(_identity(resource.parent), []).append(resource)
     return children
 
 
@@ -38,19 +38,21 @@ def _identity(urn: str) -> str:
 
 
 def rows(children: dict[str, list[engine.Registration]], parent: str, depth: int) -> list[tuple[int, str, str, str]]:
-    """Depth, kind, name and note of each resource, parents first."""
+    """Return depth, kind, name and note of each resource, parents first."""
     found: list[tuple[int, str, str, str]] = []
-    for one in sorted(children.get(parent, []), key=lambda one: (one.custom, one.type, one.name)):
-        kind = one.type.rsplit(":", 1)[-1]
+    for resource in sorted(
+        children.get(parent, []), key=lambda resource: (resource.custom, resource.type, resource.name)
+    ):
+        kind = resource.type.rsplit(":", 1)[-1]
         component = getattr(mlflow_stack, kind, None)
         note = (component.__doc__ or "").partition("\n")[0].partition(". ")[0].replace("``", "") if component else ""
-        found.append((depth, kind, one.name, SHIELD if one.protect else note))
-        found += rows(children, f"{one.type} {one.name}", depth + 1)
+        found.append((depth, kind, resource.name, SHIELD if resource.protect else note))
+        found += rows(children, f"{resource.type} {resource.name}", depth + 1)
     return found
 
 
 def svg(lines: list[tuple[int, str, str, str]]) -> str:
-    """The rows as a picture: a rule for each parent, the kind, the name, the note."""
+    """Return the rows as a picture: a line to each child, the kind, the name and the note."""
     height = TOP + ROW * len(lines)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '

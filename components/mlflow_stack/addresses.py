@@ -1,80 +1,82 @@
-"""Where a server is found: every name, origin and URL that follows from its Service, namespace and public address."""
+"""Addresses of a server: host names, origins and URLs that follow from its Service, namespace and public address."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """One server's names, from which the security lists of MLflow and nginx follow."""
+    """Names of one server. The host and origin allow-lists of MLflow and nginx follow from them."""
 
     service: str
-    """The Service's name."""
+    """Name of the Service."""
     namespace: str
-    """The Service's namespace."""
+    """Namespace of the Service."""
     host: str | None = None
-    """The public host name or address; None where there is none."""
+    """Public host name or address; None without a public address."""
     port: int | None = None
-    """The public port, where it is not the scheme's own."""
+    """Public port, if it is not the scheme's default."""
     scheme: str = "http"
-    """The public scheme."""
+    """Scheme of the public address."""
     path: str = ""
-    """The path that everything is under, MLflow's static prefix: empty, or with a leading and no trailing slash."""
+    """Path prefix of every URL, which is MLflow's static prefix: empty, or with a leading and no trailing slash."""
 
     @property
     def internal_hosts(self) -> list[str]:
-        """The Service's names that resolve in the cluster, shortest first."""
+        """Names of the Service that resolve in the cluster, shortest first."""
         name = f"{self.service}.{self.namespace}"
         return [self.service, name, f"{name}.svc", f"{name}.svc.cluster.local"]
 
     @property
     def public_hosts(self) -> list[str]:
-        """The names that the public port answers to."""
+        """Host names that the public port accepts."""
         return [] if self.host is None else [self.host]
 
     @property
     def allowed_hosts(self) -> list[str]:
-        """MLflow's Host allow-list: the list replaces MLflow's own and matches the port as text, so each name stands
-        twice. No pod ranges: MLflow's patterns are textual, and ``10.*`` would admit ``10.example.com``."""
+        """Host allow-list of MLflow. It replaces MLflow's default and compares the port as text, so each name is listed
+        without and with a port. It has no pod address ranges: MLflow's patterns are textual, and ``10.*`` would accept
+        ``10.example.com``."""
         hosts = [*self.public_hosts, *self.internal_hosts, "localhost", "127.0.0.1"]
         return [form for host in hosts for form in (host, f"{host}:*")]
 
     @property
     def origin(self) -> str:
-        """What a browser sends as Origin: the public address, or without one the Service's."""
+        """Origin header of a browser: the public address, or the Service's address if there is none."""
         if self.host is None:
             return _service_origin(self.service, self.namespace)
         return f"{self.scheme}://{self.host}" + ("" if self.port is None else f":{self.port}")
 
     @property
     def origins(self) -> list[str]:
-        """The CORS origins: MLflow answers 403 to a browser's POST from any other, its own included."""
+        """Allowed CORS origins. MLflow answers 403 to a browser's POST from any other origin, even its own."""
         return [self.origin]
 
     @property
     def url(self) -> str:
-        """What people open."""
+        """URL for users."""
         return self.origin + self.path
 
     @property
     def internal_url(self) -> str:
-        """The tracking URI of callers in the cluster."""
+        """Tracking URI of in-cluster clients."""
         return _service_origin(self.service, self.namespace) + self.path
 
     def serving_path(self, model: str) -> str:
-        """The path that a model's server answers under."""
+        """Return the path prefix of a model server."""
         return f"{self.path}/serving/{model}"
 
     def serving_url(self, model: str, node_port: int | None = None) -> str:
-        """Where a model of the stack that these addresses belong to answers, without the trailing ``/invocations``.
+        """Return the URL of a model of the stack with these addresses, without the trailing ``/invocations``.
 
-        ``node_port`` is the model's own, where the stack is reached by one."""
+        ``node_port`` is the model's own port, if the stack is exposed by node ports.
+        """
         if self.host is None or (self.port is not None and node_port is None):
             return self.internal_serving_url(model)
         port = "" if node_port is None else f":{node_port}"
         return f"{self.scheme}://{self.host}{port}{self.serving_path(model)}"
 
     def internal_serving_url(self, model: str) -> str:
-        """Where callers in the cluster reach a model of the stack that these addresses belong to."""
+        """Return the in-cluster URL of a model of the stack with these addresses."""
         return _service_origin(f"{self.service}-{model}", self.namespace) + self.serving_path(model)
 
 

@@ -1,4 +1,5 @@
-"""Needs of a stack: existing objects, and nodes with room for its pods. Whoever can ask the cluster looks them up."""
+"""Requirements of a stack on its cluster: existing objects, and nodes with room for its pods. Callers with access to
+the cluster check them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from mlflow_stack import validate
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """Kind of objects that a stack finds in its cluster."""
+    """Kind of object that a stack requires in its cluster."""
 
     name: str
     """Kind as manifests spell it."""
@@ -23,7 +24,7 @@ class ObjectKind:
     """API group and version, if not every cluster serves it."""
     namespaced: bool = True
     default: str | None = None
-    """Annotation of the object that is taken where none is named."""
+    """Annotation of the default object, which is used if none is named."""
 
 
 CLAIM: Final = ObjectKind("PersistentVolumeClaim", "persistentvolumeclaim")
@@ -48,31 +49,31 @@ STORAGE_CLASS: Final = ObjectKind(
 
 @dataclass(frozen=True)
 class Need:
-    """Existing object that a key of the args relies on."""
+    """Existing object that a key of the args requires."""
 
     key: str
     """Full path of the key."""
     kind: ObjectKind
     name: pulumi.Input[str] | None
-    """Name of the object. None: the default object of its kind; of a kind without defaults, only its API."""
+    """Name of the object. None means the default object of its kind, or only the API of a kind without defaults."""
     namespace: pulumi.Input[str] | None = None
     """Namespace of the object, if its kind is namespaced."""
     keys: Sequence[str] = ()
-    """Keys that its data must have."""
+    """Keys that the object's data must have."""
     why: str = ""
-    """Noun phrase for its use in the stack."""
+    """Use of the object in the stack, as a noun phrase."""
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """Room that one node must have for a pod."""
+    """Resources that one node must have free for a pod."""
 
     pod: str
-    """The pod, as a noun phrase."""
+    """Name of the pod, as a noun phrase."""
     requests: Mapping[str, Fraction]
-    """Amounts by resource, as the scheduler counts them."""
+    """Requested amounts, by resource, as the scheduler counts them."""
     keys: Mapping[str, str]
-    """Full path of the key that an amount follows from, by resource."""
+    """Full path of the key that sets the amount, by resource."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Place:
-    """Place of one args value in the args of a stack."""
+    """Path of one args value in the args of a stack."""
 
     namespace: pulumi.Input[str]
     """Namespace of the stack."""
     spell: Callable[[str], str] = str
-    """Spelling of fields."""
+    """Function that returns the user's spelling of a field."""
     key: str = ""
     """Path of the value."""
 
@@ -116,7 +117,8 @@ class Place:
     def need(
         self, kind: ObjectKind, args: Mapping[str, Any], field: str, *, keys: Sequence[str] = (), why: str = ""
     ) -> list[Need]:
-        """Return the need of a field that names an object: of the kind's default where it is unset, or none."""
+        """Return the need of a field that names an object. An unset field needs the kind's default object, or nothing
+        if the kind has no default."""
         if field not in args and kind.default is None:
             return []
         namespace = self.namespace if kind.namespaced else None
@@ -130,11 +132,11 @@ class Place:
         stated: Mapping[str, Any],
         keys: Mapping[str, str],
     ) -> Reservation:
-        """Return the room for a pod whose first container has the field ``resources`` at this place.
+        """Return the reservation of a pod whose first container has the field ``resources`` at this place.
 
-        :param steps: Resources of containers that end, one after the other, before the others start.
+        :param steps: Resources of init containers, which run one after the other before the other containers start.
         :param stated: Value of the field ``resources``.
-        :param keys: Keys that amounts follow from where they are not stated, by resource.
+        :param keys: Keys that set the amounts which are not stated, by resource.
         """
         together: dict[str, Fraction] = {}
         for container in containers:
@@ -154,7 +156,7 @@ class Place:
 
 
 def _requests(container: ResourceRequirementsArgsDict) -> dict[str, Fraction]:
-    """Return what a container requests: its limit, where it states no request."""
+    """Return the requests of a container. A limit without a request counts as the request."""
     parts = cast("Mapping[str, Mapping[str, str]]", container)
     amounts = {**parts.get("limits", {}), **parts.get("requests", {})}
     return {resource: validate.amount(amount) for resource, amount in amounts.items()}

@@ -1,4 +1,4 @@
-"""Identity of the data that a store keeps, and the guards against losing track of it."""
+"""Identity of a store's data, and the guards against losing it by a changed key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -39,7 +39,7 @@ def bucket(namespace: str, name: str, prefix: str, endpoint: str | None) -> str:
 
 
 def _authority(scheme: str, namespace: str, host: str, port: int | None) -> str:
-    """Return one spelling of a server's address, whichever of its in-cluster names was given."""
+    """Return the canonical spelling of a server's address, for any of its in-cluster names."""
     name = host.removesuffix(".cluster.local").removesuffix(".svc")
     if "." not in name:
         name = f"{name}.{namespace}"
@@ -47,10 +47,11 @@ def _authority(scheme: str, namespace: str, host: str, port: int | None) -> str:
 
 
 def guard(name: str, purpose: str, identity: pulumi.Input[str], opts: pulumi.ResourceOptions | None) -> pulumi.Resource:
-    """Declare the guard of one store: the engine refuses another identity as the replacement of a protected resource.
+    """Declare the guard of one store. A changed identity replaces the guard, and the engine refuses to replace a
+    protected resource.
 
     ``opts`` are those of the store itself. The guard is a sibling of the store, so that a store of another kind has the
-    same guard. Whatever writes to the data depends on it.
+    same guard. Everything that writes to the data depends on the guard.
     """
     return random.RandomId(
         f"{name}-{purpose}-{KEEPER}",
@@ -63,11 +64,11 @@ def guard(name: str, purpose: str, identity: pulumi.Input[str], opts: pulumi.Res
 def handover(
     name: str, identities: Mapping[str, pulumi.Input[str]], after: Sequence[pulumi.Resource], parent: pulumi.Resource
 ) -> pulumi.Resource:
-    """Declare the resource with which the server's workload is replaced when an identity changes.
+    """Declare the resource that replaces the tracking server's workload when an identity changes.
 
-    The engine deletes it first, and before it every workload that is replaced with it, also one that is no longer
-    declared: no pod on the data left behind runs beside a pod on the other. ``after``: steps that must succeed on the
-    other data while the server is still up.
+    The engine deletes it first, and before it every workload that is replaced with it, even one that is no longer
+    declared: pods on the old data never run beside pods on the new data. ``after``: steps that must succeed on the new
+    data while the tracking server is still up.
     """
     return random.RandomId(
         f"{name}-{KEEPER}",

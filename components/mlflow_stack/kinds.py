@@ -1,4 +1,4 @@
-"""Kinds: the ways in which a stack can provide one of its parts, such as a store or a public address."""
+"""Kinds: implementations of a part of the stack, such as a store or a public address."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,32 +14,33 @@ K = TypeVar("K")
 
 
 def chosen(kinds: Mapping[str, type[K]], given: Mapping[str, Any]) -> tuple[str, type[K]]:
-    """Return the key and the kind that args choose, or the first one."""
+    """Return the key and the kind that the args select, or the first kind."""
     first = next(iter(kinds))
     key = next((key for key in kinds if key in given), first)
     return key, kinds[key]
 
 
 class Kind:
-    """One kind, with its args and their place in the args of a stack. Its file holds the args, the rules, and a
-    subclass of this; the registry of its part lists that subclass by the key that chooses it."""
+    """Base class of kinds, with the args of a kind and their place in the args of a stack. The file of a kind has its
+    args, its rules and a subclass of this class. The registry of the part lists the subclass by the key that selects
+    it."""
 
     def __init__(self, name: str, args: Mapping[str, Any], place: Place) -> None:
-        """``name`` is that of the stack, and ``args`` are resolved."""
+        """Create a kind from the stack's name and resolved args."""
         self.name = name
         self.args = args
         self.place = place
 
     def needs(self) -> Sequence[Need]:
-        """Return the existing objects that it relies on."""
+        """Return the existing objects that the kind requires."""
         return []
 
     def reservations(self) -> Sequence[Reservation]:
-        """Return the room on nodes that pods of its own need."""
+        """Return the reservations of the kind's own pods."""
         return []
 
     def claims(self) -> Sequence[Claim]:
-        """Return the claims that it creates."""
+        """Return the claims that the kind creates."""
         return []
 
 
@@ -54,23 +55,23 @@ class ArtifactStore(Store, Protocol):
     """Component of an artifact store."""
 
     presigned: bool
-    """Whether MLflow may offer clients signed addresses of the store."""
+    """True if MLflow may offer clients presigned URLs of the store."""
     client_env: Mapping[str, pulumi.Input[str]]
-    """Variables that clients need beside the tracking URI and a password."""
+    """Variables that clients need in addition to the tracking URI and a password."""
 
 
 class BackendKind(Kind):
-    """Kind of backend store: runs, metrics and registered models."""
+    """Kind of backend store, for runs, metrics and registered models."""
 
     volume: ClassVar[str | None] = None
-    """Mount path of a volume that has room for artifacts as well; None if it has none."""
+    """Mount path of a volume with room for artifacts; None if there is none."""
 
     def single_writer(self) -> str:
-        """Return why at most one tracking server may run; empty if several may."""
+        """Return the reason why only one tracking server may run; empty if several may."""
         return ""
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
-        """Return the resources of the containers that run before the tracking server starts."""
+        """Return the resources of the init containers that run before the tracking server starts."""
         return []
 
     def build(self, context: Context, opts: pulumi.ResourceOptions) -> Store:
@@ -83,23 +84,23 @@ class Transfers:
     """Limits of artifact transfers."""
 
     largest: int
-    """Bytes of the largest artifact."""
+    """Size of the largest artifact in bytes."""
     uploads: int
-    """Uploads at once."""
+    """Concurrent uploads."""
 
 
 class ArtifactKind(Kind):
     """Kind of artifact store."""
 
     default_max_artifact_size: ClassVar[str] = "10Gi"
-    """Largest artifact, if no key says."""
+    """Default size of the largest artifact."""
 
     def single_writer(self) -> str:
-        """Return why at most one tracking server may run; empty if several may."""
+        """Return the reason why only one tracking server may run; empty if several may."""
         return ""
 
     def scratch_bytes(self, transfers: Transfers) -> int:
-        """Return the bytes of artifacts that pass through the tracking server's ``/tmp`` at most."""
+        """Return the most bytes of artifacts in the tracking server's ``/tmp`` at once."""
         return 0
 
     def build(

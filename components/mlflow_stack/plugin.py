@@ -1,4 +1,4 @@
-"""The component as a plugin for other Pulumi languages: its schema, and messages that name keys as they spell them."""
+"""Plugin for other Pulumi languages: the component's schema, and messages that spell keys as these languages do."""
 
 import json
 import sys
@@ -18,19 +18,20 @@ from mlflow_stack.stack import MlflowStack
 
 NAME = "mlflow-stack"
 ENUMS = {
-    pod.Platform: ("Platform", "Who states the pods' UID."),
-    expose.Kind: ("ExposeKind", "How the server is reached from outside the cluster."),
+    pod.Platform: ("Platform", "Platform of the cluster, which decides who sets the pods' UID."),
+    expose.Kind: ("ExposeKind", "Kind of public address."),
     expose.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
     claims.AccessMode: ("AccessMode", "Access mode of a claim."),
     s3.Addressing: ("Addressing", "Place of the bucket's name in a request."),
     models.Environment: ("ModelEnvironment", "Source of a model's libraries."),
 }
-"""Values that are one of a few: their name in the schema, and its description."""
+"""Names in the schema and descriptions of enums."""
 SECRET_OUTPUTS = ("password", "passwords", "client_env", "encryption_keys")
 
 
 class _Analyzer(analyzer.Analyzer):
-    """Pulumi's reader of annotations, with an enum for each ``Literal``, which it does not know."""
+    """Pulumi's analyzer of type annotations, extended to make an enum of each ``Literal``, which it does not
+    support."""
 
     def analyze_property(self, arg: Any, typ: type, name: str, **options: Any) -> analyzer.PropertyDefinition:
         """Return the schema of one field."""
@@ -59,10 +60,10 @@ class _Analyzer(analyzer.Analyzer):
 
 
 class Provider(component.ComponentProvider):
-    """Host of MlflowStack."""
+    """Provider of MlflowStack."""
 
     def __init__(self, version: str) -> None:
-        # The host takes no analyzer.
+        # Pulumi's host has no parameter for the analyzer.
         component.Analyzer = _Analyzer  # pyright: ignore[reportPrivateImportUsage]
         super().__init__([MlflowStack], NAME, None, version)
         self.schema = json.dumps(_with_secrets(json.loads(cast(str, self.schema))))
@@ -70,15 +71,15 @@ class Provider(component.ComponentProvider):
     def construct(
         self, name: str, resource_type: str, inputs: pulumi.Inputs, options: pulumi.ResourceOptions | None = None
     ) -> ConstructResult:
-        """Declare a stack. The args are judged as they came: the host would drop keys that it does not know, and maps
-        that are Outputs."""
+        """Declare a stack. The args are checked as the caller wrote them: Pulumi's host would drop unknown keys, and
+        maps that are Outputs."""
         self.validate_resource_type(NAME, resource_type)
         stack = MlflowStack(name, resolve(name, inputs, spell=validate.camel).args, options)
         return ConstructResult(stack.urn, self.get_state(stack, self._component_defs[MlflowStack.__name__]))
 
 
 class _Servicer(server.ProviderServicer):
-    """Pulumi's server of plugins, which reports refused args as what they are, also where an Output was wrong."""
+    """Pulumi's plugin server, extended to report rejected args as input errors, even if an Output was wrong."""
 
     async def _construct(self, request: Any, context: Any) -> Any:
         try:
@@ -88,7 +89,7 @@ class _Servicer(server.ProviderServicer):
 
 
 def _with_secrets(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with its secret fields marked as such, at any depth."""
+    """Return the schema with its secret fields marked as such, at any depth."""
     (resource,) = schema["resources"].values()
     secret = {*map(validate.camel, validate.SECRETS)}
     for holder in (resource, *schema["types"].values()):
@@ -101,6 +102,6 @@ def _with_secrets(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def serve(version: str) -> None:
-    """Answer an engine until it ends."""
+    """Serve an engine until it disconnects."""
     server.ProviderServicer = _Servicer
     main(Provider(version), sys.argv[1:])

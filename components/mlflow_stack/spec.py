@@ -1,4 +1,4 @@
-"""Specification of a stack: args, rules and defaults of MlflowStack, and what follows from them."""
+"""Specification of a stack: the args of MlflowStack with rules and defaults, and the values derived from them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,65 +24,70 @@ from mlflow_stack.servers.model import ModelArgs
 
 
 class MlflowStackArgs(TypedDict):
-    """One MLflow for one team."""
+    """MLflow for one team."""
 
     namespace: NotRequired[pulumi.Input[str]]
     """Namespace to create, with PodSecurity ``restricted`` enforced. Default: the component's name."""
     existing_namespace: NotRequired[pulumi.Input[str]]
-    """Namespace that is there already, instead of creating one. Default: none."""
+    """Existing namespace to deploy into, instead of creating one. Default: none."""
     quota: NotRequired[Mapping[str, str]]
-    """What everything in the created namespace may use together, as a ResourceQuota's hard limits, such as
-    ``{"limits.memory": "16Gi"}``. Default: {}, no quota."""
+    """Hard limits of a ResourceQuota for the created namespace, such as ``{"limits.memory": "16Gi"}``. Default: {}, no
+    quota."""
     container_defaults: NotRequired[pod.ResourcesArgs]
-    """Requests and limits of the created namespace's containers that state none, as a LimitRange. Default: {}, none."""
+    """Default requests and limits of containers in the created namespace, as a LimitRange. Default: {}, none."""
     platform: NotRequired[pod.Platform]
-    """kubernetes or openshift: who states the pods' UID. Default: kubernetes."""
+    """Platform of the cluster: kubernetes, where the stack sets the pods' UID, or openshift, which assigns it.
+    Default: kubernetes."""
     image: NotRequired[pulumi.Input[str]]
     """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.
     Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
-    """nginx image with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
+    """nginx image, with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
     replicas: NotRequired[int]
-    """Tracking servers at once; SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
+    """Number of tracking servers. SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
     resources: NotRequired[pod.ResourcesArgs]
-    """The tracking server's CPU and memory. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
+    """CPU and memory of the tracking server. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
     users: NotRequired[Sequence[str]]
-    """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
+    """User names of letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
     passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
     users_existing_secret: NotRequired[pulumi.Input[str]]
-    """Name of an existing Secret with more users: an htpasswd file under the key ``htpasswd``, read at each request.
-    Names of ``users`` in it do not count, and the outputs have nothing of it. Default: none."""
+    """Name of an existing Secret with additional users, an htpasswd file under the key ``htpasswd`` that is read at
+    each request. Its entries for names in ``users`` are ignored, and the outputs do not include its users.
+    Default: none."""
     rotation: NotRequired[Mapping[str, int]]
-    """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
+    """Rotation number of generated passwords, by user: a higher number generates a new password. Default: {}."""
     encryption_keys: NotRequired[EncryptionKeysArgs]
-    """Keys with which MLflow encrypts the secrets of webhooks and of its gateway. Default: generated."""
+    """Keys that encrypt the secrets of webhooks and of MLflow's gateway in the database. Default: generated."""
     backend_store: NotRequired[BackendStoreArgs]
-    """Where runs and models are recorded. Default: SQLite on a claim of 20Gi."""
+    """Storage of runs and registered models. Default: SQLite on a claim of 20Gi."""
     artifact_store: NotRequired[ArtifactStoreArgs]
-    """Where artifacts are kept. Default: the claim of the backend store, where it has one, else one of their own."""
+    """Storage of artifacts. Default: the claim of the backend store, where it has one, else one of their own."""
     max_artifact_size: NotRequired[str]
-    """The largest artifact, a quantity of bytes; above it 413. Default: 10Gi, with artifact_store.s3 1Gi, as the pod
-    then reserves room for artifacts on its node."""
+    """Largest artifact, a quantity of bytes. A larger one gets 413. Default: 10Gi, with artifact_store.s3 1Gi, as the
+    pod then reserves room for artifacts on its node."""
     artifact_locations: NotRequired[Sequence[str]]
-    """Artifact locations that the server may use beside its own artifact store, such as ``s3://older-bucket`` or
-    ``file:///mlflow/mlruns``, where runs of an adopted database have artifacts. Others are refused. Default: []."""
+    """Artifact locations that the tracking server may use in addition to its own artifact store, such as
+    ``s3://older-bucket`` or ``file:///mlflow/mlruns`` for the runs of an adopted database. It refuses all others.
+    Default: []."""
     max_concurrent_uploads: NotRequired[int]
-    """Artifact uploads at once, of which one user has half; one more gets 429, which MLflow's client repeats.
-    Default: 2."""
+    """Concurrent artifact uploads. One user may have half of them. Further uploads get 429, which MLflow's client
+    retries. Default: 2."""
     models: NotRequired[Sequence[ModelArgs]]
-    """Models to serve, each by servers of its own. Default: []."""
+    """Models to serve, each by its own servers. Default: []."""
     expose: NotRequired[ExposeArgs]
-    """The public address. Default: none, reachable in the cluster."""
+    """Public address. Default: none, reachable in the cluster."""
     internal_from: NotRequired[Sequence[PeerArgs]]
     """Pods of other namespaces that may connect to the Services. Default: [], those of the own namespace alone."""
     egress: NotRequired[Sequence[EgressArgs]]
-    """Addresses outside the cluster that the servers may connect to. A database or bucket named by a host name is
-    reached at these of its port; without one, its port is open to everywhere but link-local addresses. Default: []."""
+    """Addresses outside the cluster that the servers may connect to. A database or bucket with a host name is reached
+    only at those for its port. Without any for it, the port is open to everywhere but link-local addresses.
+    Default: []."""
     rollout_timeout: NotRequired[str]
-    """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
+    """Time limit of ``pulumi up`` for the tracking server's rollout, schema step included, such as 10m.
+    Default: 10m."""
     labels: NotRequired[Mapping[str, str]]
-    """More labels for every object. Default: {}."""
+    """Additional labels of every object. Default: {}."""
 
 
 @validate.rules(
@@ -133,7 +138,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 def _rules_across(fields: validate.Fields) -> None:
-    """Judge what follows from several fields, as far as they are valid."""
+    """Check the rules across several fields, as far as these are valid."""
     valid = {name: value for name, value in fields.items() if name != "max_artifact_size" or not validate.size(value)}
     spec = Spec("", validate.filled(MlflowStackArgs, valid))
     passing = spec.artifacts.scratch_bytes(spec.transfers)
@@ -149,9 +154,9 @@ def _rules_across(fields: validate.Fields) -> None:
         fields.check("replicas", validate.between(1, 100))
     if "existing_namespace" not in fields:
         kinds = {need.kind for need in spec.needs}
-        for kind, one in ((CLAIM, "a claim"), (SECRET, "a Secret"), (CONFIG_MAP, "a ConfigMap")):
+        for kind, noun in ((CLAIM, "a claim"), (SECRET, "a Secret"), (CONFIG_MAP, "a ConfigMap")):
             if kind in kinds:
-                wanted = f"a value, as {one} cannot exist in a namespace that is only made now"
+                wanted = f"a value, as {noun} cannot exist in a namespace that is only made now"
                 fields.refuse("existing_namespace", wanted)
     adopted = [need.name for need in spec.needs if need.kind is CLAIM and isinstance(need.name, str)]
     if len(set(adopted)) < len(adopted):
@@ -162,21 +167,21 @@ def _rules_across(fields: validate.Fields) -> None:
 
 @dataclass(frozen=True)
 class Spec:
-    """Specification of one stack, made by :func:`resolve`."""
+    """Specification of one stack, created by :func:`resolve`."""
 
     name: str
-    """Name of the stack, from which its objects are named."""
+    """Name of the stack and prefix of its objects' names."""
     args: MlflowStackArgs
-    """Accepted args, with every default filled in."""
+    """Accepted args, with defaults filled in."""
 
     @property
     def spell(self) -> Callable[[str], str]:
-        """Spelling of fields by whoever wrote the args."""
+        """Function that returns the user's spelling of a field."""
         return cast(validate.Resolved, self.args).spell
 
     @cached_property
     def place(self) -> Place:
-        """Place of the args."""
+        """Place of the stack's args."""
         return Place(self.args.get("existing_namespace", self.args.get("namespace", self.name)), self.spell)
 
     @cached_property
@@ -224,7 +229,7 @@ class Spec:
 
     @cached_property
     def needs(self) -> Sequence[Need]:
-        """Existing objects that the stack relies on."""
+        """Existing objects that the stack requires."""
         args, place = self.args, self.place
         found = [
             *place.need(NAMESPACE, args, "existing_namespace"),
@@ -233,8 +238,8 @@ class Spec:
             *self.backend.needs(),
             *self.artifacts.needs(),
         ]
-        for position, one in enumerate(args["models"]):
-            found += model.needs(one, place.item("models", position))
+        for position, served in enumerate(args["models"]):
+            found += model.needs(served, place.item("models", position))
         return [*found, *self.exposure.needs()]
 
     @cached_property
@@ -244,8 +249,8 @@ class Spec:
 
     @cached_property
     def reservations(self) -> Sequence[Reservation]:
-        """Room that each kind of pod of the stack needs on a node. Jobs are not among them: they need little, and no
-        key changes it."""
+        """Reservations of each kind of pod of the stack. Jobs are not included: they need little, and no key changes
+        it."""
         args, place = self.args, self.place
         passing = self.artifacts.scratch_bytes(self.transfers)
         containers = [
@@ -256,8 +261,8 @@ class Spec:
         follows = {"ephemeral-storage": place.path("max_artifact_size")} if passing else {}
         found = [place.reservation("the tracking server", containers, steps, args["resources"], follows)]
         found += self.backend.reservations()
-        for position, one in enumerate(args["models"]):
-            found += model.reservations(one, place.item("models", position))
+        for position, served in enumerate(args["models"]):
+            found += model.reservations(served, place.item("models", position))
         return found
 
 
@@ -269,10 +274,10 @@ def _given(stores: Mapping[str, Any], key: str, kind: type) -> Mapping[str, Any]
 def resolve(name: str, args: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> Spec:
     """Return the specification of an MlflowStack, or raise :class:`InvalidArgs` with every problem. Declares nothing.
 
-    :param spell: Spelling of fields by whoever wrote the args: :func:`validate.camel` in stack files.
+    :param spell: Function that returns the user's spelling of a field: :func:`validate.camel` for stack files.
     """
     return Spec(name, validate.resolved("MlflowStack", name, MlflowStackArgs, args, longest=LONGEST_NAME, spell=spell))
 
 
 observers: Final[list[Callable[[Spec], None]]] = []
-"""Functions that get the specification of each MlflowStack before it is declared: recorders of a program."""
+"""Functions that receive the specification of each MlflowStack before it is declared, for recorders of a program."""

@@ -1,4 +1,4 @@
-"""A team's own MLflow, whole: wiring only."""
+"""Root component of the stack, which connects the other components."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,29 +22,29 @@ from mlflow_stack.spec import MlflowStackArgs, observers, resolve
 
 
 class MlflowStack(pulumi.ComponentResource):
-    """A complete, authenticated MLflow: ``MlflowStack("mlflow", {})`` is enough."""
+    """Complete, authenticated MLflow: ``MlflowStack("mlflow", {})`` is enough."""
 
     url: pulumi.Output[str]
-    """What people open: the public address, or without one the Service's."""
+    """URL for users: the public address, or the Service's if there is none."""
     tracking_uri: pulumi.Output[str]
-    """What clients set as MLFLOW_TRACKING_URI."""
+    """Value of MLFLOW_TRACKING_URI for clients."""
     username: pulumi.Output[str]
-    """The first user."""
+    """Name of the first user."""
     password: pulumi.Output[str]
     """Secret: the first user's password."""
     passwords: pulumi.Output[Mapping[str, str]]
-    """Secret: every user's password."""
+    """Secret: passwords by user."""
     client_env: pulumi.Output[Mapping[str, str]]
-    """Secret: the environment of MLflow's client."""
+    """Secret: environment variables of MLflow's client."""
     encryption_keys: pulumi.Output[Mapping[str, str]]
-    """Secret: the keys with which MLflow encrypts secrets, by variable; a backup needs them. Empty where a Secret is
-    adopted."""
+    """Secret: the keys with which MLflow encrypts secrets, by variable. A backup needs them. Empty with
+    encryption_keys.existing_secret."""
     model_urls: pulumi.Output[Mapping[str, str]]
-    """Where each model answers, by its name; ``/invocations`` is below it."""
+    """URLs of the models, by name. Append ``/invocations`` for predictions."""
     model_uris: pulumi.Output[Mapping[str, str]]
-    """What each model is, by its name: the URI with its version, where it is pinned."""
+    """URIs of the served models, by name, with the version if it is pinned."""
     namespace: pulumi.Output[str]
-    """The namespace of everything."""
+    """Namespace of all objects."""
 
     def __init__(self, name: str, args: MlflowStackArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         spec = resolve(name, args)
@@ -125,11 +125,11 @@ class MlflowStack(pulumi.ComponentResource):
         group = pod.labels(name, pod.MODEL, labels)
         scripts = model.programs(name, self.namespace, group, child) if served else ""
         servers = {
-            one["name"]: ModelServer(
-                f"{name}-{one['name']}",
+            served_model["name"]: ModelServer(
+                f"{name}-{served_model['name']}",
                 {
                     "namespace": self.namespace,
-                    "model": one,
+                    "model": served_model,
                     "addresses": addresses,
                     "htpasswd": secrets.htpasswd,
                     "tracking_uri": addresses.apply(lambda names: names.internal_url),
@@ -146,7 +146,7 @@ class MlflowStack(pulumi.ComponentResource):
                 },
                 child,
             )
-            for one in served
+            for served_model in served
         }
         Exposure(
             name,
@@ -172,7 +172,10 @@ class MlflowStack(pulumi.ComponentResource):
         self.client_env = pulumi.Output.secret(pulumi.Output.all(**env))
         self.encryption_keys = encryption_keys.values
         self.model_urls = addresses.apply(
-            lambda names: {one["name"]: names.serving_url(one["name"], one.get("node_port")) for one in served}
+            lambda names: {
+                served_model["name"]: names.serving_url(served_model["name"], served_model.get("node_port"))
+                for served_model in served
+            }
         )
         self.model_uris = pulumi.Output.from_input({served: server.uri for served, server in servers.items()})
         outputs = (
@@ -189,7 +192,7 @@ def _namespace(
     return k8s.core.v1.Namespace(
         resource,
         metadata={"name": name, "labels": {**pod.labels(resource, "namespace", labels), **enforced}},
-        # It holds the data.
+        # The namespace holds the data.
         opts=pulumi.ResourceOptions(parent=parent, protect=True),
     )
 

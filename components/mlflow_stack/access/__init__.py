@@ -1,1 +1,1 @@
-"""access"""
+"""Access to the servers: user accounts, passwords and the authenticating proxy."""

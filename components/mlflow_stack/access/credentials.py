@@ -1,4 +1,4 @@
-"""Who may come in: users with their passwords, and the Secrets that carry them."""
+"""User accounts, their passwords and the Secrets that hold them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,42 +14,42 @@ from mlflow_stack.pod import LONGEST_NAME, PodParts
 
 DEFAULT_USERS = ["mlflow"]
 MACHINE_USER = "models"
-"""The user of the stack's own model servers; it exists from the first ``up``."""
+"""User of the stack's model servers. It exists from the first ``up``."""
 
 PASSWORD_LENGTH = 40
-"""Letters and digits of a generated password: about 238 bits, so that a fast hash is enough."""
+"""Length of a generated password. Letters and digits give about 238 bits, so a fast hash is enough."""
 
 HTPASSWD_KEY = "htpasswd"
 
 USER_ANNOTATION = "mlflow-stack/user"
-"""Annotation of the client Secret: the user whose password it holds, which a preview can show."""
+"""Annotation of the client Secret with the user whose password it holds, so that a preview can name the user."""
 
 
 @dataclass(frozen=True)
 class User:
-    """One user of the proxy."""
+    """User of the proxy."""
 
     name: str
     password: pulumi.Output[str]
-    """The password, secret."""
+    """Secret: the password."""
     line: pulumi.Output[str]
-    """The user's line in the password file, secret."""
+    """Secret: the user's line in the password file."""
 
 
 class UsersArgs(TypedDict):
-    """Who may come in."""
+    """User accounts."""
 
     users: NotRequired[Sequence[str]]
-    """User names: letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
+    """User names of letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
     passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Secret: passwords by user, at least 12 printable ASCII characters. Default: generated."""
     rotation: NotRequired[Mapping[str, int]]
-    """Generated passwords to renew: raising a user's number makes a new one. Default: {}."""
+    """Rotation number of generated passwords, by user: a higher number generates a new password. Default: {}."""
 
 
 @validate.rules(UsersArgs, defaults={"users": DEFAULT_USERS, "passwords": {}, "rotation": {}})
 def user_rules(fields: validate.Fields) -> None:
-    """What users may be; MlflowStack's args hold the same three fields."""
+    """Check the user accounts. MlflowStack's args have the same three fields."""
     users: Sequence[str] = fields.get("users", DEFAULT_USERS)
     if not users:
         fields.refuse("users", "at least one user name")
@@ -71,11 +71,12 @@ def user_rules(fields: validate.Fields) -> None:
 
 
 class Users(pulumi.ComponentResource):
-    """Names and passwords, in the stack's state alone. They outlive ``pulumi destroy --exclude-protected``, as data
-    does: that spares what a protected resource depends on, and one small protected one depends on all of them."""
+    """User names and passwords, kept in the stack's state only. They survive ``pulumi destroy --exclude-protected``, as
+    data does: it spares the dependencies of protected resources, and one small protected resource depends on all of
+    them."""
 
     everyone: list[User]
-    """The people, in the order given, then the machine user."""
+    """Users in the given order, then the machine user."""
 
     def __init__(self, name: str, args: UsersArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("Users", name, UsersArgs, args, longest=LONGEST_NAME)
@@ -104,7 +105,7 @@ class Users(pulumi.ComponentResource):
                 lambda pair, user=user: htpasswd.line(user, pair[0], pair[1])
             )
             self.everyone.append(User(user, password, line))
-        # Not the passwords themselves: a user could then not be removed.
+        # The passwords are not protected themselves, because then no user could be removed.
         random.RandomId(
             f"{name}-users",
             byte_length=4,
@@ -114,39 +115,39 @@ class Users(pulumi.ComponentResource):
 
 
 class CredentialsArgs(TypedDict):
-    """Whose passwords go where."""
+    """Users, and the Secrets with their passwords."""
 
     namespace: pulumi.Input[str]
     """Namespace of the Secrets."""
     users: Sequence[User]
-    """The users, as :class:`Users` makes them; the first one's password is handed to clients."""
+    """Users from :class:`Users`. The first user's password is in the client Secret."""
     tracking_uri: pulumi.Input[str]
-    """The tracking URI for clients in the cluster."""
+    """Tracking URI for in-cluster clients."""
     client_env: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """What these clients need beside it and the password. Default: {}."""
+    """Additional variables for these clients. Default: {}."""
     labels: NotRequired[Mapping[str, str]]
-    """More labels for the Secrets. Default: {}."""
+    """Additional labels of the Secrets. Default: {}."""
 
 
 class Credentials(pulumi.ComponentResource):
-    """The password file of every proxy of the stack, the client Secret ``<name>-client`` for jobs in the cluster, with
-    MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and what ``client_env`` adds, and
-    ``<name>-models``, the same three for the machine user with which model servers fetch.
+    """Password file of every proxy, and two Secrets with client variables. ``<name>-client``, for jobs in the cluster,
+    has MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and the variables in ``client_env``.
+    ``<name>-models`` has the same three for the machine user with which model servers fetch.
 
-    All have fixed names and change in place where the provider has ``enable_secret_mutable``: nginx reads the file
-    anew at each request, so users come and go without a restart. Elsewhere they are deleted and made again; a kubelet
-    keeps the mounted file meanwhile.
+    The Secrets have fixed names. If the provider sets ``enable_secret_mutable``, they are updated in place: nginx reads
+    the file at each request, so users change without a restart. Otherwise they are deleted and re-created, and the
+    kubelet keeps the mounted file meanwhile.
     """
 
     htpasswd: str
-    """Name of the Secret with the password file, key ``htpasswd``. Plain: a pod that took it from the Secret's output
+    """Name of the Secret with the password file, key ``htpasswd``. A plain string: a pod that used the Secret's output
     would be replaced with the Secret."""
     models: str
-    """Name of the machine user's Secret, plain for the same reason."""
+    """Name of the machine user's Secret, a plain string for the same reason."""
     machine: pulumi.Resource
-    """The machine user's Secret, to wait for."""
+    """Secret of the machine user, as a dependency."""
     parts: PodParts
-    """What a pod that mounts the password file waits for."""
+    """Dependencies of a pod that mounts the password file."""
 
     def __init__(self, name: str, args: CredentialsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mlflow-stack:index:Credentials", name, {}, opts)
@@ -181,7 +182,7 @@ class Credentials(pulumi.ComponentResource):
 
 
 def client_env(tracking_uri: pulumi.Input[str], user: User) -> dict[str, pulumi.Input[str]]:
-    """What MLflow's client needs of this server; nothing else, where artifacts pass through it."""
+    """Return the variables for MLflow's client. They are enough if artifacts pass through the tracking server."""
     return {
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MLFLOW_TRACKING_USERNAME": user.name,

@@ -1,4 +1,4 @@
-"""Artifact stores: models, figures and other files. A kind is one file, and one entry in each list here."""
+"""Artifact stores for models, figures and other files. Each kind has one file, and one entry in each list below."""
 
 from collections.abc import Mapping
 from typing import Final, NotRequired, TypedDict
@@ -10,16 +10,16 @@ from mlflow_stack.kinds import ArtifactKind
 
 
 class ArtifactStoreArgs(TypedDict):
-    """Where models, figures and other files are kept: one of these."""
+    """Storage of models, figures and other files. Set at most one key."""
 
     pvc: NotRequired[PvcArtifactsArgs]
-    """A claim of their own."""
+    """A separate PersistentVolumeClaim for artifacts."""
     s3: NotRequired[S3ArtifactsArgs]
-    """A bucket."""
+    """An S3 bucket."""
 
 
 KINDS: Final[Mapping[str, type[ArtifactKind]]] = {"pvc": PvcArtifactKind, "s3": S3ArtifactKind}
-"""Kinds by the key that chooses them. The first one is the default, unless the backend store has room for artifacts."""
+"""Kinds by the key that selects them. The first one is the default, unless the backend store has room for artifacts."""
 
 
 @validate.rules(ArtifactStoreArgs)

@@ -1,4 +1,4 @@
-"""Artifact store on a claim: one of its own, or the volume of the backend store."""
+"""Artifact store on a PersistentVolumeClaim: a claim for artifacts only, or the backend store's volume."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,18 @@ from mlflow_stack.pod.claims import (
 
 
 class PvcArtifactsArgs(TypedDict):
-    """Artifacts on a claim of their own that this stack makes (``size``) or finds (``existing_claim``)."""
+    """Artifacts on a separate PersistentVolumeClaim, created by the stack (``size``) or existing
+    (``existing_claim``)."""
 
     size: NotRequired[str]
-    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    """Size of the claim, a Kubernetes quantity. It can be raised later if the StorageClass allows it. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     access_mode: NotRequired[AccessMode]
-    """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany, also of an existing_claim; more than one replica needs
-    ReadWriteMany. Default: ReadWriteOnce."""
+    """Access mode of the claim, existing or created: ReadWriteOnce, ReadWriteOncePod or ReadWriteMany. More than one
+    replica requires ReadWriteMany. Default: ReadWriteOnce."""
     existing_claim: NotRequired[pulumi.Input[str]]
-    """Name of a claim that is there already, which this stack mounts and does not own. Default: none."""
+    """Name of an existing claim, which the stack mounts but does not manage. Default: none."""
 
 
 @validate.rules(PvcArtifactsArgs, defaults={"size": DEFAULT_SIZE, "access_mode": DEFAULT_ACCESS_MODE})
@@ -45,7 +46,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 class PvcArtifactKind(kinds.ArtifactKind):
-    """Artifacts on a claim of their own."""
+    """Artifacts on a separate claim."""
 
     def single_writer(self) -> str:
         if self.args["access_mode"] == "ReadWriteMany":
@@ -66,7 +67,7 @@ class PvcArtifactKind(kinds.ArtifactKind):
 
 
 class SharedArtifactKind(kinds.ArtifactKind):
-    """Artifacts on the volume of the backend store, which the pod mounts anyway."""
+    """Artifacts on the backend store's volume, which the pod mounts anyway."""
 
     def build(
         self, context: Context, backend: kinds.Store, transfers: kinds.Transfers, opts: pulumi.ResourceOptions
@@ -80,28 +81,28 @@ class PvcArtifactsInputs(TypedDict):
     context: Context
     """Deployment context."""
     artifacts: NotRequired[PvcArtifactsArgs]
-    """Claim of the artifacts' own. Default: none."""
+    """Separate claim for artifacts. Default: none."""
     records: NotRequired[pulumi.Input[str]]
     """Identity of the data on the backend store's volume. Default: none."""
 
 
 class PvcArtifacts(pulumi.ComponentResource):
-    """Artifact store on a claim. MLflow streams uploads into it and downloads out of it (LocalArtifactRepository,
-    3.17.2), so that neither fills the pod's ``/tmp``."""
+    """Artifact store on a claim. MLflow streams uploads and downloads (LocalArtifactRepository, 3.17.2), so neither
+    fills the pod's ``/tmp``."""
 
     parts: PodParts
     """Parts of the tracking server's pod."""
     presigned = True
-    """Whether MLflow may offer clients signed addresses of the store: for a claim it has none to offer."""
+    """True if MLflow may offer clients presigned URLs of the store. Without effect here: a claim has none."""
     client_env: Mapping[str, pulumi.Input[str]] = types.MappingProxyType({})
-    """Variables that clients need beside the tracking URI and a password: none."""
+    """Variables that clients need in addition to the tracking URI and a password: none."""
 
     def __init__(self, name: str, args: PvcArtifactsInputs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mlflow-stack:index:PvcArtifacts", name, {}, opts)
         context = args["context"]
         env: dict[str, str] = {"MLFLOW_SERVE_ARTIFACTS": "true", "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/"}
         if "artifacts" not in args:
-            # The store's volume is mounted once: a pod that names a claim twice may wait for its volumes for ever.
+            # The claim is mounted once: a pod that lists a claim twice may wait for its volumes forever.
             parts = PodParts(env=pod.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": f"{DATA}/{ARTIFACTS_FOLDER}"}))
             data = args.get("records", "")
         else:

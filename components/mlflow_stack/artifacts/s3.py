@@ -1,4 +1,4 @@
-"""Artifacts in an S3 bucket, through MLflow by default."""
+"""Artifact store in an S3 bucket, accessed through MLflow by default."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -16,54 +16,54 @@ from mlflow_stack.kinds import Transfers
 from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, network
 
 KEYS = "/etc/mlflow-stack-s3"
-"""Where the keys are mounted."""
+"""Mount path of the access keys."""
 KEYS_FILE = "credentials"
-"""The file, and the Secret's key: an AWS shared credentials file."""
+"""Name of the AWS shared credentials file, and of its key in the Secret."""
 CA = "/etc/mlflow-stack-s3-ca"
 PROGRAMS = "/opt/mlflow-stack-s3"
-"""Where the bucket's check and MLflow's plugin are mounted."""
+"""Mount path of the bucket check and of MLflow's plugin."""
 
 Addressing = Literal["auto", "path", "virtual"]
 
 CHECK_DEADLINE = 120
 DEFAULT_REGION = "us-east-1"
 DEFAULT_MAX_ARTIFACT_SIZE = "1Gi"
-"""Smaller than with a claim, because artifacts pass through ``/tmp``, which the pod reserves on its node."""
+"""Smaller than on a claim, because artifacts pass through ``/tmp``, which the pod reserves on its node."""
 DOWNLOAD_BYTES = 2**30
-"""Artifacts on their way through ``/tmp`` to clients take this much together, or the size of the largest artifact."""
+"""Bytes in ``/tmp`` for all downloads together, or the size of the largest artifact if that is more."""
 
 
 class S3ArtifactsArgs(TypedDict):
-    """Artifacts in a bucket that is there already."""
+    """Artifacts in an existing bucket."""
 
     bucket: pulumi.Input[str]
     """Name of the bucket."""
     prefix: NotRequired[pulumi.Input[str]]
-    """Where in the bucket, such as teams/vision. Default: its root."""
+    """Key prefix in the bucket, such as teams/vision. Default: its root."""
     endpoint_url: NotRequired[pulumi.Input[str]]
-    """The S3 server's address with scheme, such as https://a3s.fi. Default: AWS."""
+    """URL of the S3 server, such as https://a3s.fi. Default: AWS."""
     region: NotRequired[pulumi.Input[str]]
-    """The bucket's region. Default: us-east-1."""
+    """Region of the bucket. Default: us-east-1."""
     addressing: NotRequired[Addressing]
-    """path, virtual or auto: where the bucket's name stands in the request. Default: auto."""
+    """Place of the bucket's name in requests: path, virtual (in the host name) or auto. Default: auto."""
     access_key_id: NotRequired[pulumi.Input[str]]
-    """Secret: the access key. Default: none; then existing_secret is needed."""
+    """Secret: access key ID. Default: none; then existing_secret is required."""
     secret_access_key: NotRequired[pulumi.Input[str]]
-    """Secret: the key that belongs to access_key_id. Default: none."""
+    """Secret: secret access key for access_key_id. Default: none."""
     existing_secret: NotRequired[pulumi.Input[str]]
-    """Name of a Secret that is there already, with an AWS shared credentials file under the key ``credentials``.
-    Default: none."""
+    """Name of an existing Secret with an AWS shared credentials file under the key ``credentials``. Default: none."""
     ca: NotRequired[pulumi.Input[str]]
-    """Certificates, as PEM text, of the authorities that vouch for the endpoint. Default: the image's own."""
+    """CA certificates for the endpoint, as PEM text. Default: the image's own."""
     proxied: NotRequired[bool]
-    """Whether artifacts pass through MLflow, so that clients need no keys; without, each client talks to S3 with keys
-    of its own. Default: true."""
+    """Artifacts pass through MLflow, so clients need no S3 keys. If false, each client connects to S3 with its own
+    keys. Default: true."""
     presigned: NotRequired[bool]
-    """Whether MLflow may hand clients signed addresses of the S3 server for large transfers, which then pass no limit
-    of the stack. Default: true, unless the endpoint's host is a name or an address that only the cluster reaches, or
+    """Allow MLflow to give clients presigned URLs of the S3 server for large transfers. These transfers bypass the
+    stack's limits. Default: true, unless the endpoint's host is a name or an address that only the cluster reaches, or
     the endpoint is an Output, whose host is not known yet."""
     bucket_check: NotRequired[bool]
-    """Whether ``pulumi up`` writes, reads, lists and deletes a small object before the server starts. Default: true."""
+    """Make ``pulumi up`` write, read, list and delete a small object before the tracking server starts.
+    Default: true."""
 
 
 @validate.rules(
@@ -95,7 +95,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 class S3ArtifactKind(kinds.ArtifactKind):
-    """Artifacts in a bucket."""
+    """Artifacts in an S3 bucket."""
 
     default_max_artifact_size = DEFAULT_MAX_ARTIFACT_SIZE
 
@@ -104,7 +104,7 @@ class S3ArtifactKind(kinds.ArtifactKind):
         return self.place.need(SECRET, self.args, "existing_secret", keys=[KEYS_FILE], why=why)
 
     def scratch_bytes(self, transfers: Transfers) -> int:
-        # With `proxied: false` the server fetches files for the UI, and receives none but the UI's own.
+        # With `proxied: false` the tracking server fetches files for the UI, and receives only the UI's own uploads.
         uploads = transfers.uploads * transfers.largest if self.args["proxied"] else 0
         return max(transfers.largest, DOWNLOAD_BYTES) + uploads
 
@@ -126,23 +126,24 @@ class S3ArtifactsInputs(TypedDict):
     context: Context
     """Deployment context."""
     artifacts: S3ArtifactsArgs
-    """Bucket and access to it."""
+    """Bucket and the access to it."""
     largest: int
-    """Bytes of the largest artifact."""
+    """Size of the largest artifact in bytes."""
     scratch_bytes: int
-    """Bytes of artifacts that pass through the tracking server's ``/tmp`` at most."""
+    """Most bytes of artifacts in the tracking server's ``/tmp`` at once."""
 
 
 class S3Artifacts(pulumi.ComponentResource):
-    """The artifact store in a bucket. MLflow holds each artifact that passes through it in ``/tmp`` as a whole, so that
-    the pod's ``/tmp`` grows with the sizes that are allowed."""
+    """Artifact store in an S3 bucket. MLflow keeps each artifact that passes through it in ``/tmp`` as a whole, so the
+    pod's ``/tmp`` grows with the size limits."""
 
     parts: PodParts
-    """What the tracking server's pod needs."""
+    """Parts of the tracking server's pod."""
     presigned: bool
-    """Whether the proxy may let MLflow announce transfers by signed addresses."""
+    """True if the proxy lets MLflow offer transfers by presigned URLs."""
     client_env: Mapping[str, pulumi.Input[str]]
-    """What clients need beside the tracking URI and a password: nothing, unless they talk to S3 themselves."""
+    """Variables that clients need in addition to the tracking URI and a password: none, unless they connect to S3
+    themselves."""
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class S3Artifacts(pulumi.ComponentResource):
         access = {
             **connection,
             "AWS_SHARED_CREDENTIALS_FILE": f"{KEYS}/{KEYS_FILE}",
-            # The node's own credentials are none of the server's.
+            # The tracking server must not use the node's own credentials.
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         if "ca" in accepted:
@@ -206,7 +207,7 @@ class S3Artifacts(pulumi.ComponentResource):
             "MLFLOW_SERVE_ARTIFACTS": "true",
             "MLFLOW_DEFAULT_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "MLFLOW_ARTIFACTS_DESTINATION": root,
-            # MLflow 3.18 offers signed addresses only with these; the proxy withholds the offer that 3.17 always makes.
+            # MLflow 3.18 offers presigned URLs only with these. 3.17 always does, and the proxy removes the offer.
             "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": str(self.presigned).lower(),
             "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": str(self.presigned).lower(),
         }
@@ -227,21 +228,21 @@ class S3Artifacts(pulumi.ComponentResource):
 
 
 def _connection(args: S3ArtifactsArgs) -> dict[str, pulumi.Input[str]]:
-    """Which S3 server and how, for MLflow and for boto3: what server and clients have in common."""
+    """Return the S3 server's settings for MLflow and boto3, which the tracking server and clients share."""
     env: dict[str, pulumi.Input[str]] = {
         "AWS_DEFAULT_REGION": args["region"],
         "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": args["addressing"],
     }
     if "endpoint_url" in args:
         env["MLFLOW_S3_ENDPOINT_URL"] = args["endpoint_url"]
-        # Checksums in trailers, boto3's default, are refused by older servers that are not AWS's.
+        # Older servers other than AWS reject checksums in trailers, which are boto3's default.
         env["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
         env["AWS_RESPONSE_CHECKSUM_VALIDATION"] = "when_required"
     return env
 
 
 def _outside(endpoint: pulumi.Input[str]) -> bool:
-    """Return whether clients outside the cluster reach the endpoint, as far as its name tells."""
+    """Return whether the endpoint's name suggests that clients outside the cluster reach it."""
     if not isinstance(endpoint, str):
         return False
     host = urlsplit(endpoint).hostname or ""
@@ -254,7 +255,7 @@ def _outside(endpoint: pulumi.Input[str]) -> bool:
 def _keys(
     parent: S3Artifacts, name: str, args: S3ArtifactsArgs, namespace: pulumi.Input[str], labels: Mapping[str, str]
 ) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
-    """The Secret with the keys, by its name, and what to wait for."""
+    """Return the name of the Secret with the keys, and the resources to wait for."""
     if "existing_secret" in args:
         return args["existing_secret"], []
     pair = pulumi.Output.secret([args.get("access_key_id", ""), args.get("secret_access_key", "")])
@@ -267,14 +268,14 @@ def _keys(
                 lambda pair: f"[default]\naws_access_key_id = {pair[0]}\naws_secret_access_key = {pair[1]}\n"
             )
         },
-        # boto3 reads its keys once: other keys are another Secret, with which the pods are replaced.
+        # boto3 reads its keys once: changed keys make a new Secret, which replaces the pods.
         opts=pulumi.ResourceOptions(parent=parent, replace_on_changes=["data", "stringData"]),
     )
     return pod.name_of(secret), [secret]
 
 
 def programs() -> dict[str, str]:
-    """Return the bucket's check and MLflow's plugin, by path."""
+    """Return the bucket check and MLflow's plugin, by path."""
     return {
         **pod.programs("s3_check.py", "s3_spool.py"),
         **pod.plugin("mlflow-stack-s3", "mlflow.artifact_repository", "s3 = s3_spool:Repository"),
@@ -284,7 +285,8 @@ def programs() -> dict[str, str]:
 def _check(
     parent: S3Artifacts, name: str, root: pulumi.Output[str], reach: PodParts, context: Context
 ) -> pulumi.Resource:
-    """Declare a Job that uses the bucket as the server will; ``pulumi up`` prints its last line if it fails."""
+    """Declare a Job that accesses the bucket as the tracking server does. ``pulumi up`` prints its last line if it
+    fails."""
     scratch, scratch_mount = pod.scratch("check-tmp", "64Mi")
     check = pod.step(
         "check",

@@ -1,4 +1,4 @@
-"""Backend stores: runs, metrics and registered models. A kind is one file, and one entry in each list here."""
+"""Backend stores for runs, metrics and registered models. Each kind has one file, and one entry in each list below."""
 
 from collections.abc import Mapping
 from typing import Final, NotRequired, TypedDict
@@ -10,16 +10,16 @@ from mlflow_stack.kinds import BackendKind
 
 
 class BackendStoreArgs(TypedDict):
-    """Where runs, params, metrics and the model registry are kept: one of these."""
+    """Storage of runs, params, metrics and the model registry. Set at most one key."""
 
     pvc: NotRequired[PvcStoreArgs]
-    """SQLite on a claim. Default: a claim of 20Gi."""
+    """SQLite on a PersistentVolumeClaim. Default: a claim of 20Gi."""
     mysql: NotRequired[MysqlStoreArgs]
     """A MySQL or MariaDB database. Default: none."""
 
 
 KINDS: Final[Mapping[str, type[BackendKind]]] = {"pvc": PvcBackend, "mysql": MysqlBackend}
-"""Kinds by the key that chooses them; the first one is the default."""
+"""Kinds by the key that selects them. The first one is the default."""
 
 
 @validate.rules(BackendStoreArgs)

@@ -1,4 +1,4 @@
-"""MariaDB server that the stack deploys: one pod with a claim."""
+"""MariaDB server created by the stack: one pod with a claim."""
 
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
@@ -15,7 +15,7 @@ from mlflow_stack.cluster import Place, Reservation
 from mlflow_stack.pod import Context, Egress, Ingress, PodParts, claims, network
 
 DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
-"""The deployed server, and the client tools that dump."""
+"""Image of the deployed server, and of the client tools that write dumps."""
 DEFAULT_SIZE = "20Gi"
 PORT = 3306
 
@@ -29,23 +29,23 @@ RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"memory": "1Gi"},
 )
 GRACE_SECONDS = 120
-"""A server writes out what it holds in memory before it ends."""
+"""Termination grace period: the server flushes its memory to disk before it exits."""
 
 
 class MariadbArgs(TypedDict):
-    """A MariaDB server of the stack's own: one pod with a claim. Its passwords are generated."""
+    """MariaDB server created by the stack: one pod with a claim. Its passwords are generated."""
 
     size: NotRequired[str]
-    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    """Size of the claim, a Kubernetes quantity. It can be raised later if the StorageClass allows it. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     image: NotRequired[pulumi.Input[str]]
     """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
     Default: docker.io/library/mariadb:10.11."""
     resources: NotRequired[pod.ResourcesArgs]
-    """Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
+    """CPU and memory of the server. Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
     rotation: NotRequired[int]
-    """Raising the number makes new passwords; the server restarts with them. Default: 0."""
+    """Rotation number of the passwords: a higher number generates new ones and restarts the server. Default: 0."""
 
 
 @validate.rules(MariadbArgs, defaults={"size": DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "rotation": 0})
@@ -62,12 +62,12 @@ def _resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
 
 
 def reservation(args: MariadbArgs, place: Place) -> Reservation:
-    """Return the room that the deployed server's pod needs on a node."""
+    """Return the resources that a node must have free for the deployed server's pod."""
     return place.reservation("the database server", [_resources(args)], [], args["resources"], {})
 
 
 def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Context) -> Database:
-    """Declare the server, and return how a pod reaches it."""
+    """Declare the server, and return the address and credentials of its database."""
     namespace, platform = context.namespace, context.platform
     labels = pod.labels(name, pod.DATABASE, context.labels)
     selector = pod.selector(name, pod.DATABASE)
@@ -99,7 +99,7 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
         labels=labels,
         size=args["size"],
         storage_class=args.get("storage_class"),
-        # Passwords outlive `destroy --exclude-protected` with the data that knows them.
+        # Passwords survive `destroy --exclude-protected` together with the data that uses them.
         opts=pulumi.ResourceOptions(parent=parent, depends_on=list(passwords.values())),
     )
     programs = pod.config_map(service, pod.programs("mariadb_data.sh"), namespace=namespace, labels=labels, opts=child)
@@ -151,7 +151,7 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
         "command": ["mariadbd"],
         "args": _server_options(),
         "ports": [{"name": "mysql", "container_port": PORT}],
-        # A server that was killed repairs its tables first.
+        # A killed server repairs its tables before it accepts connections.
         "startup_probe": _probe(period=2, failures=300),
         "liveness_probe": _probe(period=10, failures=6),
         "readiness_probe": _probe(period=5, failures=2),
@@ -176,7 +176,7 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
         spec={
             "replicas": 1,
             "service_name": service,
-            # OrderedReady would wait for a broken pod to become ready before it takes a good template.
+            # OrderedReady would wait for a broken pod to become ready before it applies a fixed template.
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},
             "template": {
@@ -187,7 +187,7 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
         opts=pulumi.ResourceOptions(
             parent=parent,
             depends_on=[policy],
-            # A replacement made first would be a second server on the same files.
+            # A replacement created first would be a second server on the same files.
             delete_before_replace=True,
             custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
         ),
@@ -213,7 +213,7 @@ def _server_options() -> list[str]:
         f"--port={PORT}",
         "--skip-name-resolve",
         "--character-set-server=utf8mb4",
-        # MLflow's schema has triggers; nothing reads a binary log here, but one may be switched on.
+        # MLflow's schema has triggers. Nothing reads a binary log here, but it may be enabled.
         "--log-bin-trust-function-creators=1",
         "--innodb-buffer-pool-size=256M",
         f"--init-file={SERVER}/init.sql",
@@ -221,7 +221,8 @@ def _server_options() -> list[str]:
 
 
 def _statements(passwords: Sequence[str]) -> str:
-    """What the server carries out at each start, before it lets anybody in: a new password counts from then on."""
+    """Return the SQL statements of the server's init file, which it runs at each start before it accepts connections. A
+    new password is therefore valid from the next start."""
     own, root = passwords
     return "".join(
         f"{statement};\n"
@@ -242,7 +243,7 @@ def _probe_options(password: str) -> str:
 
 
 def _probe(*, period: int, failures: int) -> k8s.core.v1.ProbeArgsDict:
-    # A connection that does not log in would count as a broken one, and enough of them block its host.
+    # The server counts connections without login as errors, and blocks a host with too many of them.
     command = ["mariadb", f"--defaults-file={SERVER}/client.cnf", "--execute=select 1"]
     return {
         "exec_": {"command": command},

@@ -1,4 +1,4 @@
-"""Backend store on MySQL or MariaDB: an existing server or one that the stack deploys, and the schema Job."""
+"""Backend store on MySQL or MariaDB, on an existing server or one created by the stack, with a schema Job."""
 
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict, cast
@@ -25,22 +25,22 @@ PASSWORD = "/etc/mlflow-stack-mysql/password"  # noqa: S105 - a path
 """Mount path of the Secret's password."""
 CA = "/etc/mlflow-stack-mysql-ca/ca.crt"
 OPTIONS = "/run/mlflow-stack-mysql/client.cnf"
-"""Options of MLflow's driver, which each pod writes for itself, in memory."""
+"""Option file of MLflow's driver, which each pod writes for itself into a memory volume."""
 WORK = "/work"
 DUMPS = "/dumps"
 
 TIMEOUTS = {"connect_timeout": "5", "read_timeout": "30", "write_timeout": "30"}
-"""Seconds that MLflow waits for the server, twice at most: MLflow's client gives up after 120."""
+"""Seconds that MLflow waits for the database server, at most twice: MLflow's client gives up after 120 s."""
 
 JOB_CPU = "250m"
 STEP_MEMORY: tuple[Mapping[str, str], Mapping[str, str]] = ({"memory": "512Mi"}, {"memory": "1Gi"})
 
 
 class DumpsArgs(TypedDict):
-    """The claim that holds a dump of the database from before each upgrade of its schema."""
+    """Claim for dumps of the database, one from before each schema upgrade."""
 
     size: NotRequired[str]
-    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    """Size of the claim, a Kubernetes quantity. It can be raised later if the StorageClass allows it. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     image: NotRequired[pulumi.Input[str]]
@@ -56,29 +56,28 @@ def _dumps_rules(fields: validate.Fields) -> None:
 
 
 class MysqlStoreArgs(TypedDict):
-    """A database on a server that is there already (``host``), MySQL 8.0 or MariaDB 10.6 or later, or on one that this
-    stack deploys (``deploy``)."""
+    """Database on an existing server (``host``), MySQL 8.0 or MariaDB 10.6 or later, or on a server created by the
+    stack (``deploy``)."""
 
     host: NotRequired[pulumi.Input[str]]
-    """The server's name or IPv4 address. Default: none; then deploy is needed."""
+    """Host name or IPv4 address of the server. Default: none; then deploy is required."""
     port: NotRequired[pulumi.Input[int]]
-    """Its TCP port. Default: 3306."""
+    """TCP port of the server. Default: 3306."""
     database: NotRequired[pulumi.Input[str]]
-    """Name of the database, which is there, with the character set utf8mb4. Default: mlflow."""
+    """Name of an existing database with the character set utf8mb4. Default: mlflow."""
     username: NotRequired[pulumi.Input[str]]
-    """A user with all privileges on it. Default: mlflow."""
+    """User with all privileges on the database. Default: mlflow."""
     password: NotRequired[pulumi.Input[str]]
-    """Secret: the user's password, of any characters that can be printed. Default: none; then existing_secret is
-    needed."""
+    """Secret: the user's password, of printable characters. Default: none; then existing_secret is required."""
     existing_secret: NotRequired[pulumi.Input[str]]
-    """Name of a Secret that is there already, with the user's password under the key ``password``. Default: none."""
+    """Name of an existing Secret with the user's password under the key ``password``. Default: none."""
     ca: NotRequired[pulumi.Input[str]]
-    """Certificates, as PEM text, of the authorities that vouch for the server, which is then verified, its name
-    included. Default: none; encrypted where the server can, verified never."""
+    """CA certificates for the server, as PEM text. With them MLflow verifies the server's certificate and name.
+    Default: none; the connection is encrypted if the server supports it, but never verified."""
     deploy: NotRequired[MariadbArgs]
-    """A MariaDB server of the stack's own, instead of all of the above. Default: none."""
+    """MariaDB server created by the stack, instead of all of the above. Default: none."""
     dumps: NotRequired[DumpsArgs]
-    """Where the database is dumped to before its schema is upgraded. Default: a claim of 20Gi."""
+    """Claim for dumps of the database from before schema upgrades. Default: a claim of 20Gi."""
 
 
 @validate.rules(
@@ -104,13 +103,13 @@ def _rules(fields: validate.Fields) -> None:
 
 
 def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:
-    """Return the resources of a container that opens the database before MLflow does."""
+    """Return the resources of a container that uses the database before MLflow starts."""
     requests, limits = STEP_MEMORY
     return pod.resources(None, {**requests, "cpu": cpu}, limits)
 
 
 class MysqlBackend(kinds.BackendKind):
-    """MySQL or MariaDB."""
+    """Backend store on MySQL or MariaDB."""
 
     def needs(self) -> Sequence[Need]:
         deploy, dumps = self.place.under("deploy"), self.place.under("dumps")
@@ -151,8 +150,8 @@ class MysqlStoreInputs(TypedDict):
 
 
 class MysqlStore(pulumi.ComponentResource):
-    """Backend store on MySQL or MariaDB, and the Job that creates or upgrades the schema before MLflow starts on it.
-    There is one Job for each image and database: a change of either runs another."""
+    """Backend store on MySQL or MariaDB, and the Job that creates or upgrades the schema before MLflow starts. The Job
+    belongs to one image and one database: a change of either runs a new Job."""
 
     parts: PodParts
     """Parts of the tracking server's pod."""
@@ -273,7 +272,7 @@ class MysqlStore(pulumi.ComponentResource):
 def _existing(
     parent: MysqlStore, name: str, store: MysqlStoreArgs, namespace: pulumi.Input[str], labels: Mapping[str, str]
 ) -> Database:
-    """Return how a pod reaches a database on an existing server."""
+    """Return the address and credentials of a database on an existing server."""
     if "existing_secret" in store:
         password = store["existing_secret"]
     else:
@@ -290,7 +289,7 @@ def _existing(
 
 
 def _tools(store: MysqlStoreArgs) -> pulumi.Input[str]:
-    """Return the image with client tools."""
+    """Return the image with the client tools."""
     server = store["deploy"]["image"] if "deploy" in store else mariadb.DEFAULT_IMAGE
     return store["dumps"].get("image", server)
 
@@ -304,10 +303,10 @@ _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}
 
 
 def _folder(volume: str, file: str) -> VolumeMountArgsDict:
-    """The mount of the folder that a file is in: never the file alone, which would not follow its Secret."""
+    """Return the mount of a file's folder. A mount of the file itself would not follow updates of its Secret."""
     return {"name": volume, "mount_path": file.rpartition("/")[0], "read_only": True}
 
 
 def _memory(name: str) -> VolumeArgsDict:
-    """A small volume that no disk sees."""
+    """Return a small memory volume, which is never written to disk."""
     return {"name": name, "empty_dir": {"medium": "Memory", "size_limit": "1Mi"}}

@@ -1,4 +1,4 @@
-"""What the SQL backends share: the way to a database, and the Secret with its password."""
+"""Database addresses and password Secrets of the SQL backend stores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import pulumi_kubernetes as k8s
 from mlflow_stack.pod import Egress
 
 DEFAULT_NAME = "mlflow"
-"""Database and user."""
+"""Default name of the database and of its user."""
 PASSWORD_KEY = "password"  # noqa: S105 - a key's name
-"""Key of the Secret with the user's password."""
+"""Key of the Secret that holds the user's password."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def secret(
     labels: Mapping[str, str],
     data: Mapping[str, pulumi.Input[str]],
 ) -> k8s.core.v1.Secret:
-    """Declare an immutable Secret without a fixed name, so that other content rolls the pods that use it."""
+    """Declare an immutable Secret without a fixed name, so that changed content rolls out the pods that use it."""
     return k8s.core.v1.Secret(
         name,
         metadata={"namespace": namespace, "labels": labels},

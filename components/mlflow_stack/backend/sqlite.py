@@ -1,4 +1,4 @@
-"""Backend store in SQLite on a claim."""
+"""Backend store in SQLite on a PersistentVolumeClaim."""
 
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict, cast, get_args
@@ -13,7 +13,7 @@ from mlflow_stack.pod.claims import ARTIFACTS_FOLDER, DATA, DEFAULT_ACCESS_MODE,
 
 DATABASE = f"{DATA}/mlflow.db"
 PROGRAMS = "/opt/mlflow-stack"
-"""Mount path of the programs of the schema step."""
+"""Mount path of the schema step's programs."""
 
 SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": pod.STEP_CPU, "memory": "512Mi"},
@@ -22,22 +22,22 @@ SCHEMA_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
 
 
 class PvcStoreArgs(TypedDict):
-    """SQLite on a claim that this stack makes (``size``) or finds (``existing_claim``)."""
+    """SQLite on a PersistentVolumeClaim, created by the stack (``size``) or existing (``existing_claim``)."""
 
     size: NotRequired[str]
-    """Size of the claim, a Kubernetes quantity; where the class allows it, it can be raised later. Default: 20Gi."""
+    """Size of the claim, a Kubernetes quantity. It can be raised later if the StorageClass allows it. Default: 20Gi."""
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     access_mode: NotRequired[AccessMode]
-    """ReadWriteOnce, ReadWriteOncePod or ReadWriteMany; SQLite on a network volume is accepted with a warning.
-    Default: ReadWriteOnce."""
+    """Access mode: ReadWriteOnce, ReadWriteOncePod or ReadWriteMany. SQLite on a network volume is accepted with a
+    warning. Default: ReadWriteOnce."""
     existing_claim: NotRequired[pulumi.Input[str]]
-    """Name of a claim that is there already, which this stack mounts and does not own. Default: none."""
+    """Name of an existing claim, which the stack mounts but does not manage. Default: none."""
     file_store: NotRequired[str]
-    """Folder on the claim that holds the file store of an older MLflow (``mlruns``): converted once, before the first
-    start, while there is no database; the folder stays as it is. Default: none."""
+    """Folder on the claim with the file store of an older MLflow (``mlruns``). It is converted once, before the first
+    start, if there is no database yet. The folder is not changed. Default: none."""
     file_store_mount: NotRequired[str]
-    """Where the older server had the claim mounted: its artifact locations below that path become served ones.
+    """Mount path of the claim in the older server. Artifact locations below that path become served ones.
     Default: /mlflow."""
 
 
@@ -59,7 +59,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 class PvcBackend(kinds.BackendKind):
-    """SQLite on a claim."""
+    """Backend store in SQLite on a claim."""
 
     volume = DATA
 
@@ -89,7 +89,7 @@ class PvcStoreInputs(TypedDict):
 
 
 class PvcStore(pulumi.ComponentResource):
-    """Backend store in SQLite on a claim, and the schema step that runs before MLflow starts on it."""
+    """Backend store in SQLite on a claim, and the schema step that runs before MLflow starts."""
 
     claim: pulumi.Output[str]
     """Name of the claim."""
@@ -119,7 +119,7 @@ class PvcStore(pulumi.ComponentResource):
         scratch, scratch_mount = pod.scratch("schema-tmp", "1Gi")
 
         def step(name: str, program: str, env: Mapping[str, str]) -> ContainerArgsDict:
-            # A large index is sorted in a file, for which the claim has more room than the scratch folder.
+            # SQLite sorts a large index in a file, and the claim has more room for it than the scratch volume.
             common = {"HOME": pod.SCRATCH, "MLFLOW_DISABLE_TELEMETRY": "true", "SQLITE_TMPDIR": DATA}
             return pod.step(
                 name,
@@ -146,7 +146,7 @@ class PvcStore(pulumi.ComponentResource):
         steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
         self.parts = PodParts(
             init_containers=steps,
-            # The steps take the same lock, so that one pod writes at a time.
+            # The steps take the same lock, so that only one pod writes at a time.
             env=pod.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}", "CLAIM_LOCK": f"{DATABASE}.lock"}),
             volumes=[
                 claims.volume("data", self.claim),

@@ -1,4 +1,4 @@
-"""Public address of a stack. A kind is one file, and one entry in the registry here."""
+"""Public address of a stack. Each kind has one file, and one entry in the registry below."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -35,7 +35,8 @@ KINDS: Final[Mapping[str, type[ExposeKind]]] = {
 """Kinds by the value of ``expose.kind``."""
 
 ANNOTATIONS_BYTES = 200 * 1024
-"""Kubernetes takes 256 KiB of annotations on an object, which are the stack's own and the provider's, too."""
+"""Limit of the user's annotations. Kubernetes accepts 256 KiB on an object, including the stack's and the
+provider's."""
 
 
 @validate.rules(ExposeArgs)

@@ -1,4 +1,4 @@
-"""Args of the public address, and of the component that declares it."""
+"""Args of the public address and of the component that declares it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict, get_args
@@ -14,57 +14,58 @@ IssuerKind = Literal["ClusterIssuer", "Issuer"]
 
 
 class ControllerArgs(TypedDict):
-    """Where the requests of a controller, router or gateway come from."""
+    """Source of requests: the pods or addresses of a controller, router or gateway."""
 
     namespace_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Labels of its namespace. Default: any namespace."""
+    """Labels of the controller's namespace. Default: any namespace."""
     pod_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Labels of its pods. Default: any pod."""
+    """Labels of the controller's pods. Default: any pod."""
     cidrs: NotRequired[Sequence[str]]
-    """Its addresses as CIDRs, for one in the nodes' network or outside the cluster. Default: none."""
+    """Addresses of the controller as CIDRs, if it is in the nodes' network or outside the cluster. Default: none."""
 
 
 class TlsArgs(TypedDict):
-    """The certificate of an https address. With neither field, the controller's or gateway's own."""
+    """Certificate of an https address. With neither issuer nor secret, it is the controller's or gateway's own."""
 
     issuer: NotRequired[pulumi.Input[str]]
-    """The cert-manager issuer to ask for one. Default: none."""
+    """Name of the cert-manager issuer that issues the certificate. Default: none."""
     issuer_kind: NotRequired[IssuerKind]
-    """ClusterIssuer, or Issuer for one in the stack's namespace. Default: ClusterIssuer."""
+    """Kind of the issuer: ClusterIssuer, or Issuer for one in the stack's namespace. Default: ClusterIssuer."""
     secret: NotRequired[pulumi.Input[str]]
-    """The Secret that is there already with ``tls.crt`` and ``tls.key``; needs ``existing_namespace``.
-    Default: none."""
+    """Name of an existing Secret with ``tls.crt`` and ``tls.key``. Requires ``existing_namespace``. Default: none."""
 
 
 class ExposeArgs(TypedDict):
-    """How the server is reached from outside the cluster."""
+    """Public address of the stack, for clients outside the cluster."""
 
     kind: Kind
-    """none; ingress; route, which is OpenShift's; gateway, an HTTPRoute; or nodeport, a port of every node."""
+    """Kind of the public address: none; ingress; route, on OpenShift; gateway, an HTTPRoute; or nodeport, a port of
+    every node."""
     host: NotRequired[pulumi.Input[str]]
-    """The name that people open, without scheme, port or path; any other is answered with 421. With nodeport it may
-    be an IPv4 address. Required unless kind is none."""
+    """Public host name, without scheme, port or path. Requests with any other host get 421. With nodeport it may be an
+    IPv4 address. Required unless kind is none."""
     path: NotRequired[str]
-    """The path that everything is under, such as /mlflow. Default: none, the root."""
+    """Path prefix of all URLs, such as /mlflow. Default: none, the root."""
     tls: NotRequired[TlsArgs]
-    """The certificate, with ingress and gateway; a route always has the router's. Default: none, plain http."""
+    """Certificate, for ingress and gateway; a route always has the router's. Default: none, plain http."""
     class_name: NotRequired[pulumi.Input[str]]
-    """The IngressClass. Default: the cluster's default class."""
+    """Name of the IngressClass. Default: the cluster's default class."""
     gateway: NotRequired[pulumi.Input[str]]
-    """The Gateway that the HTTPRoute attaches to, as namespace/name. Required with gateway."""
+    """Gateway that the HTTPRoute attaches to, as namespace/name. Required with gateway."""
     node_port: NotRequired[int]
-    """The port with nodeport, 30000 to 32767; never assigned by the cluster. Required with nodeport."""
+    """Port of every node with nodeport, 30000 to 32767; the cluster never assigns one. Required with nodeport."""
     controller: NotRequired[ControllerArgs]
-    """Who alone may connect to the public port, with ingress, route and gateway. Default: the pods of common
-    controllers, by their charts' labels."""
+    """Only pods and addresses that may connect to the public port, with ingress, route and gateway. Default: the pods
+    of common controllers, by their charts' labels."""
     allow_from: NotRequired[Sequence[str]]
-    """The clients that are answered, as CIDRs; others get 403. Callers in the cluster, who use the Service, are not
-    meant. At least one. Default: all."""
+    """Clients that may use the public address, as CIDRs; others get 403. In-cluster clients, which use the Service, are
+    not restricted. At least one. Default: all."""
     trusted_proxies: NotRequired[Sequence[str]]
-    """The addresses of the controllers in front as CIDRs: X-Forwarded-For is believed from them alone. Required with
-    ``allow_from``, but for nodeport; ranges of your own, not of the internet. Default: none."""
+    """Addresses of the controllers in front of the proxy, as CIDRs. X-Forwarded-For is trusted only from them. Required
+    with ``allow_from``, except for nodeport; only ranges that you control, not ranges of the internet.
+    Default: none."""
     annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """More annotations of the Ingress, Route or HTTPRoute, over the stack's own. Default: {}."""
+    """Additional annotations of the Ingress, Route or HTTPRoute, which override the stack's own. Default: {}."""
 
 
 @validate.rules(TlsArgs, defaults={"issuer_kind": "ClusterIssuer"})
@@ -86,23 +87,23 @@ def _controller_rules(fields: validate.Fields) -> None:
 
 
 class ExposureArgs(TypedDict):
-    """What is exposed."""
+    """Servers to expose, and their public address."""
 
     namespace: pulumi.Input[str]
     """Namespace of the servers."""
     service: pulumi.Input[str]
-    """The Service of the tracking server; its port ``public`` leads to the proxy's public port."""
+    """Service of the tracking server. Its port ``public`` leads to the proxy's public port."""
     selector: Mapping[str, str]
-    """The labels that select the tracking server's pods."""
+    """Labels that select the tracking server's pods."""
     expose: ExposeArgs
-    """How it is reached."""
+    """Public address."""
     backends: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Services, with a port ``public`` as well, by the prefix that is theirs, such as /serving/iris. With nodeport each
-    has a port of its own instead. Default: {}."""
+    """Additional Services with a port ``public``, by path prefix, such as /serving/iris. With nodeport each has its own
+    port instead. Default: {}."""
     max_artifact_size: NotRequired[str]
-    """The largest request body, a quantity of bytes. Default: 10Gi."""
+    """Largest request body, a quantity of bytes. Default: 10Gi."""
     labels: NotRequired[Mapping[str, str]]
-    """More labels. Default: {}."""
+    """Additional labels. Default: {}."""
 
 
 @validate.rules(

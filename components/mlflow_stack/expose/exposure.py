@@ -1,4 +1,4 @@
-"""Component of the public address, and what servers and preflight ask about it."""
+"""Component of the public address, and the addresses and access rules that follow from ``expose``."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,12 @@ from mlflow_stack.pod.network import PeerArgs
 
 
 def takes(theirs: str, path: str) -> bool:
-    """Return whether an object at the path ``theirs`` takes requests from a stack at ``path`` of the same host.
+    """Return whether an object at the path ``theirs`` receives requests for a stack at ``path`` of the same host.
 
-    Controllers give a request to the longest path that it is under. The root has room for other services: of what lies
-    below it the stack has MLflow's own paths, and those of its models.
+    Controllers route a request to the longest matching path. Other services may have paths below a stack at the root:
+    the stack uses only MLflow's own paths and those of its models.
     """
-    ours, other = (_elements(one) for one in (path, theirs))
+    ours, other = (_elements(url_path) for url_path in (path, theirs))
     below = other[: len(ours)] == ours
     return below and (bool(ours) or not other or other[0] in {*nginx.ROOTS, "serving"})
 
@@ -30,7 +30,7 @@ def _elements(path: str) -> list[str]:
 
 
 def addresses(service: str, namespace: pulumi.Input[str], kind: ExposeKind) -> pulumi.Output[Addresses]:
-    """Return the addresses that follow from ``expose``; for a model's server ``service`` is its own."""
+    """Return the addresses that follow from ``expose``. For a model server, ``service`` is the model server's own."""
     expose = kind.expose
     return pulumi.Output.all(namespace, expose.get("host")).apply(
         lambda names: Addresses(
@@ -46,7 +46,7 @@ def addresses(service: str, namespace: pulumi.Input[str], kind: ExposeKind) -> p
 def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
     """Return the access rules for the proxy's two ports."""
     (own,) = Access().ingress
-    internal = Ingress(own.port, [*own.peers, *(network.peer(one) for one in internal_from)])
+    internal = Ingress(own.port, [*own.peers, *(network.peer(pods) for pods in internal_from)])
     peers = kind.peers()
     if peers is None:
         return Access([internal])
@@ -56,7 +56,7 @@ def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
 
 
 class Exposure(pulumi.ComponentResource):
-    """The objects that lead a public address to the proxies' public ports: a request passes one proxy alone."""
+    """Objects that route a public address to the proxies' public ports. A request passes only one proxy."""
 
     def __init__(self, name: str, args: ExposureArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("Exposure", name, ExposureArgs, args, longest=LONGEST_NAME)

@@ -13,7 +13,7 @@ from mlflow_stack.pod import network
 
 
 class HttpRoute(ExposeKind):
-    """HTTPRoute, whose certificate is the Gateway's."""
+    """HTTPRoute. The certificate is the Gateway's."""
 
     fields = BEHIND_CONTROLLER | {"tls", "gateway"}
     required = ("host", "gateway")
@@ -56,7 +56,7 @@ class HttpRoute(ExposeKind):
             {
                 "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
                 "backendRefs": [{"kind": "Service", "name": service, "port": nginx.PUBLIC_PORT}],
-                # Some gateways would otherwise end a transfer after 15 s.
+                # Some gateways otherwise abort a transfer after 15 s.
                 "timeouts": {"request": f"{TIMEOUT_SECONDS}s"},
             }
             for prefix, service in backends(args).items()

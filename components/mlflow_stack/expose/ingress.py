@@ -27,11 +27,11 @@ CONTROLLERS = (
     "contour",
     "kong",
 )
-"""The label ``app.kubernetes.io/name`` of common Ingress controllers' pods, as their own charts set it."""
+"""Values of the label ``app.kubernetes.io/name`` on the pods of common Ingress controllers, as their charts set it."""
 
 
 class Ingress(ExposeKind):
-    """Ingress."""
+    """Ingress with a controller."""
 
     fields = BEHIND_CONTROLLER | {"tls", "class_name"}
     required = ("host",)
@@ -77,10 +77,10 @@ class Ingress(ExposeKind):
 
 
 def _annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, pulumi.Input[str]]:
-    """Return the annotations by which controllers pass large artifacts on: no buffering, no limit below the proxy's."""
+    """Return annotations that let controllers pass large artifacts: no buffering, and no limit below the proxy's."""
     size = str(validate.bytes_of(args["max_artifact_size"]))
     annotations: dict[str, pulumi.Input[str]] = {
-        # The address of a load balancer is nothing that the stack waits for.
+        # The stack must not wait for the address of a load balancer.
         "pulumi.com/skipAwait": "true",
         "nginx.ingress.kubernetes.io/proxy-body-size": size,
         "nginx.ingress.kubernetes.io/proxy-buffering": "off",
@@ -93,7 +93,7 @@ def _annotations(args: ExposureArgs, tls: TlsArgs | None) -> dict[str, pulumi.In
         "nginx.org/proxy-send-timeout": f"{TIMEOUT_SECONDS}s",
     }
     if tls is not None:
-        # Traefik takes certificates from the Ingress, and https only from here.
+        # Traefik reads certificates from the Ingress, but enables https only with this annotation.
         annotations["traefik.ingress.kubernetes.io/router.tls"] = "true"
         if "issuer" in tls:
             kind = "issuer" if tls.get("issuer_kind") == "Issuer" else "cluster-issuer"

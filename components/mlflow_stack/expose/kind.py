@@ -1,4 +1,4 @@
-"""What every kind of exposure has: its fields, the object that it declares, and the pods that connect."""
+"""Base class of the kinds of public address: accepted fields, declared objects and the pods that may connect."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
@@ -13,43 +13,43 @@ from mlflow_stack.expose.args import ExposeArgs, ExposureArgs
 from mlflow_stack.pod import network
 
 TIMEOUT_SECONDS = 3600
-"""Longest transfer, as in the proxy."""
+"""Time limit of a transfer in seconds, as in the proxy."""
 
 CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
-"""Data keys of a Secret with a certificate, sorted."""
+"""Keys of a Secret with a certificate, sorted."""
 
 OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
     "namespace_selector": {"match_labels": {"policy-group.network.openshift.io/ingress": ""}},
-    # Stated, so that routers in the node's network are meant as well.
+    # Explicitly empty, so that routers in the node's network match as well.
     "pod_selector": {},
 }
 NAME_LABEL = "app.kubernetes.io/name"
 
 BEHIND_CONTROLLER = frozenset({"host", "path", "controller", "allow_from", "trusted_proxies", "annotations"})
-"""Fields of every kind that a controller, router or gateway serves."""
+"""Fields of every kind that uses a controller, router or gateway."""
 
 
 class ExposeKind(kinds.Kind):
-    """Kind of exposure."""
+    """Kind of public address."""
 
     fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that it takes, beside ``kind``."""
+    """Accepted fields, in addition to ``kind``."""
     required: ClassVar[Sequence[str]] = ()
-    """Fields that it needs."""
+    """Required fields."""
     object: ClassVar[ObjectKind | None] = None
-    """Kind of the object that gives a host and a path to a Service, if a controller serves it."""
+    """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
 
     @property
     def expose(self) -> ExposeArgs:
-        """The args."""
+        """Args of the public address."""
         return cast(ExposeArgs, self.args)
 
     @staticmethod
     def judge(fields: validate.Fields) -> None:
-        """Judge what only this kind refuses."""
+        """Check the rules of this kind only."""
 
     def secure(self) -> bool:
-        """Return whether clients come by https."""
+        """Return whether the public address is https."""
         return "tls" in self.args
 
     def needs(self) -> Sequence[Need]:
@@ -63,7 +63,8 @@ class ExposeKind(kinds.Kind):
         ]
 
     def peers(self) -> list[NetworkPolicyPeerArgsDict] | None:
-        """Return the peers that may connect to the public port, an empty list for all; None for no public port."""
+        """Return the peers that may connect to the public port: an empty list for all, None if there is no public
+        port."""
         controller = self.expose.get("controller")
         if controller is None:
             return self.controllers()
@@ -80,7 +81,7 @@ class ExposeKind(kinds.Kind):
 
 
 def backends(args: ExposureArgs) -> dict[str, pulumi.Input[str]]:
-    """Return every Service by the prefix of its paths, the tracking server's first."""
+    """Return the Services by path prefix, the tracking server's first."""
     path = args["expose"].get("path", "")
     models = {f"{path}{prefix}": service for prefix, service in args["backends"].items()}
     return {path or "/": args["service"], **models}
@@ -89,7 +90,7 @@ def backends(args: ExposureArgs) -> dict[str, pulumi.Input[str]]:
 def metadata(
     name: str, args: ExposureArgs, annotations: Mapping[str, pulumi.Input[str]]
 ) -> k8s.meta.v1.ObjectMetaArgsDict:
-    """Return the metadata of an object, with the user's annotations over these."""
+    """Return the metadata of an object. The user's annotations override the given ones."""
     made: k8s.meta.v1.ObjectMetaArgsDict = {
         "namespace": args["namespace"],
         "labels": pod.labels(name, "exposure", args["labels"]),

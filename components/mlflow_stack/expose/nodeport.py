@@ -1,4 +1,4 @@
-"""Public address at a port of every node."""
+"""Public address on a port of every node."""
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -24,7 +24,7 @@ class NodePort(ExposeKind):
             metadata={**metadata(self.name, args, {"pulumi.com/skipAwait": "true"}), "name": f"{self.name}-public"},
             spec={
                 "type": "NodePort",
-                # Keeps the client's own address, which limits are counted by and the allow-list is about.
+                # Keeps the client's address, which the limits and the allow-list need.
                 "external_traffic_policy": "Local",
                 "selector": args["selector"],
                 "ports": [

@@ -1,4 +1,4 @@
-"""No public address: the servers are reachable in the cluster."""
+"""No public address: only in-cluster clients reach the servers."""
 
 from mlflow_stack.expose.kind import ExposeKind
 

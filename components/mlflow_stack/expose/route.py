@@ -1,4 +1,4 @@
-"""Public address by OpenShift Routes, one for each Service."""
+"""Public address by OpenShift Routes, one per Service."""
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -18,7 +18,7 @@ from mlflow_stack.expose.kind import (
 
 
 class Route(ExposeKind):
-    """Routes, whose certificate is the router's."""
+    """Routes. The certificate is the router's."""
 
     fields = BEHIND_CONTROLLER
     required = ("host",)
@@ -37,7 +37,7 @@ class Route(ExposeKind):
             "haproxy.router.openshift.io/hsts_header": nginx.HSTS,
         }
         if "allow_from" in expose:
-            # The second is the name of older routers.
+            # Older routers use the second name.
             for form in ("ip_allowlist", "ip_whitelist"):
                 annotations[f"haproxy.router.openshift.io/{form}"] = " ".join(expose["allow_from"])
         for prefix, service in backends(args).items():

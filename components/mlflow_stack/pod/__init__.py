@@ -1,4 +1,4 @@
-"""Pods of the stack: parts, labels, security settings, sizes, variables and volumes."""
+"""Building blocks of the stack's pods: parts, labels, security settings, sizes, variables and volumes."""
 
 from mlflow_stack.pod.context import DEFAULT_IMAGE, DEFAULT_ROLLOUT_TIMEOUT, Context
 from mlflow_stack.pod.metadata import (

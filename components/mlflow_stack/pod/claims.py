@@ -1,4 +1,4 @@
-"""Claims that hold data, created by the stack or adopted by name."""
+"""PersistentVolumeClaims with data, created by the stack or adopted by name."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,9 +15,9 @@ from mlflow_stack.pod.storage import claim
 DATA = "/mlflow"
 """Mount path of the claim with the SQLite database."""
 ARTIFACTS_VOLUME = "/mlflow-artifacts"
-"""Mount path of a claim that holds only artifacts."""
+"""Mount path of a claim with artifacts only."""
 ARTIFACTS_FOLDER = "artifacts"
-"""Folder of a claim that MLflow serves as artifacts."""
+"""Folder of a claim with the artifacts that MLflow serves."""
 
 DEFAULT_SIZE = "20Gi"
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
@@ -25,7 +25,7 @@ DEFAULT_ACCESS_MODE: AccessMode = "ReadWriteOnce"
 
 
 def needs(args: Mapping[str, Any], place: Place) -> list[Need]:
-    """Return what a store on a claim needs of the cluster."""
+    """Return the existing objects that a store on a claim requires."""
     if "existing_claim" in args:
         return place.need(CLAIM, args, "existing_claim")
     return place.need(STORAGE_CLASS, args, "storage_class")
@@ -57,7 +57,7 @@ def create(
 
 
 def volume(name: str, claim_name: pulumi.Input[str]) -> VolumeArgsDict:
-    """Return the volume of a pod that mounts a claim."""
+    """Return a pod's volume for a claim."""
     return {"name": name, "persistent_volume_claim": {"claim_name": claim_name}}
 
 

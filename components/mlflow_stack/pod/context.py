@@ -23,6 +23,6 @@ class Context:
     platform: Platform = "kubernetes"
     """kubernetes or openshift."""
     rollout_timeout: str = DEFAULT_ROLLOUT_TIMEOUT
-    """Longest wait of ``pulumi up`` for a server or a Job."""
+    """Time limit of ``pulumi up`` for a server's rollout or a Job."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Additional labels of every object."""

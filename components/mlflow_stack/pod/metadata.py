@@ -9,7 +9,8 @@ import pulumi_kubernetes as k8s
 from mlflow_stack import validate
 
 LONGEST_NAME = 40
-"""Characters of a component's name: 63 less what Kubernetes appends to a StatefulSet's pods and the engine to it."""
+"""Longest name of a component: 63 characters less the suffixes that Kubernetes appends to a StatefulSet's pods, and the
+engine to those."""
 TRACKING = "tracking"
 """Component label of the tracking server."""
 MODEL = "model"
@@ -27,7 +28,7 @@ MODEL_LABEL = "mlflow-stack/model"
 
 
 def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The labels of an object: the caller's own first, so that none of ours is overridden."""
+    """Return the labels of an object. The additional labels cannot override the stack's own."""
     return {
         **(extra or {}),
         **selector(instance, component),
@@ -37,7 +38,7 @@ def labels(instance: str, component: str, extra: Mapping[str, str] | None = None
 
 
 def selector(instance: str, component: str) -> dict[str, str]:
-    """The labels that select a pod: never a version, since a selector cannot be changed in place."""
+    """Return the labels that select a pod. They have no version, because a selector cannot be changed in place."""
     return {
         "app.kubernetes.io/name": "mlflow",
         INSTANCE_LABEL: instance,
@@ -46,20 +47,20 @@ def selector(instance: str, component: str) -> dict[str, str]:
 
 
 def label_rules(fields: validate.Fields) -> None:
-    """Judge the labels that a user adds to objects."""
+    """Check the labels that a user adds to objects."""
     fields.check_keys("labels", validate.label_key)
     fields.check_each("labels", validate.label_value)
 
 
 class Named(Protocol):
-    """An object with a name."""
+    """Object with metadata."""
 
     @property
     def metadata(self) -> pulumi.Output[k8s.meta.v1.outputs.ObjectMeta]:
-        """What it is called."""
+        """Metadata of the object, with its name."""
         ...
 
 
 def name_of(made: Named) -> pulumi.Output[str]:
-    """The name that an object has in the cluster."""
+    """Return the object's name in the cluster."""
     return made.metadata.apply(lambda metadata: metadata.name or "")

@@ -1,4 +1,4 @@
-"""Which connections a pod answers and opens: one NetworkPolicy for each kind of pod, everything else denied."""
+"""Default-deny NetworkPolicies: one for each kind of pod, with the connections that it accepts and opens."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,18 +20,20 @@ from mlflow_stack import validate
 from mlflow_stack.pod.parts import Egress, Ingress
 
 DNS_PORTS = (53, 5353)
-"""The second is where OpenShift's DNS pods listen: it judges a packet after the Service's address is replaced."""
+"""Ports of DNS. OpenShift's DNS pods listen on the second: OpenShift checks a packet after it has replaced the
+Service's address."""
 
 ANYWHERE = ("0.0.0.0/0", "::/0")
 LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
-"""Where clouds answer any pod with the node's own credentials; the last is AWS's address for IPv6."""
+"""Link-local addresses, where clouds give any pod the node's own credentials. The last one is AWS's address for
+IPv6."""
 
 
 class PeerArgs(TypedDict):
-    """Pods that may connect."""
+    """Pods that may connect to the stack's Services."""
 
     namespace_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Labels of their namespace. Default: the stack's own namespace."""
+    """Labels of the pods' namespace. Default: the stack's own namespace."""
     pod_selector: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Labels of the pods. Default: all pods."""
 
@@ -40,9 +42,9 @@ class EgressArgs(TypedDict):
     """Addresses outside the cluster that the stack's pods may connect to."""
 
     cidr: str
-    """The range, such as 192.0.2.0/24; never link-local, but for a name server's port 53."""
+    """Address range, such as 192.0.2.0/24. It must not be link-local, except for port 53 of a name server."""
     port: int
-    """The TCP port."""
+    """TCP port."""
 
 
 @validate.rules(PeerArgs)
@@ -63,14 +65,15 @@ def _egress_rules(fields: validate.Fields) -> None:
 
 
 def selector_rules(fields: validate.Fields) -> None:
-    """What the two selectors may hold."""
+    """Check the namespace selector and the pod selector."""
     for name in ("namespace_selector", "pod_selector"):
         fields.check_keys(name, validate.label_key)
         fields.check_each(name, validate.label_value)
 
 
 def peer(given: Mapping[str, object], *, of_all: bool = False) -> NetworkPolicyPeerArgsDict:
-    """The pods that two selectors name. Without one for namespaces: of the own, or ``of_all``."""
+    """Return the pods that match two selectors. Without a namespace selector, these are pods of the same namespace, or
+    of all namespaces with ``of_all``."""
     namespaces, pods = (given.get(name) for name in ("namespace_selector", "pod_selector"))
     selected: NetworkPolicyPeerArgsDict = {"pod_selector": _selector(pods)}
     if namespaces or of_all:
@@ -79,12 +82,12 @@ def peer(given: Mapping[str, object], *, of_all: bool = False) -> NetworkPolicyP
 
 
 def ranges(cidrs: Iterable[str]) -> list[NetworkPolicyPeerArgsDict]:
-    """Addresses that may connect."""
+    """Return the peers of address ranges."""
     return [{"ip_block": {"cidr": cidr}} for cidr in cidrs]
 
 
 def to_url(url: pulumi.Input[str]) -> Egress:
-    """A connection to the port of an http or https URL."""
+    """Return a connection to the port of an http or https URL."""
     if isinstance(url, str):
         return Egress(_port(url))
     return Egress(pulumi.Output.from_input(url).apply(_port))
@@ -96,25 +99,32 @@ def _port(url: str) -> int:
 
 
 def narrowed(connections: Iterable[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
-    """Connections whose addresses nobody could know (a host name's) within what ``given`` says of their port."""
+    """Return the connections. Those without known addresses, such as those to a host name, are limited to the ranges
+    that ``given`` states for their port, if any."""
     return [
-        replace(one, cidrs=_of_port(given, one.port) or one.cidrs) if not one.pods and not one.cidrs else one
-        for one in connections
+        replace(connection, cidrs=_of_port(given, connection.port) or connection.cidrs)
+        if not connection.pods and not connection.cidrs
+        else connection
+        for connection in connections
     ]
 
 
 def opened(connections: Sequence[Egress], given: Sequence[EgressArgs]) -> list[Egress]:
-    """The same, and what ``given`` names beside them."""
-    # A port that is not known yet may be one of these, too: then two rules say the same.
-    known = {one.port for one in connections if isinstance(one.port, int) and not one.pods and not one.cidrs}
-    others = [port for port in dict.fromkeys(one["port"] for one in given) if port not in known]
+    """Return the narrowed connections, and those to other ports in ``given``."""
+    # A port that is not known yet may be one of these as well. Then two rules allow the same.
+    known = {
+        connection.port
+        for connection in connections
+        if isinstance(connection.port, int) and not connection.pods and not connection.cidrs
+    }
+    others = [port for port in dict.fromkeys(address["port"] for address in given) if port not in known]
     return [*narrowed(connections, given), *(Egress(port, cidrs=_of_port(given, port)) for port in others)]
 
 
 def _of_port(given: Sequence[EgressArgs], port: pulumi.Input[int]) -> pulumi.Input[Sequence[str]]:
-    """The stated ranges of a port."""
+    """Return the stated ranges of a port."""
     if isinstance(port, int):
-        return [one["cidr"] for one in given if one["port"] == port]
+        return [address["cidr"] for address in given if address["port"] == port]
     return pulumi.Output.from_input(port).apply(lambda known: _of_port(given, known))
 
 
@@ -128,15 +138,15 @@ def policy(
     egress: Sequence[Egress],
     opts: pulumi.ResourceOptions,
 ) -> k8s.networking.v1.NetworkPolicy:
-    """The policy of the pods that ``selector`` selects: these connections and DNS, no other in or out."""
+    """Declare the policy of the pods that ``selector`` selects. It allows these connections and DNS, and no others."""
     return k8s.networking.v1.NetworkPolicy(
         name,
         metadata={"namespace": namespace, "labels": labels},
         spec={
             "pod_selector": {"match_labels": selector},
             "policy_types": ["Ingress", "Egress"],
-            "ingress": [_answered(one) for one in ingress],
-            "egress": [_dns(), *(_opened(one) for one in egress)],
+            "ingress": [_answered(connection) for connection in ingress],
+            "egress": [_dns(), *(_opened(connection) for connection in egress)],
         },
         opts=opts,
     )
@@ -144,12 +154,12 @@ def policy(
 
 def _answered(connection: Ingress) -> NetworkPolicyIngressRuleArgsDict:
     ports: list[NetworkPolicyPortArgsDict] = [{"port": connection.port, "protocol": "TCP"}]
-    # No `from` at all means everyone; an empty list would mean the same, which nobody would guess.
+    # Without `from` every peer may connect. An empty list means the same, but reads like none.
     return {"ports": ports, "from_": list(connection.peers)} if connection.peers else {"ports": ports}
 
 
 def _opened(connection: Egress) -> NetworkPolicyEgressRuleArgsDict:
-    # A name server may be asked by either.
+    # DNS uses both protocols.
     protocols = ("UDP", "TCP") if connection.port in DNS_PORTS else ("TCP",)
     to: pulumi.Input[Sequence[NetworkPolicyPeerArgsDict]]
     if connection.pods:
@@ -162,7 +172,7 @@ def _opened(connection: Egress) -> NetworkPolicyEgressRuleArgsDict:
 
 
 def _dns() -> NetworkPolicyEgressRuleArgsDict:
-    # Not the pods of kube-system alone: name servers are host processes in some clusters.
+    # Not only the pods of kube-system: name servers are host processes in some clusters.
     ports: list[NetworkPolicyPortArgsDict] = [
         {"port": port, "protocol": protocol} for port in DNS_PORTS for protocol in ("UDP", "TCP")
     ]
@@ -174,9 +184,9 @@ def _blocks(cidrs: Sequence[str]) -> list[NetworkPolicyPeerArgsDict]:
 
 
 def _block(cidr: str) -> NetworkPolicyPeerArgsDict:
-    """A range without the link-local addresses in it."""
+    """Return the block of a range without the link-local addresses in it."""
     network = ipaddress.ip_network(cidr)
-    held_back = [one for one in LINK_LOCAL if one != cidr and _within(ipaddress.ip_network(one), network)]
+    held_back = [block for block in LINK_LOCAL if block != cidr and _within(ipaddress.ip_network(block), network)]
     return {"ip_block": {"cidr": cidr, "except_": held_back} if held_back else {"cidr": cidr}}
 
 
@@ -186,7 +196,7 @@ def _selector(labels: object) -> LabelSelectorArgsDict:
 
 def _is_link_local(cidr: str) -> bool:
     network = ipaddress.ip_network(cidr)
-    return any(_within(network, ipaddress.ip_network(one)) for one in LINK_LOCAL)
+    return any(_within(network, ipaddress.ip_network(block)) for block in LINK_LOCAL)
 
 
 def _within(inner: ipaddress.IPv4Network | ipaddress.IPv6Network, outer: object) -> bool:

@@ -15,55 +15,56 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 @dataclass(frozen=True)
 class Ingress:
-    """One kind of connection that a pod answers; everything else is denied to it."""
+    """Connection that a pod accepts. All others are denied."""
 
     port: int
-    """The container's TCP port."""
+    """TCP port of the container."""
     peers: Sequence[NetworkPolicyPeerArgsDict] = ()
-    """From where, any of these. Without: from everywhere."""
+    """Peers that may connect. An empty sequence allows all peers."""
 
 
 @dataclass(frozen=True)
 class Egress:
-    """One kind of connection that a pod opens; everything else but DNS is denied to it."""
+    """Connection that a pod opens. All others except DNS are denied."""
 
     port: pulumi.Input[int]
-    """The TCP port."""
+    """TCP port."""
     cidrs: pulumi.Input[Sequence[str]] = ()
-    """Where to. Without these and without ``pods``: everywhere but link-local addresses."""
+    """Address ranges of the destination. Without ranges and without ``pods``: all except link-local addresses."""
     pods: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Labels of pods of the same namespace, instead of addresses."""
+    """Labels of the destination's pods in the same namespace, instead of address ranges."""
 
 
 @dataclass(frozen=True)
 class PodParts:
-    """What a store or a proxy adds to a pod. The server that owns the pod adds the parts up; nothing looks back."""
+    """Parts that a store or a proxy adds to a server's pod. The server merges the parts of its pod; parts never modify
+    a pod they do not own."""
 
     containers: Sequence[ContainerArgsDict] = ()
-    """Containers beside the server's own."""
+    """Additional containers."""
     init_containers: Sequence[ContainerArgsDict] = ()
-    """Containers that must end well before the server starts, in order."""
+    """Init containers, which must succeed in order before the server starts."""
     env: Sequence[EnvVarArgsDict] = ()
-    """Environment of the server's own container."""
+    """Environment of the server's container."""
     volumes: Sequence[VolumeArgsDict] = ()
     """Volumes of the pod."""
     mounts: Sequence[VolumeMountArgsDict] = ()
-    """Mounts of the server's own container."""
+    """Mounts of the server's container."""
     python_path: Sequence[str] = ()
-    """Folders of the server's own container in which Python finds modules and MLflow's plugins."""
+    """Folders of the server's container with Python modules and MLflow plugins."""
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])
     """Annotations of the pod."""
     wait_for: Sequence[pulumi.Resource] = ()
-    """What must exist before the pod is made."""
+    """Resources that must exist before the pod is created."""
     egress: Sequence[Egress] = ()
     """Connections that the pod opens."""
     ingress: Sequence[Ingress] = ()
-    """Connections that the pod answers."""
+    """Connections that the pod accepts."""
     exclusive: bool = False
-    """Whether one pod alone may hold what is mounted: SQLite, or a claim that is not ReadWriteMany."""
+    """True if only one pod at a time may use the mounted volumes: SQLite, or a claim that is not ReadWriteMany."""
     identity: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, pulumi.Input[str]])
-    """Identity of the data behind the part, by its purpose."""
+    """Identities of the data behind the part, by purpose."""
     linger_seconds: int = 0
-    """How long a pod that ends still takes requests."""
+    """Seconds for which a terminating pod still accepts requests."""
     scratch_bytes: int = 0
-    """What passes through the server's ``/tmp`` at most, beyond the server's own."""
+    """Most bytes that pass through the server's ``/tmp`` at once, in addition to the server's own."""

@@ -1,4 +1,4 @@
-"""Security settings of pods, and the platforms that they are for."""
+"""Security settings of pods, and the supported platforms."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -11,11 +11,13 @@ from pulumi_kubernetes.core.v1 import (
 Platform = Literal["kubernetes", "openshift"]
 PLATFORMS: Sequence[Platform] = get_args(Platform)
 USER_ID = 10001
-"""The UID, GID and fsGroup on plain Kubernetes: above 10000, as CKV_K8S_40 wants, so that it is no user of a node."""
+"""UID, GID and fsGroup on plain Kubernetes. CKV_K8S_40 requires a UID above 10000, so that it belongs to no user of a
+node."""
 
 
 def container_security() -> SecurityContextArgsDict:
-    """PodSecurity ``restricted`` and OpenShift ``restricted-v2``, stated on each container."""
+    """Return the security context of a container, which meets PodSecurity ``restricted`` and OpenShift
+    ``restricted-v2``."""
     return {
         "allow_privilege_escalation": False,
         "privileged": False,
@@ -27,7 +29,7 @@ def container_security() -> SecurityContextArgsDict:
 
 
 def pod_security(platform: Platform) -> PodSecurityContextArgsDict:
-    """The pod's security context: OpenShift fills in UID, GID and fsGroup itself and refuses any fixed ones."""
+    """Return the security context of a pod. OpenShift sets UID, GID and fsGroup itself and rejects fixed ones."""
     context: PodSecurityContextArgsDict = {"run_as_non_root": True, "seccomp_profile": {"type": "RuntimeDefault"}}
     if platform == "openshift":
         return context

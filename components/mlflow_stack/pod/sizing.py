@@ -1,4 +1,4 @@
-"""CPU, memory and disk of containers."""
+"""CPU, memory and disk space of containers."""
 
 import types
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from mlflow_stack import validate
 
 
 class ResourcesArgs(TypedDict):
-    """What a container asks for and may use at most, as Kubernetes quantities."""
+    """Resource requests and limits of a container, as Kubernetes quantities."""
 
     requests: NotRequired[Mapping[str, str]]
-    """Amounts reserved, by resource: cpu, memory, ephemeral-storage, or a device such as nvidia.com/gpu; none above its
-    limit. Default: the container's own."""
+    """Requested amounts by resource: cpu, memory, ephemeral-storage, or a device such as nvidia.com/gpu. A request must
+    not exceed its limit. Default: the container's own."""
     limits: NotRequired[Mapping[str, str]]
-    """Amounts not to be passed, by the same resources. Default: the container's own."""
+    """Limits by the same resources. Default: the container's own."""
 
 
 @validate.rules(ResourcesArgs)
@@ -34,12 +34,12 @@ def _resources(fields: validate.Fields) -> None:
 
 @dataclass(frozen=True)
 class Floor:
-    """Smallest limit that a container works with."""
+    """Smallest limit with which a container works."""
 
     limit: str
-    """Quantity."""
+    """Smallest limit, a quantity."""
     why: str
-    """What takes that much."""
+    """Reason for the limit."""
 
 
 def resource_rules(
@@ -50,7 +50,7 @@ def resource_rules(
     *,
     name: str = "resources",
 ) -> None:
-    """Judge a container's resources with its defaults merged in, as the API server judges its pods.
+    """Check a container's resources merged with its defaults, as the API server checks its pods.
 
     :param floors: Smallest limits, by resource.
     :param name: Name of the field of :class:`ResourcesArgs`.
@@ -84,13 +84,13 @@ def resource_rules(
 
 
 STEP_CPU = "20m"
-"""What a container asks for that ends before the server starts. A pod reserves the largest request of such for all its
-life, so it is small: what the server's ``resources`` ask for decides. Nothing limits what a step takes."""
+"""CPU request of an init container. A pod reserves the largest request of its init containers for its whole life, so
+this one is small and the server's ``resources`` decide. An init container has no CPU limit."""
 
 
 def resources(
     given: ResourcesArgs | None, requests: Mapping[str, str], limits: Mapping[str, str]
 ) -> ResourceRequirementsArgsDict:
-    """The caller's amounts over the defaults, resource by resource."""
+    """Return the given amounts merged over the defaults, by resource."""
     given = given or {}
     return {"requests": {**requests, **given.get("requests", {})}, "limits": {**limits, **given.get("limits", {})}}

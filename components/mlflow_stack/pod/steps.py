@@ -1,4 +1,4 @@
-"""Steps: containers and Jobs that run a program to its end, most of them in the MLflow image."""
+"""Steps: init containers and Jobs that run a program to completion, mostly in the MLflow image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,10 @@ def step(
     mounts: Sequence[VolumeMountArgsDict],
     working_dir: str | None = None,
 ) -> ContainerArgsDict:
-    """Return a hardened container that runs a program to its end. ``pulumi up`` prints its last lines if it fails.
+    """Return a hardened container that runs a program to completion. ``pulumi up`` prints its last log lines if it
+    fails.
 
-    :param env: Variables by name, or as containers take them.
+    :param env: Variables by name, or as Kubernetes spells them.
     """
     container: ContainerArgsDict = {
         "name": name,
@@ -55,9 +56,9 @@ class JobLimits:
     """Time limits of a Job."""
 
     deadline_seconds: int | None = None
-    """Seconds after which Kubernetes ends the Job's pod; None for no limit."""
+    """Seconds after which Kubernetes stops the Job's pod; None for no limit."""
     timeout: str | None = None
-    """Longest wait of ``pulumi up``; None for the provider's default."""
+    """Time limit of ``pulumi up``; None for the provider's default."""
 
 
 def job(
@@ -69,10 +70,10 @@ def job(
     limits: JobLimits,
     parent: pulumi.Resource,
 ) -> pulumi.Resource:
-    """Declare a Job of one pod that is not retried, with its ServiceAccount and NetworkPolicy.
+    """Declare a Job with one pod and no retries, with its ServiceAccount and NetworkPolicy.
 
-    :param component: Component label of its pod; its objects are named ``<name>-<component>``.
-    :param container: Container that ends last; ``parts`` has those before it, and the connections that all open.
+    :param component: Component label of its pod. Its objects are named ``<name>-<component>``.
+    :param container: Container that runs last. ``parts`` has the init containers before it, and the connections of all.
     """
     namespace = context.namespace
     marked = labels(name, component, context.labels)
@@ -102,7 +103,7 @@ def job(
         metadata={
             "namespace": namespace,
             "labels": marked,
-            # A failed Job would be awaited again in place of being run again.
+            # Without it, `pulumi up` would wait for a failed Job instead of replacing it.
             "annotations": {"pulumi.com/replaceUnready": "true"},
         },
         spec=spec,

@@ -1,4 +1,4 @@
-"""Volumes of pods: scratch space, texts and claims."""
+"""Volumes of pods: scratch volumes, ConfigMap files and claims."""
 
 from collections.abc import Mapping
 from importlib import resources as package
@@ -12,17 +12,18 @@ from pulumi_kubernetes.core.v1 import (
 
 from mlflow_stack.pod.metadata import name_of
 
-SCRATCH = "/tmp"  # noqa: S108 - a volume of the container's own
-"""The one path a container may write beside its volumes: an emptyDir of its own."""
+SCRATCH = "/tmp"  # noqa: S108 - the container's own volume
+"""Only path outside its volumes that a container may write to: its own emptyDir."""
 
 
 def scratch(name: str, size: str) -> tuple[VolumeArgsDict, VolumeMountArgsDict]:
-    """A container's own ``/tmp``: on disk and bounded, as memory-backed files would count against its memory."""
+    """Return the volume and the mount of a container's ``/tmp``. It is on disk and bounded, because files in memory
+    would count against the container's memory."""
     return {"name": name, "empty_dir": {"size_limit": size}}, {"name": name, "mount_path": SCRATCH}
 
 
 def program(name: str) -> str:
-    """The text of a program that containers run."""
+    """Return the text of a program that containers run."""
     return package.files("mlflow_stack").joinpath("programs", name).read_text(encoding="utf-8")
 
 
@@ -32,7 +33,7 @@ def programs(*names: str) -> dict[str, str]:
 
 
 def plugin(distribution: str, group: str, entry_point: str) -> dict[str, str]:
-    """Return the two files, by path, by which Python finds an entry point in a folder of its path."""
+    """Return, by path, the two files that let Python find an entry point in a folder of its path."""
     folder = f"{distribution.replace('-', '_')}-1.dist-info"
     return {
         f"{folder}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n",
@@ -56,7 +57,7 @@ def config_map(
 
 
 def config_volume(volume: str, config_map: pulumi.Input[str]) -> VolumeArgsDict:
-    """Return the volume of a ConfigMap's texts, named after their keys."""
+    """Return the volume of a ConfigMap, with a file for each key."""
     return {"name": volume, "config_map": {"name": config_map, "default_mode": 0o444}}
 
 
@@ -69,7 +70,7 @@ def text_volume(
     labels: Mapping[str, str],
     opts: pulumi.ResourceOptions,
 ) -> VolumeArgsDict:
-    """Return a volume of texts by their paths, in an immutable ConfigMap.
+    """Return a volume with text files by path, from an immutable ConfigMap.
 
     :param volume: Name of the volume in the pod.
     """
@@ -95,7 +96,8 @@ def claim(
     access_mode: str = "ReadWriteOnce",
     opts: pulumi.ResourceOptions,
 ) -> k8s.core.v1.PersistentVolumeClaim:
-    """A claim of that very name. It holds data: `destroy --exclude-protected` leaves it, and the namespace it is in."""
+    """Declare a PersistentVolumeClaim with a fixed name. It is protected because it holds data: `destroy
+    --exclude-protected` spares it and its namespace."""
     spec: k8s.core.v1.PersistentVolumeClaimSpecArgsDict = {
         "access_modes": [access_mode],
         "resources": {"requests": {"storage": size}},
@@ -108,7 +110,7 @@ def claim(
             "name": name,
             "namespace": namespace,
             "labels": labels,
-            # A class that binds when the first pod comes would be awaited for ever.
+            # `pulumi up` would wait forever for a class that binds with the first pod.
             "annotations": {"pulumi.com/skipAwait": "true"},
         },
         spec=spec,

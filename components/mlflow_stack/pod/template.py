@@ -1,4 +1,4 @@
-"""Pod templates, and the objects beside a workload."""
+"""Pod templates, and the auxiliary objects of a workload."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,13 +18,14 @@ from mlflow_stack.pod.security import Platform, pod_security
 
 
 def drained(parts: Iterable[PodParts]) -> LifecycleArgsDict:
-    """Of a guarded server: it is told to end 2 s after its proxy has taken the last request."""
+    """Return the preStop hook that lets the proxy drain before the server gets SIGTERM, 2 s after the proxy's last
+    request."""
     linger = max((part.linger_seconds for part in parts), default=0)
     return {"pre_stop": {"exec_": {"command": ["sleep", str(linger + 2)]}}}
 
 
 def annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]:
-    """The annotations of all parts, and on OpenShift the admission policy the pod is written for."""
+    """Return the annotations of all parts, and on OpenShift the SecurityContextConstraints that the pod requires."""
     annotations = {name: value for part in parts for name, value in part.annotations.items()}
     if platform == "openshift":
         annotations["openshift.io/required-scc"] = "restricted-v2"
@@ -32,7 +33,8 @@ def annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]
 
 
 def spread(selector: Mapping[str, str]) -> list[TopologySpreadConstraintArgsDict]:
-    """Several pods of one kind on as many nodes as there are; where there is one node they share it."""
+    """Return the constraint that spreads pods of one kind over the nodes. Pods may share a node if there are too
+    few."""
     return [
         {
             "max_skew": 1,
@@ -50,7 +52,7 @@ def disruption_budget(
     selector: Mapping[str, str],
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """Keeps all but one of the pods while nodes are emptied."""
+    """Declare a budget that keeps all but one of the pods while nodes are drained."""
     k8s.policy.v1.PodDisruptionBudget(
         name,
         metadata=metadata,
@@ -62,7 +64,7 @@ def disruption_budget(
 def service_account(
     name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
-    """An account of a workload's own, which is given no token and no right; its name."""
+    """Declare a workload's ServiceAccount, which gets no token and no permission, and return its name."""
     made = k8s.core.v1.ServiceAccount(
         name,
         metadata={"namespace": namespace, "labels": labels},
@@ -75,12 +77,12 @@ def service_account(
 def spec(
     platform: Platform, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
 ) -> PodSpecArgsDict:
-    """One pod of a server's own containers and what its parts add, hardened."""
+    """Return a hardened pod with a server's containers and the parts."""
     init_containers = [container for part in parts for container in part.init_containers]
     return {
         "service_account_name": service_account,
         "automount_service_account_token": False,
-        # A Service called mlflow would otherwise inject MLFLOW_PORT=tcp://…, with which MLflow does not start.
+        # A Service named mlflow would otherwise inject MLFLOW_PORT=tcp://…, and MLflow would not start.
         "enable_service_links": False,
         "security_context": pod_security(platform),
         "init_containers": init_containers,

@@ -13,16 +13,16 @@ from mlflow_stack.cluster import CONFIG_MAP, SECRET, Need, Place
 
 
 class KeyRefArgs(TypedDict):
-    """One key of an existing Secret or ConfigMap."""
+    """Key of an existing Secret or ConfigMap."""
 
     name: pulumi.Input[str]
     """Name of the object, in the servers' namespace."""
     key: str
-    """The key in it."""
+    """Key in the object."""
 
 
 class EnvSourceArgs(TypedDict):
-    """Where the value of a variable comes from: one of the two."""
+    """Source of a variable's value. Set exactly one key."""
 
     secret_key_ref: NotRequired[KeyRefArgs]
     """A key of a Secret. Default: none."""
@@ -31,14 +31,14 @@ class EnvSourceArgs(TypedDict):
 
 
 class EnvVarArgs(TypedDict):
-    """One environment variable."""
+    """Environment variable of a container."""
 
     name: str
-    """The variable's name: letters, digits and '_'."""
+    """Name of the variable: letters, digits and '_'."""
     value: NotRequired[pulumi.Input[str]]
-    """Its value, in plain text in the cluster. Default: none, it is given by value_from."""
+    """Value, in plain text in the cluster. Default: none, it is given by value_from."""
     value_from: NotRequired[EnvSourceArgs]
-    """Where its value comes from. Default: none, it is given by value."""
+    """Source of the value. Default: none, it is given by value."""
 
 
 @validate.rules(KeyRefArgs)
@@ -65,7 +65,7 @@ def _one_of_two(fields: validate.Fields, name: str, other: str) -> None:
 
 
 def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
-    """Judge the ``env`` of a server, which must not set the variables of its own container."""
+    """Check the ``env`` of a server, which must not set the variables of its own container."""
     names = [variable["name"] for variable in fields.get("env", []) if variable and "name" in variable]
     for name in dict.fromkeys(names):
         if name in own:
@@ -75,7 +75,7 @@ def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
 
 
 def env_needs(variables: Sequence[Mapping[str, Any]], place: Place) -> list[Need]:
-    """Return what the ``env`` of a server needs of the cluster."""
+    """Return the existing objects that the ``env`` of a server requires."""
     found: list[Need] = []
     for position, variable in enumerate(variables):
         source: Mapping[str, Any] = (variable or {}).get("value_from", {})
@@ -88,10 +88,10 @@ def env_needs(variables: Sequence[Mapping[str, Any]], place: Place) -> list[Need
 
 
 def env(variables: Mapping[str, pulumi.Input[str]]) -> list[EnvVarArgsDict]:
-    """Environment of a container, plain values."""
+    """Return the environment of a container from plain values."""
     return [{"name": name, "value": value} for name, value in variables.items()]
 
 
 def env_given(variables: Sequence[EnvVarArgs]) -> list[EnvVarArgsDict]:
-    """Return the variables that a user gave, as a container takes them."""
+    """Return a user's variables as Kubernetes spells them."""
     return [cast(EnvVarArgsDict, variable) for variable in variables]

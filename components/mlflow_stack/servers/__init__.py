@@ -1,1 +1,1 @@
-"""servers"""
+"""Tracking server, model servers and the tracking server's encryption keys."""

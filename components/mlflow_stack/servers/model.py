@@ -1,4 +1,4 @@
-"""Model servers: each named model has a Deployment and a proxy of its own, and shares no pod with another."""
+"""Model servers. Each named model has its own Deployment and proxy, and shares no pod with another model."""
 
 import dataclasses
 import re
@@ -26,10 +26,10 @@ from mlflow_stack.pod import Egress, PodParts, network
 from mlflow_stack.pod.network import EgressArgs
 
 VOLUME = "/model"
-"""Where the pod's volume of the model is mounted."""
+"""Mount path of the model's volume."""
 SCRIPTS = "/opt/mlflow-stack"
 REGISTRY = "/etc/mlflow-stack-registry"
-"""Where the fetching container finds the registry's user and password."""
+"""Mount path of the registry's user and password in the fetch container."""
 S3_KEYS = "/etc/mlflow-stack-s3"
 S3_KEYS_FILE = "credentials"
 
@@ -38,7 +38,7 @@ PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "predic
 SCRATCH_SIZE = "256Mi"
 SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
 LIMITS = {"memory": "1Gi"}
-"""A small scikit-learn model is served with 260 MB resident; what a model needs beyond that is its user's to say."""
+"""A server of a small scikit-learn model has 260 MB resident. Users must set larger limits for larger models."""
 SMALLEST_LIMIT = pod.Floor("256Mi", "a server of a small scikit-learn model holds 260 MB")
 STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": pod.STEP_CPU, "memory": "256Mi"},
@@ -50,12 +50,12 @@ COMMON_ENV = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HOME": pod.SCRATCH,
-    # The UID has no line in the image's /etc/passwd.
+    # The image's /etc/passwd has no entry for the UID.
     "USER": USER,
     "LOGNAME": USER,
 }
 NO_TRACKING = "none://this-model-server-has-no-tracking-server"
-"""An address that MLflow refuses at once. Without any it opens a SQLite file in the working folder."""
+"""Tracking URI that MLflow rejects at once. Without a tracking URI it opens a SQLite file in the working folder."""
 NO_LIMIT = str(10**6)
 OWN_VARIABLES = (
     *("MODEL_URI", "VOLUME", "PORT", "MAX_REQUEST_BYTES", "REQUEST_SECONDS", "PREDICTIONS", "MEMORY_BYTES"),
@@ -63,7 +63,7 @@ OWN_VARIABLES = (
     *("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PYTHONPATH"),
     *COMMON_ENV,
 )
-"""Variables that the server's container needs for itself."""
+"""Variables that the server's container sets itself."""
 
 DEFAULT_SIZE = "2Gi"
 DEFAULT_MAX_REQUEST_SIZE = "20Mi"
@@ -72,15 +72,15 @@ DEFAULT_MAX_CONCURRENT_PREDICTIONS = 8
 DEFAULT_LOAD_TIMEOUT = "3m"
 DEFAULT_CPU_PERCENT = 80
 GRACE_MARGIN_SECONDS = 10
-"""How long a pod that ends may live beyond its drain: requests still come for a while."""
+"""Seconds for which a terminating pod may live longer than its drain, because requests still arrive for a while."""
 Environment = Literal["image", "install"]
 
 LONGEST_NAME = 63
-"""Characters of the server's name, which is the Service's."""
+"""Longest name of the server and its Service."""
 LONGEST_MODEL = LONGEST_NAME - pod.LONGEST_NAME - 1
-"""Characters of a model's name: what is left behind the stack's and a dash."""
+"""Longest name of a model: the characters left after the stack's name and a dash."""
 TAKEN = ("public", "database")
-"""Names of models that would give the Service of another part of the stack."""
+"""Reserved model names: with them the model's Service would have the name of another Service of the stack."""
 
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(rf"(?P<model>models:/{_PART})(?:/(?P<version>[1-9][0-9]*)|/latest|@[A-Za-z0-9_-]+)", re.ASCII)
@@ -88,7 +88,7 @@ _PLACE = re.compile(rf"models:/m-[0-9a-f]{{32}}|runs:/[0-9a-f]{{32}}(/{_PART})+|
 
 
 def model_uri(value: str) -> str | None:
-    """A model's place: plain characters, since the registry's client takes some others for more than a name."""
+    """Check a model's URI. Only plain characters are accepted, because the registry's client interprets some others."""
     if _REFERENCE.fullmatch(value) or _PLACE.fullmatch(value):
         return None
     return (
@@ -98,26 +98,26 @@ def model_uri(value: str) -> str | None:
 
 
 def moves(uri: str) -> bool:
-    """Whether what the URI names can become another version: an alias, or the latest."""
+    """Return whether the URI may lead to another version later: an alias, or ``latest``."""
     match = _REFERENCE.fullmatch(uri)
     return match is not None and match["version"] is None
 
 
 def pinned(uri: str, version: int | None) -> str:
-    """The URI of one version for ever, where the version is known."""
+    """Return the URI pinned to a version, if one is known."""
     match = _REFERENCE.fullmatch(uri)
     return uri if match is None or version is None else f"{match['model']}/{version}"
 
 
 class AutoscaleArgs(TypedDict):
-    """How many servers there are, by how busy they are."""
+    """Autoscaling of the servers of a model by their CPU utilization."""
 
     min_replicas: NotRequired[int]
-    """The fewest. Default: 1."""
+    """Smallest number of servers. Default: 1."""
     max_replicas: int
-    """The most."""
+    """Largest number of servers."""
     cpu_percent: NotRequired[int]
-    """The use of the requested CPU that is aimed at, in percent. Default: 80."""
+    """Target utilization of the requested CPU, in percent. Default: 80."""
 
 
 @validate.rules(AutoscaleArgs)
@@ -131,54 +131,54 @@ def _autoscale_rules(fields: validate.Fields) -> None:
 
 
 class ModelArgs(TypedDict):
-    """One model to serve."""
+    """Model to serve."""
 
     name: str
-    """What it is called in URLs and object names: an RFC 1123 label of at most 22 characters."""
+    """Name of the model in URLs and object names: an RFC 1123 label of at most 22 characters."""
     uri: NotRequired[str]
-    """Where it comes from: models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>,
+    """URI of the model: models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>,
     runs:/<run id>/<path> or s3://<bucket>/<path>. Default: none, then there are no servers yet."""
     version: NotRequired[int]
-    """The version that an alias or ``latest`` is pinned to, as ``make pin`` writes it. Default: none; then each pod
-    asks when it starts, with a warning."""
+    """Version to which an alias or ``latest`` is pinned, as written by ``make pin``. Default: none; then each pod looks
+    it up when it starts, with a warning."""
     environment: NotRequired[Environment]
-    """image: the image has the model's libraries, or install: those it lacks are installed before the server starts.
-    Default: image."""
+    """Source of the model's libraries. image: they are in the image. install: missing ones are installed before the
+    server starts. Default: image."""
     index_url: NotRequired[pulumi.Input[str]]
-    """Package index that environment install takes libraries from, without user or password. Default: PyPI."""
+    """Package index for environment install, without user or password. Default: PyPI."""
     image: NotRequired[pulumi.Input[str]]
     """Image with MLflow 3.17.2 or later and the model's libraries. Default: the tracking server's."""
     replicas: NotRequired[int]
-    """Servers at once. Default: 1, without a uri 0."""
+    """Number of servers. Default: 1, without a uri 0."""
     autoscale: NotRequired[AutoscaleArgs]
-    """Instead of replicas: as many as are needed. Default: none."""
+    """Autoscaling, instead of replicas. Default: none."""
     resources: NotRequired[pod.ResourcesArgs]
-    """The server's CPU and memory. Default: requests 100m CPU and 384Mi, limit 1Gi memory."""
+    """CPU and memory of the server. Default: requests 100m CPU and 384Mi, limit 1Gi memory."""
     size: NotRequired[str]
-    """Space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
+    """Disk space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
     max_request_size: NotRequired[str]
-    """The largest request, a quantity of bytes, also after it is unpacked; above it 413, and for a request that
-    becomes more than the server's memory holds. Default: 20Mi."""
+    """Largest request, a quantity of bytes, before and after decompression. A larger request gets 413, and so does one
+    that needs more than the server's memory. Default: 20Mi."""
     request_timeout: NotRequired[str]
-    """How long one prediction may take, with the time that it waits; then 504. Default: 60s."""
+    """Time limit of one prediction, queueing included; then 504. Default: 60s."""
     max_concurrent_predictions: NotRequired[int]
-    """Predictions at once in one server. Four times as many wait, one more gets 429. Default: 8."""
+    """Concurrent predictions in one server. Four times as many may wait; further ones get 429. Default: 8."""
     env: NotRequired[Sequence[pod.EnvVarArgs]]
     """Variables of the server's container, as Kubernetes spells them. The model's code can read them. Default: []."""
     load_timeout: NotRequired[str]
-    """How long loading may take before the server is started again. Default: 3m."""
+    """Time limit of loading the model. After it the server is restarted. Default: 3m."""
     rollout_timeout: NotRequired[str]
-    """How long ``pulumi up`` waits for the servers: fetching, installing and loading. Default: 10m."""
+    """Time limit of ``pulumi up`` for the servers' rollout: fetching, installing and loading. Default: 10m."""
     node_port: NotRequired[int]
-    """Port of every node, 30000 to 32767, where the stack is exposed by nodeport. Default: none, reachable in the
+    """Port of every node, 30000 to 32767, if the stack is exposed by nodeport. Default: none, reachable in the
     cluster."""
     s3_existing_secret: NotRequired[pulumi.Input[str]]
-    """For s3://: name of a Secret that is there already, with an AWS shared credentials file under the key
-    ``credentials``. Default: none."""
+    """For s3://: name of an existing Secret with an AWS shared credentials file under the key ``credentials``.
+    Default: none."""
     s3_endpoint_url: NotRequired[pulumi.Input[str]]
-    """For s3://: the S3 server's address with scheme. Default: AWS."""
+    """For s3://: URL of the S3 server. Default: AWS."""
     s3_region: NotRequired[pulumi.Input[str]]
-    """For s3://: the bucket's region. Default: us-east-1."""
+    """For s3://: region of the bucket. Default: us-east-1."""
 
 
 _ONE_SERVER = (
@@ -235,7 +235,7 @@ def _index(value: str) -> str | None:
 
 
 def needs(model: ModelArgs, place: Place) -> list[Need]:
-    """Return what the servers of a model need of the cluster."""
+    """Return the existing objects that a model's servers require."""
     keys = place.need(SECRET, model, "s3_existing_secret", keys=[S3_KEYS_FILE], why="an AWS shared credentials file")
     return [*keys, *pod.env_needs(model.get("env", []), place)]
 
@@ -245,13 +245,13 @@ def _server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
 
 
 def _step_resources(size: str) -> ResourceRequirementsArgsDict:
-    # The pod's volume, reserved as a whole, so that no other pod takes its place on the node's disk.
+    # The request covers the whole volume, so that other pods cannot use its space on the node's disk.
     requests, limits = STEP_RESOURCES
     return pod.resources(None, {**requests, "ephemeral-storage": size}, limits)
 
 
 def _servers(model: ModelArgs) -> int:
-    """Return how many servers of a model there are at most."""
+    """Return the largest number of a model's servers."""
     if "autoscale" in model:
         return model["autoscale"]["max_replicas"]
     return model.get("replicas", 1 if "uri" in model else 0)
@@ -262,7 +262,7 @@ def _proxy_limits(model: ModelArgs) -> nginx.Limits:
 
 
 def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
-    """Return the room that a pod of the model's servers needs on a node; nothing where there are no servers."""
+    """Return the reservation of a pod of the model's servers; nothing if there are no servers."""
     if not _servers(model):
         return []
     containers = [
@@ -276,13 +276,13 @@ def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
 
 
 def models_rules(fields: validate.Fields) -> None:
-    """What the models of one stack may be together; MlflowStack's args hold them with the stack's ``expose``."""
-    models: Sequence[ModelArgs] = [one for one in fields.get("models", []) if one]
-    names = [one["name"] for one in models if "name" in one]
+    """Check the rules across the models of one stack and its ``expose``. MlflowStack's args have both."""
+    models: Sequence[ModelArgs] = [model for model in fields.get("models", []) if model]
+    names = [model["name"] for model in models if "name" in model]
     for name in sorted({name for name in names if names.count(name) > 1}):
         fields.refuse_item("models", name, "each model name once")
     expose: Mapping[str, object] = fields.get("expose", {})
-    ports = [one["node_port"] for one in models if "node_port" in one]
+    ports = [model["node_port"] for model in models if "node_port" in model]
     for port in sorted(set(ports)):
         if expose.get("kind") != "nodeport":
             fields.refuse_item(
@@ -293,40 +293,41 @@ def models_rules(fields: validate.Fields) -> None:
 
 
 class ModelServerArgs(TypedDict):
-    """One model, where it comes from and who may ask it."""
+    """Model to serve, its registry and its access rules."""
 
     namespace: pulumi.Input[str]
     """Namespace of the servers."""
     model: ModelArgs
-    """The model."""
+    """Model to serve."""
     addresses: pulumi.Input[Addresses]
-    """The names of the MLflow that the model belongs to, without its own: ``service`` is what the component's name
-    begins with, before ``-`` and the model's name."""
+    """Addresses of the MLflow that the model belongs to. ``service`` is its Service, which is the component's name
+    without ``-`` and the model's name."""
     htpasswd: pulumi.Input[str]
     """Name of the Secret with the password file, key ``htpasswd``."""
     tracking_uri: pulumi.Input[str]
-    """The registry that ``models:/`` and ``runs:/`` are asked from."""
+    """URI of the registry for ``models:/`` and ``runs:/``."""
     existing_secret: NotRequired[pulumi.Input[str]]
     """Name of the Secret with the registry's user: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
-    MLFLOW_TRACKING_TOKEN. Default: none, the registry asks for no password."""
+    MLFLOW_TRACKING_TOKEN. Default: none, the registry needs no password."""
     tracking_pods: NotRequired[Mapping[str, str]]
-    """Labels of the registry's pods, where they are in the same namespace. Default: the registry is anywhere."""
+    """Labels of the registry's pods, if they are in the same namespace. Default: the registry is anywhere."""
     scripts: NotRequired[pulumi.Input[str]]
-    """Name of a ConfigMap as :func:`programs` makes it. Default: one of this server's own."""
+    """Name of a ConfigMap made by :func:`programs`. Default: the server creates one."""
     image: NotRequired[pulumi.Input[str]]
-    """The image where the model names none. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    """Image for models without one. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
-    """The nginx image. Default: nginxinc/nginx-unprivileged."""
+    """nginx image. Default: nginxinc/nginx-unprivileged."""
     platform: NotRequired[pod.Platform]
-    """kubernetes or openshift. Default: kubernetes."""
+    """Platform of the cluster: kubernetes or openshift. Default: kubernetes."""
     access: NotRequired[Access]
-    """Who comes. Default: the pods of the same namespace, to the internal port."""
+    """Access rules of the proxy. Default: the pods of the same namespace, to the internal port."""
     egress: NotRequired[Sequence[EgressArgs]]
-    """The addresses, by port, that alone are asked. Default: [], everywhere but link-local addresses."""
+    """Addresses, by port, that are the only ones the pods may connect to. Default: [], everywhere but link-local
+    addresses."""
     wait_for: NotRequired[Sequence[pulumi.Resource]]
-    """What must exist before the pods are made, such as the Secrets. Default: nothing."""
+    """Resources that must exist before the pods are created, such as the Secrets. Default: nothing."""
     labels: NotRequired[Mapping[str, str]]
-    """More labels. Default: {}."""
+    """Additional labels. Default: {}."""
 
 
 @validate.rules(ModelServerArgs)
@@ -338,13 +339,13 @@ def _server_rules(fields: validate.Fields) -> None:
 
 
 class ModelServer(pulumi.ComponentResource):
-    """The servers of one model: MLflow's scoring app behind the auth proxy, fetched before it starts by a container
-    that alone has the registry's password."""
+    """Servers of one model: MLflow's scoring app behind the auth proxy. An init container fetches the model, and only
+    it has the registry's password."""
 
     service: pulumi.Output[str]
-    """Name of the Service: port 80 leads to the proxy's internal port, ``public`` to its public one."""
+    """Name of the Service. Port 80 leads to the proxy's internal port, ``public`` to its public one."""
     uri: str
-    """What is served, as far as it is known: with the version, where the reference is pinned."""
+    """URI of the served model, pinned to its version if one is known."""
 
     def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
@@ -431,7 +432,7 @@ class ModelServer(pulumi.ComponentResource):
             },
         }
         if scaled is None:
-            # An autoscaler's number would be undone by the next `up`.
+            # With an autoscaler, the next `up` would reset its number of replicas.
             rollout["replicas"] = most
         deployment = k8s.apps.v1.Deployment(
             name,
@@ -455,7 +456,8 @@ class ModelServer(pulumi.ComponentResource):
 def programs(
     name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
-    """The ConfigMap with what a model's containers run; its name. One serves any number of models."""
+    """Declare the ConfigMap with the programs of a model's containers, and return its name. Several models can share
+    it."""
     made = k8s.core.v1.ConfigMap(
         f"{name}-programs",
         metadata={"namespace": namespace, "labels": labels},
@@ -479,8 +481,8 @@ def _drain_seconds(model: ModelArgs) -> int:
 
 
 def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
-    """Return the container that runs the model's code. It has no credential but those of the model's ``env``, and
-    writes nowhere but in its ``/tmp``."""
+    """Return the container that runs the model's code. Its only credentials are those in the model's ``env``, and it
+    writes only to its ``/tmp``."""
     model = args["model"]
     load = validate.seconds_of(model.get("load_timeout", DEFAULT_LOAD_TIMEOUT))
     memory = {**LIMITS, **model.get("resources", {}).get("limits", {})}["memory"]
@@ -493,7 +495,7 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "DRAIN_SECONDS": str(_drain_seconds(model)),
         "PREDICTIONS": str(model.get("max_concurrent_predictions", DEFAULT_MAX_CONCURRENT_PREDICTIONS)),
         "MEMORY_BYTES": str(validate.bytes_of(memory)),
-        # The wrapper keeps the limit; the app would cancel what it waits for, and the thread would go on unseen.
+        # The wrapper enforces the limit. The app would stop waiting, but the thread would continue unnoticed.
         "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": NO_LIMIT,
         "MLFLOW_TRACKING_URI": NO_TRACKING,
         "PYTHONPATH": f"{VOLUME}/libraries",
@@ -508,10 +510,10 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "env": [*pod.env(env), *pod.env_given(model.get("env", []))],
         "resources": _server_resources(model),
         "security_context": pod.container_security(),
-        # What `pulumi up` prints of a server that does not start.
+        # `pulumi up` prints these log lines of a server that does not start.
         "termination_message_policy": "FallbackToLogsOnError",
         "startup_probe": {**_probe(nginx.HEALTHY, 1), "failure_threshold": load},
-        # A prediction in Python may hold the interpreter for a while: busy is not dead.
+        # A prediction in Python may block the interpreter for a while without being stuck.
         "liveness_probe": {**_probe(nginx.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
         "readiness_probe": {**_probe(nginx.READY, 5), "failure_threshold": 2},
         "lifecycle": pod.drained(parts),
@@ -528,7 +530,7 @@ def _probe(path: str, period: int) -> k8s.core.v1.ProbeArgsDict:
 
 
 def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapping[str, str]) -> PodParts:
-    """The volume of the model and the steps that fill it."""
+    """Return the model's volume and the steps that fill it."""
     model = args["model"]
     child = pulumi.ResourceOptions(parent=parent)
     scripts = args["scripts"] if "scripts" in args else programs(name, args["namespace"], labels, child)
@@ -569,9 +571,9 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
         "VOLUME_BYTES": str(validate.bytes_of(size)),
         "MLFLOW_TRACKING_URI": args["tracking_uri"],
         "CREDENTIALS": REGISTRY,
-        # The step itself waits and says why.
+        # The step itself retries and logs the reason.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        # Through the tracking server: the pod has no way to a bucket behind it.
+        # Downloads must pass through the tracking server, because the pod cannot connect to a bucket behind it.
         "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
@@ -596,7 +598,7 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
 
 
 def _egress(args: ModelServerArgs) -> list[Egress]:
-    """What the pod asks: the registry or the bucket, and for libraries their index."""
+    """Return the pod's connections: to the registry or the bucket, and to the package index of libraries."""
     model = args["model"]
     found: list[Egress] = []
     if model.get("uri", "").startswith("s3://"):
@@ -632,7 +634,7 @@ def _autoscaler(
             "metrics": [
                 {
                     "type": "ContainerResource",
-                    # The proxy's CPU is not what more servers would relieve.
+                    # Not the proxy's CPU: more servers would not reduce it.
                     "container_resource": {
                         "name": "cpu",
                         "container": "model",

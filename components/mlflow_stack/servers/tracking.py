@@ -1,4 +1,4 @@
-"""The tracking server: MLflow on loopback in a pod of its own, with what stores and proxy add, behind one Service."""
+"""Tracking server: MLflow on loopback in its own pod, with the parts of stores and proxy, behind one Service."""
 
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
@@ -16,23 +16,25 @@ from mlflow_stack.pod.network import EgressArgs
 from mlflow_stack.programs import locations
 
 PROGRAMS = "/opt/mlflow-stack-tracking"
-"""Where the server's start and MLflow's plugin are mounted."""
+"""Mount path of the server's start program and of MLflow's plugin."""
 
 REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 LIMITS = {"memory": "1Gi"}
-"""One worker, no jobs: 487 MB resident idle, 526 MB under load, and 60 to 90 MB for transfers."""
+"""Measured with one worker and without jobs: 487 MB resident when idle, 526 MB under load, and 60 to 90 MB for
+transfers."""
 
 SERVER_BYTES = 640 * 2**20
-"""Memory of the server beside the bodies of API requests: the figures above."""
+"""Memory of the server without the bodies of API requests, from the measurements above."""
 BODY_COST = 96
-"""Memory that MLflow takes for each byte of an API body, at worst. Measured: 73 for JSON of many small items, 81 for
+"""Memory that MLflow needs for each byte of an API body, at worst. Measured: 73 for JSON of many small items, 81 for
 OTLP of empty spans, 90 for a long search filter."""
 SMALLEST_BODY_LIMIT = 2**20
 """MLflow's client sends batches of up to 1,000,000 bytes."""
 SMALLEST_LIMIT = f"{(SERVER_BYTES + BODY_COST * SMALLEST_BODY_LIMIT) // 2**20}Mi"
-"""Memory limit with which a request of the smallest body limit does not end the server."""
+"""Smallest memory limit with which a request of the smallest body limit does not kill the server."""
 LARGEST_BODY_LIMIT = 32 * 2**20
-"""More memory serves more requests at once. A larger body would occupy the interpreter for minutes."""
+"""Largest body limit. Beyond it more memory serves more concurrent requests. A larger body would block the interpreter
+for minutes."""
 
 SCRIPTS = (
     "tracking_server.py",
@@ -45,38 +47,39 @@ SCRIPTS = (
 )
 
 SCRATCH_BYTES = 512 * 2**20
-"""MLflow's ``/tmp``: uploads from the UI, 10 MB each, pass through it, beside what the artifact store says."""
+"""Bytes of MLflow's ``/tmp`` for uploads from the UI, 10 MB each. The artifact store's bytes are added."""
 
 GRACE_SECONDS = 60
 STUCK_GRACE_SECONDS = 5
-"""The same where the liveness probe ends a server, which does not answer."""
+"""Grace period if the liveness probe ends a server that does not respond."""
 
 
 class TrackingServerArgs(TypedDict):
-    """One tracking server."""
+    """Tracking server to declare."""
 
     namespace: pulumi.Input[str]
     """Namespace of the server."""
     addresses: pulumi.Input[Addresses]
-    """The names it answers to; any other Host gets 403 from MLflow itself."""
+    """Addresses of the server. MLflow answers 403 to requests with any other Host."""
     parts: Sequence[PodParts]
-    """What stores and proxy add to the pod: env with a backend store URI and an artifact destination, a proxy."""
+    """Parts of stores and proxy: env with a backend store URI and an artifact destination, a proxy."""
     egress: NotRequired[Sequence[EgressArgs]]
     """Addresses outside the cluster that it may connect to. Default: none but what the parts open."""
     image: NotRequired[pulumi.Input[str]]
-    """The MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
+    """MLflow image, 3.17.2 or later, with its database drivers. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     platform: NotRequired[pod.Platform]
-    """kubernetes or openshift. Default: kubernetes."""
+    """Platform of the cluster: kubernetes or openshift. Default: kubernetes."""
     replicas: NotRequired[int]
-    """Pods at once; one, where a part allows no more. Default: 1."""
+    """Number of pods; one, if a part allows no more. Default: 1."""
     artifact_locations: NotRequired[Sequence[str]]
-    """Artifact locations that the server may use beside its own artifact store. Default: []."""
+    """Artifact locations that the server may use in addition to its own artifact store. Default: []."""
     resources: NotRequired[pod.ResourcesArgs]
-    """Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as ephemeral storage, limit 1Gi memory."""
+    """CPU, memory and disk space of the server. Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as
+    ephemeral storage, limit 1Gi memory."""
     rollout_timeout: NotRequired[str]
-    """How long ``pulumi up`` waits for the server, schema step included, such as 10m. Default: 10m."""
+    """Time limit of ``pulumi up`` for the server's rollout, schema step included, such as 10m. Default: 10m."""
     labels: NotRequired[Mapping[str, str]]
-    """More labels. Default: {}."""
+    """Additional labels. Default: {}."""
 
 
 @validate.rules(TrackingServerArgs)
@@ -90,7 +93,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 def server_rules(fields: validate.Fields) -> None:
-    """What the server fields may be; MlflowStack's args hold the same."""
+    """Check the fields of the tracking server, which MlflowStack's args have as well."""
     fields.check("image", validate.image)
     fields.check("platform", validate.one_of(*pod.PLATFORMS))
     fields.check("rollout_timeout", validate.duration)
@@ -99,9 +102,9 @@ def server_rules(fields: validate.Fields) -> None:
 
 
 def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
-    """Judge the server's resources.
+    """Check the server's resources.
 
-    :param passing_bytes: What passes through ``/tmp`` at most beyond the server's own.
+    :param passing_bytes: Most bytes that pass through ``/tmp`` at once, in addition to the server's own.
     """
     scratch = str(SCRATCH_BYTES + passing_bytes)
     floors = {
@@ -114,7 +117,7 @@ def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
 def container_resources(given: pod.ResourcesArgs | None, scratch_bytes: int) -> ResourceRequirementsArgsDict:
     """Return the resources of the server's container.
 
-    :param scratch_bytes: What its ``/tmp`` holds at most.
+    :param scratch_bytes: Most bytes in its ``/tmp``.
     """
     return pod.resources(given, {**REQUESTS, "ephemeral-storage": str(scratch_bytes)}, LIMITS)
 
@@ -137,7 +140,7 @@ def artifact_location(value: str) -> str | None:
 
 
 def programs() -> dict[str, str]:
-    """Return the server's start and MLflow's plugin, by path."""
+    """Return the server's start program and MLflow's plugin, by path."""
     return {
         **pod.programs(*SCRIPTS),
         **pod.plugin("mlflow-stack-tracking", "mlflow.app", "mlflow-stack = tracking_app:create_app"),
@@ -147,7 +150,7 @@ def programs() -> dict[str, str]:
 def max_body_bytes(resources: pod.ResourcesArgs | None) -> int:
     """Return the size limit of an API request's body, which follows from the server's memory limit.
 
-    The bodies that the server works on at once may have this size together.
+    The bodies of all concurrent requests together may have this size.
     """
     limits = {**LIMITS, **(resources or {}).get("limits", {})}
     spare = validate.bytes_of(limits["memory"]) - SERVER_BYTES
@@ -155,12 +158,12 @@ def max_body_bytes(resources: pod.ResourcesArgs | None) -> int:
 
 
 class TrackingServer(pulumi.ComponentResource):
-    """MLflow's tracking server, one worker, reachable through the proxy among its parts alone."""
+    """Tracking server of MLflow with one worker. Clients reach it only through the proxy among its parts."""
 
     service: pulumi.Output[str]
-    """Name of the Service: port 80 leads to the proxy's internal port."""
+    """Name of the Service. Port 80 leads to the proxy's internal port."""
     selector: Mapping[str, str]
-    """The labels that select the pod."""
+    """Labels that select the pod."""
 
     def __init__(self, name: str, args: TrackingServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
@@ -218,14 +221,14 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "SCRATCH_FOLDER", "value": pod.SCRATCH},
                 {"name": "MAX_BODY_BYTES", "value": str(body_limit)},
                 {"name": "MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE", "value": str(body_limit)},
-                # One a line: commas are part of a location.
+                # One location per line, because locations may contain commas.
                 {"name": "ARTIFACT_LOCATIONS", "value": "\n".join(accepted.get("artifact_locations", []))},
                 {"name": "MLFLOW_HOST", "value": "127.0.0.1"},
                 {"name": "MLFLOW_PORT", "value": str(nginx.UPSTREAM_PORT)},
-                # More workers need more memory and give nothing on the same cores; more replicas do.
+                # More workers need more memory and add no throughput on the same cores; more replicas do.
                 {"name": "MLFLOW_WORKERS", "value": "1"},
                 {"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"},
-                # The proxy's log has every request; probes would fill this one.
+                # The proxy logs every request, and probes would fill this log.
                 {"name": "MLFLOW_UVICORN_OPTS", "value": "--no-access-log"},
                 {
                     "name": "MLFLOW_SERVER_ALLOWED_HOSTS",
@@ -235,14 +238,14 @@ class TrackingServer(pulumi.ComponentResource):
                     "name": "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
                     "value": addresses.apply(lambda names: ",".join(names.origins)),
                 },
-                # Empty is none.
+                # An empty value disables the prefix.
                 {"name": "MLFLOW_STATIC_PREFIX", "value": addresses.apply(lambda names: names.path)},
                 {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
-                # Empty: the package's own list of models, instead of one from GitHub.
+                # With an empty value MLflow uses its package's list of models instead of one from GitHub.
                 {"name": "MLFLOW_MODEL_CATALOG_URI", "value": ""},
                 {"name": "HOME", "value": pod.SCRATCH},
                 {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
-                # The C library gives memory of large requests back, instead of keeping some for each thread.
+                # The C library returns the memory of large requests, instead of keeping some for each thread.
                 {"name": "MALLOC_ARENA_MAX", "value": "2"},
                 {"name": "MALLOC_TRIM_THRESHOLD_", "value": str(128 * 2**10)},
                 *(variable for part in parts for variable in part.env),
@@ -250,9 +253,9 @@ class TrackingServer(pulumi.ComponentResource):
             "resources": container_resources(accepted.get("resources"), scratch_bytes),
             "security_context": pod.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
-            # Through the proxy, since MLflow listens on loopback alone.
+            # Probes go through the proxy, because MLflow listens on loopback only.
             "startup_probe": _probe(nginx.HEALTHY, period=1, failures=180),
-            # A server that answers nothing for a minute has nothing to drain.
+            # A server that has not responded for a minute has nothing to drain.
             "liveness_probe": {
                 **_probe(nginx.HEALTHY, period=10, failures=6),
                 "termination_grace_period_seconds": STUCK_GRACE_SECONDS,
@@ -277,7 +280,7 @@ class TrackingServer(pulumi.ComponentResource):
             parent=self,
             depends_on=[*steps, handover],
             replace_with=[handover],
-            # A replacement made first would be a second writer.
+            # A replacement created first would be a second writer.
             delete_before_replace=True,
             custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
         )
@@ -298,14 +301,15 @@ def _single(
     service: k8s.core.v1.Service,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """One pod that starts only when the one before is gone, also after an eviction: SQLite has one writer."""
+    """Declare a single pod that starts only after its predecessor is gone, even after an eviction: SQLite has one
+    writer."""
     k8s.apps.v1.StatefulSet(
         name,
         metadata=metadata,
         spec={
             "replicas": 1,
             "service_name": pod.name_of(service),
-            # OrderedReady would wait for a broken pod to become ready before it takes a good template.
+            # OrderedReady would wait for a broken pod to become ready before it applies a fixed template.
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},
             "template": template,
@@ -322,7 +326,7 @@ def _replicated(
     replicas: int,
     opts: pulumi.ResourceOptions,
 ) -> None:
-    """Pods of which each is replaced only when another one is ready."""
+    """Declare replicated pods, each of which is replaced only while another one is ready."""
     if replicas > 1:
         child = pulumi.ResourceOptions(parent=opts.parent)
         pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)

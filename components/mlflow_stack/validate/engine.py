@@ -1,8 +1,9 @@
-"""Refuses bad input before anything is declared: all mistakes at once, each with its key, value and what is wanted.
+"""Validation engine, which reports all problems before anything is declared, each with key, value and accepted form.
 
-Shape (unknown keys, wrong types) is read from the TypedDict of a component's args; what a value may be is said beside
-that TypedDict by a function registered with :func:`rules`. Keys are shown as their writer spells them: with underscores
-in Python (``backend_store.pvc.size``), in camelCase in stack files and other languages (``backendStore.pvc.size``).
+The shape (unknown keys, wrong types) follows from the TypedDict of a component's args. The accepted values follow from
+a function beside that TypedDict, registered with :func:`rules`. Keys are reported in the user's spelling: with
+underscores in Python (``backend_store.pvc.size``), in camelCase in stack files and other languages
+(``backendStore.pvc.size``).
 """
 
 import difflib
@@ -21,26 +22,28 @@ from mlflow_stack.validate.formats import Predicate, dns_label
 T = TypeVar("T")
 
 SECRETS = frozenset({"password", "passwords", "access_key_id", "secret_access_key"})
-"""Fields whose values are never shown, at any depth."""
+"""Fields whose values are never printed, at any depth."""
 
 
 class InvalidArgs(pulumi.RunError):
-    """The args of a component are not accepted; the text lists every problem. Pulumi prints it without a traceback."""
+    """Rejected args of a component. The text lists every problem; Pulumi prints it without a traceback."""
 
 
 @dataclass(frozen=True)
 class Problem:
+    """Problem of one field."""
+
     key: str
     """Path of the field."""
     message: str
-    """The value unless it is secret, and what is wanted."""
+    """Value, unless it is secret, and accepted form."""
 
     def __str__(self) -> str:
         return f"{_printable(self.key)}: {self.message}"
 
 
 class Problems(list[Problem]):
-    """What is not accepted, with the spelling of keys."""
+    """Problems of one value, with the spelling of keys."""
 
     def __init__(self, spell: Callable[[str], str]) -> None:
         super().__init__()
@@ -48,54 +51,55 @@ class Problems(list[Problem]):
 
     @property
     def lines(self) -> list[str]:
-        """The messages, in the order of their keys."""
+        """Messages, sorted by key."""
         return [str(problem) for problem in sorted(self, key=lambda problem: problem.key)]
 
 
 def camel(name: str) -> str:
-    """The schema's spelling of a Python field name: ``max_artifact_size`` is ``maxArtifactSize``."""
+    """Return the schema's spelling of a Python field name: ``maxArtifactSize`` for ``max_artifact_size``."""
     head, *tail = name.split("_")
     return head + "".join(word.capitalize() for word in tail)
 
 
 def join(key: str, name: str) -> str:
+    """Return the path of a field below a key."""
     return f"{key}.{name}" if key else name
 
 
 def hints(kind: type) -> dict[str, Any]:
-    """The fields of an args TypedDict with their types."""
-    # pulumi.Input names Output[T] as a forward reference, which is looked up where the TypedDict stands.
+    """Return the fields of an args TypedDict with their types."""
+    # pulumi.Input has Output[T] as a forward reference, which is resolved in the TypedDict's module.
     return typing.get_type_hints(kind, localns={"Output": pulumi.Output, "T": Any}, include_extras=True)
 
 
 def plain_type(hint: Any) -> Any:
-    """A field's own type, without NotRequired and Input around it."""
+    """Return a field's type without NotRequired and Input."""
     if typing.get_origin(hint) in (typing.NotRequired, typing.Required, typing.Union, types.UnionType):
         return plain_type(typing.get_args(hint)[0])
     return hint
 
 
 def is_output(value: object) -> bool:
-    """Whether a value is known only when the engine runs, so that it cannot be checked yet."""
+    """Return whether a value is known only when the engine runs, so that it cannot be checked yet."""
     return isinstance(value, (pulumi.Output, Awaitable, Unknown))
 
 
 def takes_output(hint: Any) -> bool:
-    """Whether a field's type says that its value may be an Output."""
+    """Return whether a field's type allows an Output."""
     if typing.get_origin(hint) in (typing.NotRequired, typing.Required):
         return takes_output(typing.get_args(hint)[0])
-    return any(typing.get_origin(one) is pulumi.Output for one in typing.get_args(hint))
+    return any(typing.get_origin(option) is pulumi.Output for option in typing.get_args(hint))
 
 
 class Fields(Mapping[str, Any]):
-    """The well-shaped fields of one args value, for the rules that judge them."""
+    """Well-shaped fields of one args value, for the rules that check them."""
 
     def __init__(
         self, key: str, values: dict[str, Any], stated: frozenset[str], secret: bool, problems: Problems
     ) -> None:
         self.key = key
         self.stated = stated
-        """The fields that were given at all, also those with problems of their own."""
+        """Fields that are set, even those with problems of their own."""
         self._values = values
         self._secret = secret
         self._problems = problems
@@ -110,17 +114,17 @@ class Fields(Mapping[str, Any]):
         return len(self._values)
 
     def known(self, name: str, default: Any) -> Any:
-        """A field's value, for rules over several fields; the default where it is not given or an Output."""
+        """Return a field's value, for rules across fields. Unset fields and Outputs return the default."""
         value = self._values.get(name, default)
         return default if is_output(value) else value
 
     def check(self, name: str, predicate: Predicate) -> None:
-        """Judge one field, an Output in the ``apply`` that everything made of it goes through."""
+        """Check one field. An Output is checked in an ``apply`` through which every use of it passes."""
         if name in self._values:
             self._values[name] = self._judged(self._values[name], predicate, name, "")
 
     def check_each(self, name: str, predicate: Predicate) -> None:
-        """Judge each item of a list, or each value of a map."""
+        """Check each item of a list, or each value of a map."""
         values = self._values.get(name)
         if isinstance(values, Mapping):
             pairs = cast("Mapping[str, Any]", values).items()
@@ -140,7 +144,7 @@ class Fields(Mapping[str, Any]):
         return value
 
     def refuse(self, name: str, wanted: str) -> None:
-        """Reports a field, with its value, as not accepted."""
+        """Report a field, with its value, as not accepted."""
         value = _shown(self._values[name], self._secret or name in SECRETS) if name in self._values else "missing; "
         self._problems.append(Problem(self._where(name), value + wanted))
 
@@ -150,28 +154,28 @@ class Fields(Mapping[str, Any]):
         self._problems.append(Problem(join(self._where(name), key), value + wanted))
 
     def under(self, name: str) -> "Fields":
-        """Return the fields of a map of fields, for rules that judge it together with what surrounds it."""
+        """Return the fields of a nested map, for rules that check it together with the fields around it."""
         values: dict[str, Any] = self._values.get(name, {})
         secret = self._secret or name in SECRETS
         return Fields(self._where(name), values, frozenset(values), secret, self._problems)
 
     def refuse_item(self, name: str, value: str, wanted: str) -> None:
-        """Reports one item of a list by its value."""
+        """Report one item of a list by its value."""
         self._problems.append(Problem(self._where(name), _shown(value, False) + wanted))
 
     def refuse_key(self, name: str, item: str, wanted: str) -> None:
-        """Reports one key of a map; its value is not shown."""
+        """Report one key of a map. Its value is not printed."""
         self._problems.append(Problem(self._where(name), f"the key {_shown(item, False)}{wanted}"))
 
     def check_keys(self, name: str, predicate: Predicate) -> None:
-        """Judges each key of a map."""
+        """Check each key of a map."""
         for key in self._values.get(name, {}):
             wanted = predicate(key)
             if wanted is not None:
                 self.refuse_key(name, key, wanted)
 
     def refuse_together(self, name: str, other: str, why: str) -> None:
-        """Reports two fields that exclude each other, where both are given."""
+        """Report two fields that exclude each other, if both are given."""
         if name in self._values and other in self._values:
             message = f"given together with {self.spell(other)}; {why}"
             self._problems.append(Problem(self._where(name), message))
@@ -183,7 +187,7 @@ class Fields(Mapping[str, Any]):
             self.refuse_together(given[0], other, why)
 
     def spell(self, name: str) -> str:
-        """A field's name as the writer of the args spells it."""
+        """Return a field's name in the user's spelling."""
         return self._problems.spell(name)
 
     def _where(self, name: str) -> str:
@@ -199,10 +203,10 @@ _not_offered: dict[type, Mapping[str, str]] = {}
 def rules(
     kind: type, *, defaults: Mapping[str, Any] | None = None, not_offered: Mapping[str, str] | None = None
 ) -> Callable[[Rules], Rules]:
-    """Register the rules of an args TypedDict, which run wherever that TypedDict is nested.
+    """Register the rules of an args TypedDict, which apply wherever it is nested.
 
     :param defaults: Values of optional fields that are unset, by field.
-    :param not_offered: Keys that people look for in vain, each with its alternative.
+    :param not_offered: Unsupported keys that users may look for, with their alternatives.
     """
 
     def register(function: Rules) -> Rules:
@@ -220,12 +224,12 @@ def defaults_of(kind: type) -> Mapping[str, Any]:
 
 
 def rules_of(kind: type) -> Rules:
-    """Return what judges the values of an args TypedDict."""
+    """Return the rules of an args TypedDict."""
     return _rules.get(kind, lambda _fields: None)
 
 
 def extend(kind: type, base: type) -> None:
-    """Register the rules of an args TypedDict for one that has its fields and more."""
+    """Register the rules of an args TypedDict for another one that has additional fields."""
     _rules[kind], _defaults[kind], _not_offered[kind] = _rules[base], _defaults[base], _not_offered[base]
 
 
@@ -239,11 +243,12 @@ def accepted(
     spell: Callable[[str], str] = str,
     found: Sequence[Problem] = (),
 ) -> T:
-    """The args with integers as ints (plugin hosts turn them into floats), or :class:`InvalidArgs` with every problem.
+    """Return the args with integers as ints (plugin hosts turn them into floats), or raise :class:`InvalidArgs` with
+    every problem.
 
-    ``longest`` is how many characters the component's own name may have, so that what Kubernetes and the engine append
-    to it still fits into 63. ``spell`` makes of a field's name what its writer knows it by; ``found`` are problems that
-    are known already.
+    ``longest`` is the maximum length of the component's name, so that the names that Kubernetes and the engine derive
+    from it fit into 63 characters. ``spell`` returns the user's spelling of a field's name. ``found`` are problems that
+    are already known.
     """
     problems = Problems(spell)
     problems.extend(found)
@@ -259,10 +264,10 @@ def accepted(
 
 
 class Resolved(Mapping[str, Any]):
-    """Accepted fields of an args TypedDict, with every default filled in. Immutable, and not judged again."""
+    """Accepted fields of an args TypedDict, with defaults filled in. Immutable, and not checked again."""
 
     def __init__(self, kind: type, values: Mapping[str, Any], spell: Callable[[str], str] = str) -> None:
-        """``spell`` is the spelling of fields by whoever wrote the args."""
+        """Create accepted fields; ``spell`` returns the user's spelling of a field's name."""
         self.kind = kind
         self.spell = spell
         self._values = dict(values)
@@ -295,9 +300,9 @@ def resolved(
     spell: Callable[[str], str] = str,
     found: Sequence[Problem] = (),
 ) -> T:
-    """Return the args with every default filled in, or raise :class:`InvalidArgs` with every problem.
+    """Return the args with defaults filled in, or raise :class:`InvalidArgs` with every problem.
 
-    Parameters as for :func:`accepted`. Args that were resolved before are returned as they are.
+    The parameters are those of :func:`accepted`. Args that are already resolved are returned unchanged.
     """
     if isinstance(args, Resolved) and args.kind is kind:
         return cast(T, args)
@@ -306,38 +311,38 @@ def resolved(
 
 
 def part(args: Mapping[str, Any], kind: type[T]) -> T:
-    """Return the fields of resolved args that another TypedDict has as well, with the same rules."""
+    """Return the fields of resolved args that another TypedDict has as well, under the same rules."""
     return cast(T, Resolved(kind, {name: value for name, value in args.items() if name in hints(kind)}))
 
 
 def plain(value: Any) -> Any:
-    """Return a value with plain maps and lists in place of resolved ones, as Kubernetes objects take it."""
+    """Return a value with plain maps and lists instead of resolved ones, as Kubernetes objects need it."""
     if isinstance(value, Mapping):
-        return {name: plain(one) for name, one in cast("Mapping[str, Any]", value).items()}
+        return {name: plain(inner) for name, inner in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        return [plain(one) for one in cast("list[Any]", value)]
+        return [plain(inner) for inner in cast("list[Any]", value)]
     return value
 
 
 def filled(hint: Any, value: Any, spell: Callable[[str], str] = str) -> Any:
-    """Return an accepted value with every default filled in, at any depth.
+    """Return an accepted value with defaults filled in, at any depth.
 
-    :param spell: Spelling of fields by whoever wrote the value.
+    :param spell: Function that returns the user's spelling of a field's name.
     """
     hint = plain_type(hint)
     if isinstance(value, list):
         item = (*typing.get_args(hint), Any)[0]
-        return [filled(item, one, spell) for one in cast("list[Any]", value)]
+        return [filled(item, inner, spell) for inner in cast("list[Any]", value)]
     if isinstance(value, Resolved) or not isinstance(value, Mapping) or not _is_typed_dict(hint):
         return cast(Any, value)
     given = {**defaults_of(hint), **cast("Mapping[str, Any]", value)}
     return Resolved(
-        hint, {name: filled(one, given[name], spell) for name, one in hints(hint).items() if name in given}, spell
+        hint, {name: filled(field, given[name], spell) for name, field in hints(hint).items() if name in given}, spell
     )
 
 
 def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool) -> pulumi.Output[Any]:
-    """An Output that is judged in the ``apply`` that everything made of it goes through."""
+    """Return an Output that is checked in an ``apply`` through which every use of it passes."""
 
     def judge(known: Any) -> Any:
         wanted = predicate(known)
@@ -351,7 +356,7 @@ def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secr
 def _conformed_later(
     hint: Any, value: pulumi.Input[Any], key: str, secret: bool, spell: Callable[[str], str]
 ) -> pulumi.Output[Any]:
-    """An Output of the field's type, or :class:`InvalidArgs` when it turns out to be of another."""
+    """Return an Output of the field's type. It raises :class:`InvalidArgs` if its value has another type."""
 
     def conform(known: Any) -> Any:
         problems = Problems(spell)
@@ -375,7 +380,7 @@ def _printable(text: str) -> str:
 
 
 def _without_credentials(text: str) -> str:
-    """A text without what stands before ``@`` or after ``?`` in a URL, where passwords and tokens are."""
+    """Return a text without the credentials of a URL, which are before ``@`` or after ``?``."""
     text = re.sub(r"^([^:/@]*://)?(?(1)|[^@/]*:(?!/)).*@", r"\1***@", text, flags=re.S)
     return re.sub(r"^([^:/?]*://[^?]*)\?.*", r"\1?***", text, flags=re.S)
 
@@ -400,7 +405,7 @@ def _shown(value: object, secret: bool) -> str:
 
 _PLAIN = "wanted a value that is known before the deployment, as it decides what is declared"
 _STRINGIFIED = "Calling __str__ on an Output"
-"""What Pulumi's SDK makes of an Output in an f-string."""
+"""Text that Pulumi's SDK inserts for an Output in an f-string."""
 
 
 def _is_typed_dict(hint: object) -> bool:
@@ -428,7 +433,7 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
             return None
         item = typing.get_args(hint)[0]
         items = cast("Sequence[Any]", value)
-        return [_conform(item, one, f"{key}[{position}]", secret, problems) for position, one in enumerate(items)]
+        return [_conform(item, inner, f"{key}[{position}]", secret, problems) for position, inner in enumerate(items)]
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             problems.append(Problem(key, _shown(value, secret) + "a map"))
@@ -436,12 +441,12 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
         item = typing.get_args(hint)[1]
         pairs = cast("Mapping[str, Any]", value)
         found: dict[str, Any] = {}
-        for name, one in pairs.items():
+        for name, inner in pairs.items():
             before = len(problems)
-            found[name] = _conform(item, one, join(key, str(name)), secret, problems)
-            if len(problems) > before and isinstance(one, Mapping) and plain_type(item) in (str, int):
+            found[name] = _conform(item, inner, join(key, str(name)), secret, problems)
+            if len(problems) > before and isinstance(inner, Mapping) and plain_type(item) in (str, int):
                 problem = problems.pop()
-                path = f"""'{problems.spell(key)}["{_printable(_dotted(str(name), one))}"]'"""
+                path = f"""'{problems.spell(key)}["{_printable(_dotted(str(name), inner))}"]'"""
                 problems.append(Problem(problem.key, f"{problem.message}. A name with dots is quoted: --path {path}"))
         return found
     if hint is int:
@@ -461,7 +466,7 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
 
 
 def _dotted(name: str, value: Any) -> str:
-    """The name that was taken for a path of maps, as Pulumi does where a name with dots is not quoted."""
+    """Return the dotted name that Pulumi split into nested maps, as it does with unquoted dots."""
     while isinstance(value, Mapping) and len(cast("Mapping[str, Any]", value)) == 1:
         ((part, value),) = cast("Mapping[str, Any]", value).items()
         name += f".{part}"
@@ -483,8 +488,8 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
         name = spelled.get(written)
         where = join(key, str(written))
         if name is None:
-            # In the spelling of another language it is near to none.
-            known = {camel(one): problems.spell(one) for one in types_by_field}
+            # Compared in camelCase, because another language's spelling is close to no key.
+            known = {camel(field_name): problems.spell(field_name) for field_name in types_by_field}
             near = difflib.get_close_matches(camel(str(written)), known, n=1)
             hint = f"did you mean {known[near[0]]}?" if near else f"known are {', '.join(sorted(known.values()))}"
             problems.append(Problem(where, _not_offered.get(kind, {}).get(written, f"unknown key; {hint}")))

@@ -1,4 +1,4 @@
-"""Forms of single values: each function returns None for a value that is accepted, else the accepted form."""
+"""Accepted forms of single values. Each function returns None for an accepted value, else the accepted form."""
 
 import ipaddress
 import re
@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 Predicate = Callable[[Any], str | None]
-"""Takes a plain value; returns None where it is accepted, else what is wanted instead."""
+"""Function that checks a plain value: it returns None if the value is accepted, else the accepted form."""
 
 _QUANTITY = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[mkMGTPE])?", re.ASCII)
 _LARGEST_QUANTITY = 2**63 - 1
-"""A larger one is cut to this by the API server, and to something else by nginx."""
+"""Largest quantity. The API server reduces a larger one to this, and nginx misreads it."""
 _AMOUNT = re.compile(
     r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<unit>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?", re.ASCII
 )
@@ -20,7 +20,7 @@ _UNITS = {unit: Fraction(1000) ** power for power, unit in enumerate(["n", "u", 
     f"{letter}i": Fraction(1024) ** power for power, letter in enumerate("KMGTPE", 1)
 }
 _LARGEST_OBJECT = 2**20
-"""Bytes of data in a ConfigMap or Secret."""
+"""Maximum bytes of data in a ConfigMap or Secret."""
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII)
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
@@ -32,24 +32,24 @@ _IMAGE = re.compile(
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@sha256:(?P<digest>[0-9a-f]{64}))?",
     re.ASCII,
 )
-"""As container runtimes read references: github.com/distribution/reference."""
+"""Image reference, as container runtimes parse it: github.com/distribution/reference."""
 _LONGEST_IMAGE_NAME = 255 - len("docker.io/library/")
 
 
 def quantity(value: str) -> str | None:
-    """A Kubernetes quantity above zero: digits with an optional unit, no sign, no exponent, no spaces."""
+    """Check a Kubernetes quantity above zero: digits with an optional unit, no sign, no exponent, no spaces."""
     if _QUANTITY.fullmatch(value) is None or not 0 < amount(value) <= _LARGEST_QUANTITY:
         return "a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
     return None
 
 
 def hard_limit(value: str) -> str | None:
-    """A quantity in a ResourceQuota, where zero forbids."""
+    """Check a quantity in a ResourceQuota, where zero is allowed and forbids the resource."""
     return None if _QUANTITY.fullmatch(value) and amount(value) == 0 else quantity(value)
 
 
 def size(value: str) -> str | None:
-    """A quantity of bytes: at least one, no fractions of a byte."""
+    """Check a quantity of bytes: at least one, no fractions of a byte."""
     if quantity(value) is not None or value.endswith("m") or bytes_of(value) < 1:
         return "a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
     return None
@@ -83,36 +83,37 @@ _QUOTA_RESOURCES = frozenset(
 
 
 def is_extended(resource: str) -> bool:
-    """Whether a container's resource is a device plugin's, of which only whole ones are given, never shared."""
+    """Return whether a container's resource belongs to a device plugin. Such resources are whole numbers and never
+    shared."""
     return "/" in resource
 
 
 def container_resource(value: str) -> str | None:
-    """A resource that a container may ask for, as the API server judges names."""
+    """Check the name of a resource in a container's requests, as the API server does."""
     if value in _CONTAINER_RESOURCES:
         return None
     domain, slash, _ = value.partition("/")
     native = domain == "kubernetes.io" or domain.endswith(".kubernetes.io") or domain.startswith("requests.")
-    # A quota would name it so.
+    # Quotas use the prefix `requests.` for requested amounts.
     if not slash or native or label_key(value) is not None or label_key(f"requests.{value}") is not None:
         return f"one of {', '.join(_CONTAINER_RESOURCES)}, or {EXTENDED}"
     return None
 
 
 def quota_resource(value: str) -> str | None:
-    """A resource that a ResourceQuota may limit, as the API server judges names."""
+    """Check the name of a resource in a ResourceQuota, as the API server does."""
     if value in _QUOTA_RESOURCES or ("/" in value and label_key(value) is None):
         return None
     return "a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch"
 
 
 def is_counted(resource: str) -> bool:
-    """Return whether a ResourceQuota limits a number of things by this name, and not an amount."""
+    """Return whether a ResourceQuota counts objects under this name, instead of adding up amounts."""
     return resource not in _CONTAINER_RESOURCES and not resource.startswith(("requests.", "limits."))
 
 
 def dns_label(value: str, longest: int = 63) -> str | None:
-    """An RFC 1123 label that starts with a letter, as Services need, of a bounded length."""
+    """Check an RFC 1123 label that starts with a letter, as Services require, of a limited length."""
     if _LABEL.fullmatch(value) is None or not value[0].isalpha() or len(value) > longest:
         room = "" if longest == 63 else ", so that the names made from it fit into 63"
         return f"lower-case letters, digits and '-', starting with a letter, at most {longest} characters{room}"
@@ -120,19 +121,19 @@ def dns_label(value: str, longest: int = 63) -> str | None:
 
 
 def subdomain(value: str) -> str | None:
-    """An RFC 1123 subdomain, as most object names are."""
+    """Check an RFC 1123 subdomain, which most object names are."""
     if _SUBDOMAIN.fullmatch(value) is None or len(value) > 253:
         return "an object's name: lower-case letters, digits, '-' and '.', at most 253 characters"
     return None
 
 
 def label_value(value: str) -> str | None:
-    """A label's value."""
+    """Check a label's value."""
     return None if _LABEL_VALUE.fullmatch(value) else "a label's value: at most 63 of letters, digits, '-', '_' and '.'"
 
 
 def image(value: str) -> str | None:
-    """An image with a tag other than ``latest``, or with a digest, so that what runs is named."""
+    """Check an image with a tag other than ``latest``, or with a digest, so that the version is fixed."""
     match = _IMAGE.fullmatch(value)
     if (
         match is None
@@ -144,7 +145,8 @@ def image(value: str) -> str | None:
 
 
 def user(value: str) -> str | None:
-    """A user name: RFC 7617 forbids ':'; the rest keeps htpasswd lines and resource names plain. ``models`` is ours."""
+    """Check a user name. RFC 7617 forbids ':', and the other limits keep htpasswd entries and resource names plain.
+    ``models`` is reserved for the stack."""
     if value == "models":
         return "another name: models is the stack's own machine user"
     if _USER.fullmatch(value) is None:
@@ -153,15 +155,15 @@ def user(value: str) -> str | None:
 
 
 def password(value: str) -> str | None:
-    """12 to 1024 printable ASCII characters: browsers disagree on the encoding of others, and nginx takes headers of at
-    most 8 KiB."""
+    """Check a password: 12 to 1024 printable ASCII characters. Browsers disagree on the encoding of others, and nginx
+    accepts headers of at most 8 KiB."""
     if not 12 <= len(value) <= 1024 or not (value.isascii() and value.isprintable()):
         return "12 to 1024 printable ASCII characters"
     return None
 
 
 def between(lowest: int, highest: int) -> Predicate:
-    """A whole number in a range, both ends included."""
+    """Return a check of a whole number in a range, both ends included."""
 
     def judge(value: int) -> str | None:
         return None if lowest <= value <= highest else f"a whole number from {lowest} to {highest}"
@@ -170,7 +172,7 @@ def between(lowest: int, highest: int) -> Predicate:
 
 
 def one_of(*options: str) -> Predicate:
-    """One of a few words."""
+    """Return a check of a value from a list of options."""
 
     def judge(value: str) -> str | None:
         return None if value in options else "one of " + ", ".join(options)
@@ -179,21 +181,21 @@ def one_of(*options: str) -> Predicate:
 
 
 def host(value: str) -> str | None:
-    """A host name or an IPv4 address, without scheme, port or path."""
+    """Check a host name or an IPv4 address, without scheme, port or path."""
     if subdomain(value) is not None or any(len(label) > 63 for label in value.split(".")):
         return "a host name in lower case without scheme, port or path, such as mlflow.example.com"
     return None
 
 
 def url_path(value: str) -> str | None:
-    """The path of a URL, with a leading and no trailing slash, that no program reads as anything but itself."""
+    """Check the path of a URL, with a leading and no trailing slash, in characters that no program interprets."""
     if re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", value, re.ASCII) is None or len(value) > 200:
         return "a path with a leading and no trailing slash, such as /mlflow"
     return None
 
 
 def cidr(value: str) -> str | None:
-    """A range of addresses as its network writes it."""
+    """Check an address range in its canonical form."""
     wanted = "a range of addresses, such as 192.0.2.0/24"
     if re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", value, re.ASCII) is None:
         return wanted
@@ -201,29 +203,30 @@ def cidr(value: str) -> str | None:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
         return wanted
-    if value == "255.255.255.255/32":  # nobody's address, and nginx takes it for a mistake
+    if value == "255.255.255.255/32":  # broadcast address, which nginx rejects
         return wanted
     return None if str(network) == value else f"a range as networks are written; did you mean {network}?"
 
 
 def not_empty(value: Sequence[object]) -> str | None:
-    """A list with at least one item, where an empty one would mean everything."""
+    """Check that a list has an item, because an empty list would allow everything."""
     return None if value else "at least one range; without the key there is no limit"
 
 
 def widest(cidrs: Sequence[str]) -> str | None:
-    """The largest range that accepted :func:`cidr` values make together, if it is most of the internet."""
-    networks = [ipaddress.ip_network(one) for one in cidrs if cidr(one) is None]
+    """Return the largest range that the accepted :func:`cidr` values make together, if it covers most of the
+    internet."""
+    networks = [ipaddress.ip_network(text) for text in cidrs if cidr(text) is None]
     together = [
-        *ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv4Network)),
-        *ipaddress.collapse_addresses(one for one in networks if isinstance(one, ipaddress.IPv6Network)),
+        *ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv4Network)),
+        *ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv6Network)),
     ]
-    # The widest ranges that are somebody's own are fc00::/7 and 10.0.0.0/8.
-    return next((str(one) for one in together if one.prefixlen < 7), None)
+    # The widest private ranges are fc00::/7 and 10.0.0.0/8.
+    return next((str(network) for network in together if network.prefixlen < 7), None)
 
 
 def namespaced_name(value: str) -> str | None:
-    """An object in a namespace."""
+    """Check an object's namespace and name."""
     namespace, slash, name = value.partition("/")
     # NetworkPolicies select the pods of a Gateway by a label with its name.
     if not slash or dns_label(namespace) is not None or subdomain(name) is not None or label_value(name) is not None:
@@ -232,7 +235,7 @@ def namespaced_name(value: str) -> str | None:
 
 
 def label_key(value: str) -> str | None:
-    """A label's or annotation's key."""
+    """Check the key of a label or annotation."""
     prefix, slash, name = value.rpartition("/")
     if not name or label_value(name) is not None or (slash and subdomain(prefix) is not None):
         return "a key such as app.kubernetes.io/name"
@@ -240,21 +243,21 @@ def label_key(value: str) -> str | None:
 
 
 def variable(value: str) -> str | None:
-    """Judge an environment variable's name."""
+    """Check the name of an environment variable."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII) is None:
         return "a variable's name of letters, digits and '_', not starting with a digit"
     return None
 
 
 def data_key(value: str) -> str | None:
-    """Judge a key of a Secret or a ConfigMap."""
+    """Check a key of a Secret or a ConfigMap."""
     if re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value, re.ASCII) is None or value in (".", ".."):
         return "a key of letters, digits, '.', '_' and '-'"
     return None
 
 
 def folder(value: str) -> str | None:
-    """A relative path without dots, blanks or shell characters."""
+    """Check a relative path without dot segments, blanks or shell characters."""
     parts = value.split("/")
     long = len(value) > 512 or any(len(part) > 255 for part in parts)
     if long or not re.fullmatch(r"[A-Za-z0-9._/-]+", value, re.ASCII) or {"", ".", ".."} & set(parts):
@@ -263,40 +266,41 @@ def folder(value: str) -> str | None:
 
 
 def absolute_path(value: str) -> str | None:
-    """An absolute path without dots, blanks or shell characters."""
+    """Check an absolute path without dot segments, blanks or shell characters."""
     if not value.startswith("/") or (value != "/" and folder(value[1:]) is not None):
         return "an absolute path, such as /mlflow"
     return None
 
 
 def duration(value: str) -> str | None:
-    """A duration as Pulumi, Kubernetes and nginx take it; a week at most, which none of them overflows with."""
+    """Check a duration in the syntax of Pulumi, Kubernetes and nginx. At most a week, so that none of them
+    overflows."""
     if re.fullmatch(r"[1-9][0-9]{0,5}[smh]", value, re.ASCII) is None or seconds_of(value) > 7 * 24 * 3600:
         return "a duration of at most 168h in whole seconds, minutes or hours, such as 10m"
     return None
 
 
 def seconds_of(value: str) -> int:
-    """The seconds in an accepted :func:`duration`."""
+    """Return the seconds in an accepted :func:`duration`."""
     return int(value[:-1]) * {"s": 1, "m": 60, "h": 3600}[value[-1]]
 
 
 def bucket(value: str) -> str | None:
-    """A bucket's name by S3's rules."""
+    """Check a bucket's name by S3's rules."""
     if not 3 <= len(value) <= 63 or _SUBDOMAIN.fullmatch(value) is None or re.fullmatch(r"[0-9.]+", value, re.ASCII):
         return "a bucket's name: 3 to 63 of lower-case letters, digits, '-' and single '.', and no IP address"
     return None
 
 
 def key_prefix(value: str) -> str | None:
-    """A folder in a bucket."""
+    """Check a key prefix in a bucket."""
     return (
         None if folder(value) is None else "a path in the bucket without leading or trailing '/', such as teams/vision"
     )
 
 
 def endpoint(value: str) -> str | None:
-    """A server's address: scheme, host, perhaps a port, and nothing else."""
+    """Check a server's URL: scheme, host, optional port, and nothing else."""
     match = re.fullmatch(r"https?://(?P<host>[^/:@?#]+)(?::(?P<port>[0-9]{1,5}))?", value, re.ASCII)
     if match is None or host(match["host"]) is not None or not 1 <= int(match["port"] or 1) <= 65535:
         return "an address with its scheme and without a path, such as https://s3.example.com or http://minio.minio.svc:9000"
@@ -304,19 +308,19 @@ def endpoint(value: str) -> str | None:
 
 
 def region(value: str) -> str | None:
-    """A region as AWS and others name them."""
+    """Check a region name of AWS or another provider."""
     return None if re.fullmatch(r"[A-Za-z0-9-]{1,32}", value, re.ASCII) else "a region, such as us-east-1"
 
 
 def access_key(value: str) -> str | None:
-    """One half of a pair of keys: it stands on a line of a file."""
+    """Check an access key ID or a secret access key, which must fit on one line of a file."""
     if not 1 <= len(value) <= 128 or not value.isascii() or not value.isprintable() or " " in value:
         return "1 to 128 printable ASCII characters without blanks"
     return None
 
 
 def certificates(value: str) -> str | None:
-    """Certificates as text, of a size that a ConfigMap holds."""
+    """Check certificates as PEM text, of a size that fits into a ConfigMap."""
     if len(value.encode()) > _LARGEST_OBJECT:
         return f"certificates as PEM text of at most {_LARGEST_OBJECT} bytes, which is what a ConfigMap holds"
     try:
@@ -327,21 +331,21 @@ def certificates(value: str) -> str | None:
 
 
 def database(value: str) -> str | None:
-    """A database's name that needs no quotes in a URL or a command."""
+    """Check a database's name, which must need no quotes in a URL or a command."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", value, re.ASCII) is None:
         return "a database's name: 1 to 64 of letters, digits, '_' and '-'"
     return None
 
 
 def database_user(value: str) -> str | None:
-    """A user of a database server."""
+    """Check a user name of a database server."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,79}", value, re.ASCII) is None:
         return "a database user's name: 1 to 80 of letters, digits and _ . @ -"
     return None
 
 
 def database_password(value: str) -> str | None:
-    """A password that a Secret and an option file can carry: any characters that can be printed."""
+    """Check a database password, which must fit into a Secret and an option file: any printable characters."""
     if not 1 <= len(value) <= 256 or not value.isprintable():
         return "1 to 256 characters that can be printed"
     return None
