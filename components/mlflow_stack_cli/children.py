@@ -1,4 +1,4 @@
-"""Programs that do not outlive the command that started them, nor leave programs of their own behind."""
+"""Child programs that end with the command that started them, together with their own children."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
-# Code between fork and exec is not safe beside threads, so the program is entered through an interpreter of its own.
-# An interrupt asks an engine to finish what it began and to record it; a closed terminal must not end it before that.
+# Code between fork and exec is unsafe if there are threads, so the program is started through its own interpreter.
+# On an interrupt, an engine finishes and records what it began. A closed terminal must not end it before that.
 _ENTER: Final = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -29,7 +29,7 @@ except OSError as error:
 
 
 def tied(argv: Sequence[str]) -> list[str]:
-    """The command line that runs a program which is interrupted when this thread or process ends, however it ends."""
+    """Return the command line of a program that is interrupted whenever this thread or process ends."""
     return [sys.executable, "-IS", "-c", _ENTER, str(os.getpid()), *argv]
 
 
@@ -37,7 +37,7 @@ def run(
     argv: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
     """Run a tied program to its end and return its output as text."""
-    # Files, not pipes: what a killed program leaves behind would hold these open.
+    # Files, not pipes: processes that a killed program leaves behind would keep pipes open.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with _started(argv, cwd, env, out, err) as program:
             status = program.wait()
@@ -47,7 +47,7 @@ def run(
 
 
 def stream(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
-    """Run a tied program whose output is the user's to see; return its exit status.
+    """Run a tied program whose output goes to the user; return its exit status.
 
     An interrupt from the terminal reaches the program itself. SIGTERM and SIGHUP, which only reach this process, are
     passed on as an interrupt.
@@ -64,7 +64,7 @@ def _started(
     out: IO[str] | None = None,
     err: IO[str] | None = None,
 ) -> Generator[subprocess.Popen[bytes]]:
-    """A tied program. A killed engine leaves its language host and its providers: those that it started end, too."""
+    """Run a tied program. If the engine is killed, also end the language host and the providers that it started."""
     with subprocess.Popen(tied(argv), cwd=cwd, env=env, stdout=out, stderr=err) as program:
         yield program
     if program.returncode == -signal.SIGKILL:
@@ -72,7 +72,7 @@ def _started(
 
 
 def end_left_by(pid: int) -> None:
-    """Kill what a tied program that is gone, this process of then, has started. Only Linux shows it."""
+    """Kill the processes started by a tied program that has ended. Works on Linux only."""
     mark = f"MLFLOW_STACK_STARTED_BY={pid}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

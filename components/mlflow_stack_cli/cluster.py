@@ -1,4 +1,4 @@
-"""A cluster, asked through kubectl."""
+"""Queries to a cluster through kubectl."""
 
 import json
 import subprocess
@@ -10,24 +10,24 @@ from mlflow_stack_cli.yamlfile import Tree
 
 
 class Cluster:
-    """A cluster, asked through kubectl."""
+    """Cluster that is queried through kubectl."""
 
     def __init__(self, kubectl: Path, kubeconfig: Path | None = None, context: str = "") -> None:
-        """`kubeconfig` and `context` say which cluster and who asks; they default to kubectl's own."""
+        """Use the cluster and user of `kubeconfig` and `context`; both default to kubectl's own."""
         self.command = [str(kubectl)]
-        """kubectl, with the options that lead to the cluster."""
+        """kubectl, with the options that select the cluster."""
         self.command += [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
         self.command += [f"--context={context}"] if context else []
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Return kubectl's answer, whatever it is."""
+        """Run kubectl and return the result, whatever its exit status."""
         argv = [*self.command, "--request-timeout=10s", *arguments]
         return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 
     def get(self, *what: str) -> Tree | None:
         """Return the object, or the list of them, as `kubectl get` knows it; None if there is none.
 
-        Raises `UnreadableError` when the answer is anything else, such as a refusal.
+        Raises `UnreadableError` for any other answer, such as a refusal.
         """
         done = self.run("get", *what, "--output=json")
         if done.returncode == 0:
@@ -39,7 +39,7 @@ class Cluster:
     def serves(self, api: str) -> bool:
         """Return whether the cluster serves an API, such as `route.openshift.io/v1`.
 
-        Raises `UnreadableError` when it does not say.
+        Raises `UnreadableError` if the answer is unknown.
         """
         done = self.run("get", "--raw", f"/apis/{api}")
         if done.returncode and "(NotFound)" not in done.stderr:
@@ -48,4 +48,4 @@ class Cluster:
 
 
 class UnreadableError(LocalError):
-    """The cluster did not say whether something is there."""
+    """The cluster did not answer whether an object exists."""

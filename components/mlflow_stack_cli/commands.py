@@ -34,10 +34,10 @@ _AFTER_DRIFT: Final = "take the change over into the stack file, or run `pulumi 
 
 
 class Asked:
-    """Project, stack and platform that the options name."""
+    """Project, stack and platform selected by the options."""
 
     images: Mapping[str, str] = {}
-    """Images of the program's own, by the key that names another; for `lock`."""
+    """Images of the program itself, by the key that overrides each; for `lock`."""
 
     def __init__(self, folder: Path, stack: str, context: str) -> None:
         self._folder = folder
@@ -46,12 +46,12 @@ class Asked:
 
     @cached_property
     def project(self) -> Project:
-        """The project. Raises `LocalError` if the folder is in none."""
+        """The project. Raises `LocalError` if the folder is not in a project."""
         return Project.find(self._folder)
 
     @cached_property
     def stack(self) -> str:
-        """The name of the stack: as stated, else the only one, else the selected one."""
+        """Name of the stack: as stated, else the only one, else the selected one."""
         if self._stack:
             return self._stack
         known = self.project.stacks
@@ -72,10 +72,10 @@ class Asked:
             raise LocalError(f"{file} does not exist (there are: {known}). Next: `pulumi stack init {self.stack}`.")
 
     def judge(self, config: Tree) -> None:
-        """Raise `LocalError` with every problem of a configuration that the program itself cannot see."""
+        """Raise `LocalError` with all problems of a configuration that the program itself cannot detect."""
 
     def place(self) -> dict[str, str]:
-        """Return what `status` says of the place of the stack, line by line."""
+        """Return the lines of `status` about the location of the stack, by title."""
         return {"project": self.project.name}
 
     def platform(self) -> Platform:
@@ -88,7 +88,7 @@ class Asked:
         return Deployment(self.project, self.stack, self.platform())
 
     def running(self) -> Deployment:
-        """The deployment of what is already there. Raises `LocalError` if nothing is."""
+        """The existing deployment. Raises `LocalError` if there is none."""
         return self.deployment()
 
     def command(self, verb: str) -> str:
@@ -98,12 +98,12 @@ class Asked:
         return " ".join(["mlflow-stack", *options, verb])
 
     def spelled(self, text: str) -> str:
-        """Return a message with the commands in it as this command line spells them."""
+        """Return a message with its commands in the spelling of this command line."""
         return text
 
 
 class Commands(click.Group):
-    """Prints what went wrong without a traceback."""
+    """Command group that prints errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -115,7 +115,7 @@ class Commands(click.Group):
         except OSError as error:
             told = f"{error.filename or 'a file or program'}: {error.strerror or error}. Next: correct that."
         except json.JSONDecodeError as error:
-            # What it answered may hold a secret.
+            # The program's output may contain a secret.
             told = f"a program's answer is no JSON ({error}). Next: `mlflow-stack status`, then the same again."
         asked: object = ctx.obj
         click.echo(f"error: {asked.spelled(told) if isinstance(asked, Asked) else told}", err=True)
@@ -134,11 +134,11 @@ def aside(text: str) -> None:
 
 
 def deploy(asked: Asked, here: Deployment, progress: Progress, started: Callable[[], None] = lambda: None) -> Tools:
-    """Bring the stack up, and return when its pods are ready.
+    """Deploy the stack, and return when its pods are ready.
 
-    :param started: Called when the cluster has what the stack needs, before anything of the stack changes.
+    :param started: Called when the cluster has what the stack needs, before the stack changes.
 
-    Raises `LocalError` before anything changes, if the cluster lacks what the stack needs.
+    Raises `LocalError` before anything changes if the cluster lacks something that the stack needs.
     """
     tools = here.platform.start(progress)
     if not here.exists(tools):
@@ -171,7 +171,7 @@ def deploy(asked: Asked, here: Deployment, progress: Progress, started: Callable
 
 
 def destroy(asked: Asked, here: Deployment, tools: Tools, progress: Progress) -> None:
-    """Take the stack down; data, users and passwords stay."""
+    """Take the stack down. Data, users and passwords are kept."""
     if here.exists(tools):
         here.unlock(tools, aside)
         here.recover(tools, aside)
@@ -182,7 +182,7 @@ def destroy(asked: Asked, here: Deployment, tools: Tools, progress: Progress) ->
 @click.command()
 @click.pass_obj
 def up(asked: Asked) -> None:
-    """Bring the stack up, if the cluster has what it needs: preflight, then `pulumi up`."""
+    """Deploy the stack if the cluster has what it needs: preflight, then `pulumi up`."""
     here = asked.deployment()
     with Progress() as progress:
         tools = deploy(asked, here, progress)
@@ -196,7 +196,7 @@ def up(asked: Asked) -> None:
 @click.command()
 @click.pass_obj
 def down(asked: Asked) -> None:
-    """Take the stack down; data, users and passwords stay."""
+    """Take the stack down. Data, users and passwords are kept."""
     here = asked.running()
     with Progress() as progress:
         destroy(asked, here, here.platform.tools(progress), progress)
@@ -206,7 +206,7 @@ def down(asked: Asked) -> None:
 @click.command()
 @click.pass_obj
 def status(asked: Asked) -> None:
-    """What runs."""
+    """Show the stack, its location and its pods."""
     here = asked.running()
     with Progress() as progress:
         tools = here.platform.tools(progress)
@@ -226,7 +226,7 @@ def status(asked: Asked) -> None:
 @click.option("--lines", default=50, show_default=True, help="How many of each log.")
 @click.pass_obj
 def logs(asked: Asked, component: str | None, lines: int) -> None:
-    """The pods' last lines, or those of a COMPONENT of the node, such as kubelet."""
+    """Print the last lines of the pods' logs, or of the log of a COMPONENT of the node, such as kubelet."""
     here = asked.running()
     if component:
         click.echo(here.platform.logs(component, lines))
@@ -245,7 +245,7 @@ def logs(asked: Asked, component: str | None, lines: int) -> None:
 @click.command()
 @click.pass_obj
 def watch(asked: Asked) -> None:
-    """Follow the pods while they start: what each is busy with, until interrupted."""
+    """Follow the pods while they start, until interrupted."""
     here = asked.running()
     with Progress() as progress:
         tools = here.platform.tools(progress)
@@ -262,8 +262,8 @@ def watch(asked: Asked) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where something has moved.")
 @click.pass_obj
 def pin(asked: Asked, check: bool) -> None:
-    """Write the versions that aliases and `latest` mean now beside them, where the stack file has them."""
-    # Only here: it imports the components, which takes a second.
+    """Pin models to the versions that their aliases and `latest` refer to now, in the stack file."""
+    # Imported here because importing the components takes a second.
     from mlflow_stack_cli import pin as pins
 
     here = asked.deployment()
@@ -274,7 +274,7 @@ def pin(asked: Asked, check: bool) -> None:
         aside(f"no model in {file.name} has an alias or latest")
         return
     with Progress() as progress:
-        # A registry that the environment names is asked, so that a checkout alone can pin; else the stack's own.
+        # The environment's registry takes precedence, so that a checkout can pin without a stack; else the stack's own.
         if "MLFLOW_TRACKING_URI" not in os.environ:
             os.environ.update(here.client_environment(here.platform.prepare(progress)))
         with progress.step("ask the registry", 3):
@@ -296,7 +296,7 @@ def pin(asked: Asked, check: bool) -> None:
 @click.option("--component", default="", help="Which MlflowStack, if the program declares several.")
 @click.pass_obj
 def client_env(asked: Asked, component: str) -> None:
-    """Print what MLflow's client needs, for `eval`."""
+    """Print the environment variables of MLflow's client, for `eval`."""
     here = asked.running()
     with Progress() as progress:
         variables = here.client_environment(here.platform.tools(progress), component)
@@ -306,7 +306,7 @@ def client_env(asked: Asked, component: str) -> None:
 @click.command("preflight")
 @click.pass_obj
 def check(asked: Asked) -> None:
-    """Look whether the cluster has what the stack names; changes nothing there."""
+    """Check that the cluster has what the stack needs. Changes nothing in the cluster."""
     here = asked.deployment()
     with Progress() as progress:
         tools = here.platform.prepare(progress)
@@ -320,18 +320,18 @@ def check(asked: Asked) -> None:
 @click.command("lock")
 @click.pass_obj
 def lock_images(asked: Asked) -> None:
-    """Write the digests of the images into Pulumi.<stack>.yaml, as their registries give them."""
+    """Write the current digests of the images into Pulumi.<stack>.yaml, as their registries report them."""
     asked.require()
     file = asked.project.stack_file(asked.stack)
     for change in lock.lock(file, asked.project.name, asked.images) or ["nothing changed"]:
         aside(change)
 
 
-# What a change will do.
+# Previews.
 
 
 def _recorded(asked: Asked) -> Recording | None:
-    """Return what the program registers with the stack file of the project; None if there is none."""
+    """Return what the program registers with the project's stack file; None if there is no stack file."""
     config = asked.project.config(asked.project.stack_file(asked.stack))
     if config is None:
         return None
@@ -340,7 +340,7 @@ def _recorded(asked: Asked) -> Recording | None:
 
 
 def _live(asked: Asked) -> Live:
-    """Return the stack that runs."""
+    """Return the live stack."""
     here = asked.deployment()
     with Progress() as progress:
         return Live(here, here.platform.prepare(progress))
@@ -350,7 +350,7 @@ def _live(asked: Asked) -> Live:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where to write.")
 @click.pass_obj
 def render_command(asked: Asked, out: Path) -> None:
-    """Write every object of the stack as a file. No cluster is asked, no secret is needed."""
+    """Write every object of the stack to a file. Needs neither a cluster nor secrets."""
     asked.require()
     files = render.manifests((_recorded(asked) or Recording()).resources)
     render.write(files, out)
@@ -361,7 +361,7 @@ def render_command(asked: Asked, out: Path) -> None:
 @click.option("--base", default="", help="The revision to compare with. Default: what runs, as the engine knows it.")
 @click.pass_context
 def preview_command(ctx: click.Context, base: str) -> None:
-    """Say in words what the change will do. Ends with 3 where it would lose data or a password unacknowledged."""
+    """Describe the effects of a change. Exits with 3 if data or a password would be lost without acknowledgement."""
     asked: Asked = ctx.obj
     left: list[Leftover] = []
     if base:
@@ -390,7 +390,7 @@ def preview_command(ctx: click.Context, base: str) -> None:
 @click.command("drift")
 @click.pass_context
 def drift_command(ctx: click.Context) -> None:
-    """Say what in the cluster is no longer as the stack says; nothing where all is. Ends with 3 where something is."""
+    """Describe where the cluster differs from the stack; print nothing if it does not. Exits with 3 if it differs."""
     asked: Asked = ctx.obj
     live = _live(asked)
     found, left = live.drift(), live.leftovers()
@@ -403,7 +403,7 @@ def drift_command(ctx: click.Context) -> None:
 
 
 def _end(ctx: click.Context, refused: str) -> None:
-    """End the command, with a message where it refuses; its status is then one of its own."""
+    """End the command, with a message and an exit status of its own if the change is refused."""
     if refused:
         asked: Asked = ctx.obj
         aside(f"error: {asked.spelled(refused)}")
@@ -415,7 +415,7 @@ def _end(ctx: click.Context, refused: str) -> None:
 @click.argument("file", type=click.File())
 @click.pass_obj
 def comment_command(asked: Asked, change: str, file: TextIO) -> None:
-    """In a pipeline: write FILE as the one comment on a CHANGE (its number) that this stack has."""
+    """Write FILE as this stack's only comment on a CHANGE (its number). For pipelines."""
     text = file.read() or f"### Stack `{asked.stack}`: no preview\n\nIt failed; the job's log says why.\n"
     forge.here().say(change, f"mlflow-stack preview {asked.stack}", text)
 
@@ -424,7 +424,7 @@ def comment_command(asked: Asked, change: str, file: TextIO) -> None:
 @click.argument("file", type=click.File())
 @click.pass_obj
 def issue_command(asked: Asked, file: TextIO) -> None:
-    """In a pipeline: write FILE as the one issue about this stack's drift; an empty one closes it."""
+    """Write FILE as the only issue about this stack's drift; an empty FILE closes the issue. For pipelines."""
     title = f"Stack {asked.stack} is no longer as deployed"
     forge.here().report(title, f"mlflow-stack drift {asked.stack}", file.read())
 

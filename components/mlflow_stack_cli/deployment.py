@@ -1,4 +1,4 @@
-"""One stack of a project on a platform, and the engine that works on it."""
+"""Deployment of one stack of a project on a platform."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ _UPDATE_SECONDS = 60.0
 
 
 class Deployment:
-    """A stack of a project on a platform."""
+    """Stack of a project on a platform."""
 
     def __init__(self, project: Project, stack: str, platform: Platform) -> None:
         self.project = project
@@ -36,12 +36,12 @@ class Deployment:
 
     @property
     def config(self) -> Tree:
-        """The configuration, as the engine hands it to the program; empty before there is a stack file."""
+        """Configuration, as the engine passes it to the program; empty without a stack file."""
         return self.project.config(self.platform.stack_file) or {}
 
     @property
     def released(self) -> list[str]:
-        """The names of resources that the stack file lets go."""
+        """Names of the resources that the stack file releases."""
         return self.project.released(self.config)
 
     def record(self) -> Recording:
@@ -87,7 +87,7 @@ class Deployment:
         )
 
     def namespaces(self, tools: Tools) -> list[str]:
-        """Return the namespaces of the MlflowStacks: of what is in the state, else of what the program declares."""
+        """Return the namespaces of the MlflowStacks in the state; without a state, those that the program declares."""
         state = self.state(tools) if self.exists(tools) else {}
         found = [
             str(one["inputs"]["metadata"]["namespace"])
@@ -97,7 +97,7 @@ class Deployment:
         return [*dict.fromkeys(found or (one.namespace for one in self.record().stacks))]
 
     def release(self, tools: Tools) -> None:
-        """Edit the state so that the engine forgets the resources that the stack file lets go."""
+        """Edit the state so that the engine forgets the resources that the stack file releases."""
         if not self.released:
             return
         state = self.state(tools)
@@ -118,7 +118,7 @@ class Deployment:
             return found
 
     def recover(self, tools: Tools, say: Callable[[str], None]) -> None:
-        """Delete the objects that a killed update left behind, and take its unfinished creates out of the state."""
+        """Delete the objects that a killed update left behind, and remove its unfinished creates from the state."""
         state = self.state(tools)
         if not interrupted.creates(state):
             return
@@ -127,9 +127,9 @@ class Deployment:
         self._import(tools, interrupted.settled(state))
 
     def resume(self, tools: Tools, say: Callable[[str], None], *, servers: bool) -> bool:
-        """End the pauses of workloads that were scaled to no pod by hand; return whether there was one.
+        """Scale up the workloads that were scaled to zero by hand; return whether there was one.
 
-        Without `servers` the tracking servers stay as they are: an upgrade of MySQL's schema needs their pause.
+        Without `servers`, tracking servers stay scaled down: an upgrade of MySQL's schema needs their pause.
         """
         found = paused.paused(self.state(tools), tools.cluster)
         found = [one for one in found if servers or one.component != "tracking"]
@@ -142,7 +142,7 @@ class Deployment:
         return cast(dict[str, int], history[0].get("resourceChanges", {})) if history else {}
 
     def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
-        """Run a program whose output is the user's to see. Raises `LocalError` when it fails."""
+        """Run a program whose output goes to the user. Raises `LocalError` if it fails."""
         with self._alone(tools.environment) as variables:
             status = children.stream(argv, cwd=self.project.folder, env=variables)
         if status:
@@ -151,13 +151,13 @@ class Deployment:
     def tried(
         self, variables: Mapping[str, str], *arguments: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the engine with the variables of the tools, or a change of them, to its end, however it ends."""
+        """Run the engine to its end, whatever its exit status, with the variables of the tools or changed ones."""
         argv = ["pulumi", *arguments, "--non-interactive"]
         with self._alone(variables) as env:
             return children.run(argv, cwd=cwd or self.project.folder, env=env)
 
     def asked(self, variables: Mapping[str, str], *arguments: str, cwd: Path | None = None) -> str:
-        """Return what the engine prints, run as by `tried`. Raises `LocalError` when it fails."""
+        """Return the engine's output, run as by `tried`. Raises `LocalError` if it fails."""
         done = self.tried(variables, *arguments, cwd=cwd)
         if done.returncode:
             what = f"`pulumi {' '.join(arguments[:2])}`"
@@ -166,11 +166,11 @@ class Deployment:
         return done.stdout
 
     def unlock(self, tools: Tools, say: Callable[[str], None]) -> None:
-        """Take away what is left of an update that was killed on this machine; wait for one that is still under way.
+        """Clean up after an update that was killed on this machine; wait for one that is still running.
 
-        Left are its lock and the programs that its engine had started.
+        Removes its lock and ends the programs that its engine started.
 
-        Raises `LocalError` if that one does not end soon.
+        Raises `LocalError` if a running update does not end soon.
         """
         locks = self._locks(tools)
         deadline = time.monotonic() + _UPDATE_SECONDS
@@ -213,7 +213,7 @@ class Deployment:
 
     @contextmanager
     def _alone(self, variables: Mapping[str, str]) -> Generator[dict[str, str]]:
-        """The environment of an engine whose temporary files go with it: the provider leaves the kubeconfig as one."""
+        """Give an engine a folder of temporary files, deleted afterwards: the provider leaves the kubeconfig there."""
         with tempfile.TemporaryDirectory(dir=self.platform.scratch) as scratch:
             yield {**self.platform.inherited, **variables, "TMPDIR": scratch}
 
@@ -228,7 +228,7 @@ def _components(state: State) -> dict[str, dict[str, Any]]:
 
 
 def _holders(locks: Path | None) -> list[int]:
-    """Return the processes that hold a lock of the stack's state; 0 for one on another machine."""
+    """Return the ids of the processes that hold a lock on the stack's state; 0 for one on another machine."""
     found: list[int] = []
     for lock in locks.glob("*.json") if locks else ():
         with suppress(FileNotFoundError):
@@ -238,7 +238,7 @@ def _holders(locks: Path | None) -> list[int]:
 
 
 def _is_engine(pid: int) -> bool:
-    """Return whether the process runs and is a Pulumi engine, not a later one that has got its id."""
+    """Return whether the process is a running Pulumi engine, not another program that was given the same id."""
     try:
         return Path("/proc", str(pid), "comm").read_text().startswith("pulumi")
     except OSError:

@@ -1,5 +1,5 @@
-"""Failures that commands report without a traceback."""
+"""Errors that commands report without a traceback."""
 
 
 class LocalError(Exception):
-    """Failure whose message is all that a user needs: what failed, the last lines of a log, and what to do next."""
+    """Error whose message is complete for a user: what failed, the last lines of a log, and the next step."""

@@ -1,4 +1,4 @@
-"""What the pods of a stack are busy with, said while somebody waits for them: fetching, installing, loading, ready."""
+"""Progress of a stack's pods, reported during a rollout: fetching, installing, loading, ready."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ PAUSE = 2.0
 _SELECTOR = "--selector=app.kubernetes.io/part-of=mlflow"
 _QUIET = ("ContainerCreating", "PodInitializing")
 
-# What the kubelet goes on trying, but what only another image, Secret or setting ends.
+# Reasons that the kubelet keeps retrying, although only a changed image, Secret or setting resolves them.
 _BLOCKED = (
     *("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
@@ -23,14 +23,14 @@ _BLOCKED = (
 _VOLUMES = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _UNCREATED = ("FailedCreate", "ProvisioningFailed")
 _PATIENCE = 20.0
-"""Seconds after which a reason is said: a Secret or a claim may be made a moment after its pod."""
+"""Seconds before a reason is reported: a Secret or a claim may be created a moment after its pod."""
 
 LastLine = Callable[[str, str], str]
-"""Takes the names of a pod and of a container in it; returns the last line of its log."""
+"""Function of a pod's and a container's name; returns the last line of the container's log."""
 
 
 def standing(pod: Tree, last_line: LastLine) -> str:
-    """What one pod is at, in a line."""
+    """Return the state of one pod, in one line."""
     name, status = pod["metadata"]["name"], pod["status"]
     limits = {one["name"]: one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"]}
     steps = cast("list[Tree]", status.get("initContainerStatuses", []))
@@ -55,7 +55,7 @@ def standing(pod: Tree, last_line: LastLine) -> str:
 
 
 def blocked(pod: Tree, events: Sequence[Tree]) -> str:
-    """Return why a pod cannot start unless somebody acts, in the kubelet's or the scheduler's words; else empty."""
+    """Return why a pod cannot start without intervention, in the kubelet's or the scheduler's words; else empty."""
     status = pod["status"]
     containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     for container in containers:
@@ -66,7 +66,7 @@ def blocked(pod: Tree, events: Sequence[Tree]) -> str:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("reason") == "Unschedulable":
         return f"Unschedulable: {scheduled.get('message', 'no message')}"
-    # A volume whose Secret, ConfigMap or disk is missing is in no status; with all of them there, it may still pull.
+    # No status names a missing volume's Secret, ConfigMap or disk. If all of them exist, the image may still be pulled.
     mounted = conditions.get("PodReadyToStartContainers", {}).get("status") == "True"
     of_pod = [one for one in events if one["involvedObject"].get("uid") == pod["metadata"].get("uid")]
     if not mounted and any(one["state"].get("waiting", {}).get("reason") in _QUIET for one in containers):
@@ -81,7 +81,7 @@ def _said(event: Tree) -> str:
 def uncreated(events: Sequence[Tree], before: Collection[str]) -> dict[str, str]:
     """Return the workloads whose pods the cluster refuses to create, such as for a quota, with its reason.
 
-    `before`: the ids and counts of the events that are older than this wait.
+    `before`: ids and counts of the events from before this wait.
     """
     return {
         f"{one['involvedObject']['kind']} {one['involvedObject']['name']}": _said(one)
@@ -106,29 +106,29 @@ def _end(ended: Tree, limits: Tree) -> str:
 
 
 def pods(cluster: Cluster, namespace: str) -> list[Tree]:
-    """The stack's pods that are not on their way out; none while the cluster does not say."""
+    """Return the stack's pods that are not terminating; empty if the cluster does not answer."""
     done = cluster.run("get", "pods", f"--namespace={namespace}", _SELECTOR, "--output=json")
     found: list[dict[str, Any]] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
     return [one for one in found if "deletionTimestamp" not in one["metadata"]]
 
 
 def warnings(cluster: Cluster, namespace: str) -> list[Tree]:
-    """The namespace's warnings, the oldest first; none while the cluster does not say."""
+    """Return the namespace's warnings, oldest first; empty if the cluster does not answer."""
     arguments = ("--field-selector=type=Warning", "--sort-by=.lastTimestamp", "--output=json")
     done = cluster.run("get", "events", f"--namespace={namespace}", *arguments)
     return json.loads(done.stdout)["items"] if done.returncode == 0 else []
 
 
 class Blocked:
-    """What cannot start, and since when."""
+    """Workloads and pods that cannot start, and since when."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self.reasons: dict[str, str] = {}
-        """The reasons that were there for a while, by what they are about."""
+        """Reasons that have lasted for some time, by the object they are about."""
 
     def see(self, found: Mapping[str, str], now: float) -> list[str]:
-        """Take what is seen at a time; return what is to be said now, each once."""
+        """Record the reasons found at a time; return those to report now, each only once."""
         self._since = {name: self._since.get(name, now) for name in found}
         lasting = {name: text for name, text in found.items() if now - self._since[name] >= _PATIENCE}
         fresh = [name for name in lasting if name not in self.reasons]
@@ -139,8 +139,8 @@ class Blocked:
 def follow(
     cluster: Cluster, namespace: str, say: Callable[[str], None], ended: threading.Event, stuck: Blocked | None = None
 ) -> None:
-    """Says what each pod is at, whenever that changes, until `ended`, and what cannot start. Nothing is said of those
-    that are ready from the start."""
+    """Report each change of a pod's state until `ended`, and pods that cannot start. Pods that are ready from the start
+    are not mentioned."""
 
     def last_line(pod: str, container: str) -> str:
         done = cluster.run("logs", pod, f"--namespace={namespace}", f"--container={container}", "--tail=1")
@@ -164,13 +164,13 @@ def follow(
             say(line)
         if last:
             return
-        # Once more after the end: what they came to.
+        # Once more at the end, for the final states.
         last = ended.wait(PAUSE)
 
 
 @contextmanager
 def following(cluster: Cluster, namespace: str, say: Callable[[str], None]) -> Generator[None]:
-    """Follows beside what is done in the block. A failure of it names what could not start."""
+    """Follow the pods while the block runs. If the block fails, the error names what could not start."""
     ended, stuck = threading.Event(), Blocked()
     follower = threading.Thread(target=follow, args=(cluster, namespace, say, ended, stuck), daemon=True)
     follower.start()

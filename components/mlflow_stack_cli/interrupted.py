@@ -1,8 +1,8 @@
-"""Creates that a killed update began and never recorded.
+"""Creates that a killed update began and did not record.
 
-The engine writes a create, with the name that it gives the object, into the state before it asks the cluster for it.
-After a kill the object may exist, and the next update makes another one beside it: a second server on one claim. The
-recorded name ends in random letters, so an object of that name is this stack's and nobody else's.
+Before the engine asks the cluster to create an object, it writes the create and the object's name into the state.
+After a kill the object may exist, and the next update creates a second one: a second server on one claim. The
+recorded name ends in random letters, so an object of that name belongs to this stack.
 """
 
 import time
@@ -22,7 +22,7 @@ _SECONDS: Final = 180.0
 
 @dataclass(frozen=True)
 class Leftover:
-    """An object whose create began and was not recorded."""
+    """Object whose create began and was not recorded."""
 
     api: str
     """Its API version, such as `apps/v1`."""
@@ -35,22 +35,22 @@ class Leftover:
 
     @property
     def resource(self) -> str:
-        """The type as kubectl takes it, with version and group, so that no other API's kind is meant."""
+        """The type with version and group, as kubectl takes it, so that it is unambiguous."""
         group, _, version = self.api.rpartition("/")
         return f"{self.kind}.{version}.{group}" if group else self.kind
 
 
 def creates(state: State) -> list[State]:
-    """The operations of a state that are creates under way."""
+    """Return the operations of a state that are unfinished creates."""
     deployment = cast("State", state.get("deployment") or {})
     pending = cast("list[State]", deployment.get("pending_operations") or [])
     return [one for one in pending if one.get("type") == "creating"]
 
 
 def leftovers(state: State) -> list[Leftover]:
-    """The objects that may exist though the state has no resource for them.
+    """Return the objects that may exist although the state has no resource for them.
 
-    Objects with a name of their own (Services, claims) are not among them: the next update takes these over.
+    Objects with a fixed name (Services, claims) are not among them: the next update takes these over.
     """
     known = {(one["type"], one.get("id")) for one in resources(state)}
     found: list[Leftover] = []
@@ -62,14 +62,14 @@ def leftovers(state: State) -> list[Leftover]:
         name, namespace = str(metadata.get("name", "")), str(metadata.get("namespace", ""))
         if not str(resource["type"]).startswith(_KUBERNETES) or annotations.get(_AUTONAMED) != "true":
             continue
-        # A namespace that only the server fills in is in no input of ours; without one nothing is looked for.
+        # If only the server knows the namespace, no input of ours has it, and nothing is searched for.
         if name and namespace and (resource["type"], f"{namespace}/{name}") not in known:
             found.append(Leftover(str(inputs["apiVersion"]), str(inputs["kind"]), namespace, name))
     return list(dict.fromkeys(found))
 
 
 def settled(state: State) -> State:
-    """The state without its creates under way."""
+    """Return the state without its unfinished creates."""
     edited = deepcopy(state)
     deployment = cast("dict[str, Any]", edited["deployment"])
     deployment["pending_operations"] = [
@@ -79,14 +79,14 @@ def settled(state: State) -> State:
 
 
 def existing(cluster: Cluster, found: list[Leftover]) -> list[Leftover]:
-    """Those that the cluster has."""
+    """Return those objects that exist in the cluster."""
     return [one for one in found if _live(cluster, one) is not None]
 
 
 def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) -> None:
     """Delete the objects, each with its pods, and return when all are gone.
 
-    Raises `LocalError` where one does not go.
+    Raises `LocalError` if an object is not deleted in time.
     """
     for one in found:
         say(f"a killed update left {one} behind; deleting it")

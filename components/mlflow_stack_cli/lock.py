@@ -1,4 +1,4 @@
-"""Images by digest: what a registry says that the tags of a stack file name today."""
+"""Locked images: the digests that a registry returns for the tags of a stack file."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ _IMAGE: Final = re.compile(r"(?P<name>.+?)(:(?P<tag>[\w][\w.-]{0,127}))?(@sha256
 
 
 def lock(file: Path, project: str, defaults: Mapping[str, str]) -> list[str]:
-    """Writes the digest of every image into a stack file: of those that it names, and of the `defaults` (keys as in the
-    file) that it leaves to the component. Comments and order stay.
+    """Write the digest of every image into a stack file: of those that it names, and of the `defaults` (keys as in the
+    file) that it does not override. Comments and order are kept.
 
-    Returns what changed, a line each. Raises `LocalError` with the file untouched where a registry does not answer.
+    Returns the changes, one line each. Raises `LocalError` and leaves the file unchanged if a registry does not answer.
     """
     text = file.read_text()
     config = stackfile.read(file, project)["config"]
@@ -51,7 +51,7 @@ def lock(file: Path, project: str, defaults: Mapping[str, str]) -> list[str]:
 
 
 def _named(tree: Tree, at: str = "") -> Iterator[tuple[str, str]]:
-    """Every image that is named, at any depth: the keys end in `image` or `Image`."""
+    """Yield every image in a tree, at any depth: the keys that end in `image` or `Image`."""
     for key, value in tree.items():
         where = f"{at}.{key}" if at else key
         items = cast("list[object]", value) if isinstance(value, list) else [cast(object, value)]
@@ -63,15 +63,15 @@ def _named(tree: Tree, at: str = "") -> Iterator[tuple[str, str]]:
 
 
 def pinned(image: str) -> str:
-    """The image with its tag and the digest that its registry gives for the tag now.
+    """Return the image with its tag and the digest that its registry returns for the tag.
 
-    Raises `LocalError` where the registry does not answer, or its answer is not what the digest says.
+    Raises `LocalError` if the registry does not answer, or its answer does not match the digest.
     """
     match = _IMAGE.fullmatch(image)
     if match is None or match["tag"] is None:
         raise LocalError(f"{image} has no tag to ask for. Next: name one in the stack file, then again.")
     host, name = _repository(match["name"])
-    # As everywhere: a registry on loopback is asked without TLS.
+    # As with container engines, a registry on loopback is asked without TLS.
     scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
     url = f"{scheme}://{host}/v2/{name}/manifests/{match['tag']}"
     try:
@@ -85,7 +85,7 @@ def pinned(image: str) -> str:
 
 
 def _repository(name: str) -> tuple[str, str]:
-    """Registry and repository of an image's name, which may leave Docker Hub unsaid."""
+    """Return registry and repository of an image's name, which may omit Docker Hub."""
     host, slash, rest = name.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         if host != "docker.io":
@@ -102,7 +102,7 @@ def _manifest(url: str) -> tuple[bytes, str | None]:
         asked = re.fullmatch(r"Bearer (.*)", error.headers.get("WWW-Authenticate", ""))
         if error.code != 401 or asked is None:
             raise
-    # Whoever asks gets a token for what is public.
+    # Anonymous clients get a token for public images.
     fields = dict(re.findall(r'(\w+)="([^"]*)"', asked[1]))
     query = urllib.parse.urlencode({key: fields[key] for key in ("service", "scope") if key in fields})
     token = json.loads(_get(f"{fields['realm']}?{query}", {})[0])

@@ -1,4 +1,4 @@
-"""Workloads that were paused by hand: scaled to no pod, which the engine's state does not know."""
+"""Workloads paused by hand: scaled to zero, which the engine's state does not record."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _SECONDS: Final = 300.0
 
 @dataclass(frozen=True)
 class Paused:
-    """A workload without a pod that is declared with at least one."""
+    """Workload without a pod that is declared with at least one."""
 
     kind: str
     namespace: str
@@ -24,19 +24,19 @@ class Paused:
     component: str
     """The label, such as `tracking`."""
     replicas: int
-    """How many pods are declared."""
+    """Number of declared pods."""
 
     def __str__(self) -> str:
         return f"{self.kind.lower()}/{self.name}"
 
     @property
     def command(self) -> str:
-        """The command that ends the pause."""
+        """Command that ends the pause."""
         return f"kubectl scale --namespace {self.namespace} --replicas={self.replicas} {self}"
 
 
 def paused(state: State, cluster: Cluster) -> list[Paused]:
-    """The workloads of a state that the cluster has without a pod."""
+    """Return the workloads of a state that have no pod in the cluster."""
     found: list[Paused] = []
     for one in resources(state):
         if one["type"] not in _KINDS or one.get("delete"):
@@ -53,9 +53,9 @@ def paused(state: State, cluster: Cluster) -> list[Paused]:
 
 
 def resume(cluster: Cluster, found: list[Paused], say: Callable[[str], None]) -> None:
-    """Scale the workloads to what is declared, and return when their pods are ready.
+    """Scale the workloads to the declared number, and return when their pods are ready.
 
-    Raises `LocalError` where the cluster refuses, or a pod does not become ready.
+    Raises `LocalError` if the cluster refuses, or a pod does not become ready.
     """
     for one in found:
         say(f"{one} of namespace {one.namespace} was paused (0 replicas); scaling it to {one.replicas}")

@@ -1,6 +1,6 @@
-"""Pins models to the versions that their references mean now: writes ``version`` beside ``uri`` where that stands.
+"""Pinned model versions: the current version of each reference, written as ``version`` beside ``uri``.
 
-A file is edited in place, by the marks of its YAML nodes, so that nothing else of it changes: one line for each model.
+A file is edited in place by the marks of its YAML nodes, so that only one line for each model changes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """A model whose reference can mean another version tomorrow."""
+    """Model whose reference can resolve to another version later."""
 
     name: str
     uri: str
     version: int | None
-    """What it is pinned to; None where it is not."""
+    """The pinned version; None if it is not pinned."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """A reference that means another version than the stack file says."""
+    """Reference that resolves to another version than the stack file states."""
 
     reference: Reference
     version: int
@@ -41,7 +41,7 @@ class Move:
 
 
 def references(file: Path) -> list[Reference]:
-    """Return the moving references among the models of a stack file, wherever its configuration has them."""
+    """Return the moving references among the models of a stack file, at any depth of its configuration."""
     return in_values(yamlfile.load(file).get("config"))
 
 
@@ -51,7 +51,7 @@ def in_values(value: object) -> list[Reference]:
 
 
 def _models(value: object) -> Iterator[dict[str, Any]]:
-    """Yield the models in a value whose reference moves."""
+    """Yield the models in a value whose reference can move."""
     if isinstance(value, list):
         for item in cast("list[object]", value):
             yield from _models(item)
@@ -64,12 +64,12 @@ def _models(value: object) -> Iterator[dict[str, Any]]:
 
 
 def registry() -> Callable[[str], int]:
-    """Return a function that asks the registry that the environment names, as MLflow's client does.
+    """Return a function that queries the registry of the environment, as MLflow's client does.
 
     Raises `LocalError` if MLflow is not installed.
     """
     try:
-        # Only here: the import takes seconds, and no other command needs it.
+        # Imported here because the import takes seconds, and only this command needs it.
         from mlflow import MlflowClient
     except ModuleNotFoundError as error:
         raise LocalError("pin asks the registry with MLflow. Next: `pip install 'mlflow-stack[cli,pin]'`.") from error
@@ -78,7 +78,7 @@ def registry() -> Callable[[str], int]:
 
 
 def asked(client: "MlflowClient", uri: str) -> int:
-    """Return the version that a reference means now. Raises `LocalError` if the registry does not say."""
+    """Return the version that a reference resolves to now. Raises `LocalError` if the registry does not answer."""
     from mlflow.exceptions import MlflowException
 
     name, _, alias = uri.removeprefix("models:/").partition("@")
@@ -98,16 +98,16 @@ def asked(client: "MlflowClient", uri: str) -> int:
 
 
 def moved(known: list[Reference], ask: Callable[[str], int]) -> list[Move]:
-    """What has moved since it was pinned, or was never pinned."""
+    """Return the references that have moved since they were pinned, or were never pinned."""
     answers = [(one, ask(one.uri)) for one in known]
     return [Move(one, version) for one, version in answers if version != one.version]
 
 
 def write(file: Path, moves: list[Move]) -> None:
-    """Writes the new versions into a stack file. Raises `LocalError` where it is not written as expected."""
+    """Write the new versions into a stack file. Raises `LocalError` if the file does not have the expected form."""
     text = file.read_text(encoding="utf-8")
     edited = text
-    # From the end, so that earlier marks stay right.
+    # From the end, so that earlier marks stay valid.
     for start, end, new in sorted(_edits(text, moves), reverse=True):
         edited = edited[:start] + new + edited[end:]
     wanted = yaml.safe_load(text)
@@ -126,7 +126,7 @@ def write(file: Path, moves: list[Move]) -> None:
 
 
 def _edits(text: str, moves: list[Move]) -> Iterator[tuple[int, int, str]]:
-    """Start, end and replacement of each change."""
+    """Yield start, end and replacement of each change."""
     versions = _versions(moves)
     root = cast("Any", yaml.compose(text, Loader=yaml.SafeLoader))  # pyright: ignore[reportUnknownMemberType]
     for model in _maps(_below(root, "config")):
@@ -141,7 +141,7 @@ def _edits(text: str, moves: list[Move]) -> Iterator[tuple[int, int, str]]:
         else:
             line_end = text.find("\n", uri.end_mark.index)
             at = len(text) if line_end < 0 else line_end
-            # The keys of a map stand below each other, also where the first one follows a dash.
+            # The keys of a map are in one column, also if the first one follows a dash.
             column = model.start_mark.column
             yield at, at, f"\n{' ' * column}version: {wanted}"
 

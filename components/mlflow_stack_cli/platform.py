@@ -1,4 +1,4 @@
-"""Platforms: where a stack is deployed, and what reaches it from this machine."""
+"""Platforms: the cluster, the state and the tools of a stack."""
 
 import os
 import shutil
@@ -21,35 +21,35 @@ from mlflow_stack_cli.yamlfile import Tree
 
 @dataclass(frozen=True)
 class Tools:
-    """Programs that work on one stack."""
+    """Programs for one stack."""
 
     cluster: Cluster
-    """The cluster, asked through kubectl."""
+    """The cluster, queried through kubectl."""
     environment: Mapping[str, str]
-    """Variables with which `pulumi` and `kubectl` are found and work on the stack."""
+    """Environment in which `pulumi` and `kubectl` are found and work on the stack."""
 
 
 class Platform(Protocol):
-    """Cluster of one stack, the engine's state and the stack file that the engine works on."""
+    """Cluster of one stack, the engine's state and the stack file that the engine uses."""
 
     @property
     def label(self) -> str:
-        """The stack, with where it is kept, as messages name it."""
+        """Name of the stack and its location, for messages."""
         ...
 
     @property
     def where(self) -> str:
-        """The cluster, as `status` names it."""
+        """Name of the cluster, for `status`."""
         ...
 
     @property
     def stack_file(self) -> Path:
-        """The stack file that the engine works on, with all that the platform merges into it."""
+        """Stack file that the engine uses, with everything that the platform merges into it."""
         ...
 
     @property
     def backend(self) -> Path | None:
-        """The folder of the engine's state, if it is on this machine and known beforehand."""
+        """Folder of the engine's state, if it is on this machine and known in advance."""
         ...
 
     @property
@@ -59,15 +59,15 @@ class Platform(Protocol):
 
     @property
     def inherited(self) -> Mapping[str, str]:
-        """What programs have of this process's environment."""
+        """Variables of this process that programs inherit."""
         ...
 
     def home(self, key: str) -> Path:
-        """Return the file to edit for the value of a key to change."""
+        """Return the file to edit to change the value of a key."""
         ...
 
     def tools(self, progress: Progress) -> Tools:
-        """Return the tools, made if need be. Starts nothing."""
+        """Return the tools, built if necessary. Starts nothing."""
         ...
 
     def prepare(self, progress: Progress) -> Tools:
@@ -75,23 +75,23 @@ class Platform(Protocol):
         ...
 
     def start(self, progress: Progress) -> Tools:
-        """Return the tools, with the cluster running and all that the stack finds there."""
+        """Return the tools, with the cluster running and everything in it that the stack expects."""
         ...
 
     def running(self) -> bool:
-        """Return whether the cluster can be asked."""
+        """Return whether the cluster can be queried."""
         ...
 
     def settle(self) -> None:
-        """Note where the stack runs, before the first change."""
+        """Record where the stack runs, before the first change."""
         ...
 
     def introduce(self, cluster: Cluster) -> None:
-        """Let this machine find the stack's public address, once the stack is up."""
+        """Make the stack's public address resolvable on this machine, once the stack is up."""
         ...
 
     def trust(self) -> dict[str, str]:
-        """Return the variables by which MLflow's client trusts the stack's certificate."""
+        """Return the variables with which MLflow's client trusts the stack's certificate."""
         ...
 
     def logs(self, component: str, lines: int) -> str:
@@ -102,8 +102,8 @@ class Platform(Protocol):
 class ExistingCluster:
     """Cluster of a kube context, as Pulumi's Kubernetes provider takes it, with the user's own state and stack file.
 
-    In this order: `--context`, `kubernetes:kubeconfig` and `kubernetes:context` of the stack file, and the current
-    context of KUBECONFIG or the user's kubeconfig.
+    Order of precedence: `--context`, `kubernetes:kubeconfig` and `kubernetes:context` of the stack file, and the
+    current context of KUBECONFIG or the user's kubeconfig.
     """
 
     def __init__(self, project: Project, stack: str, context: str = "") -> None:
@@ -144,8 +144,8 @@ class ExistingCluster:
         return self.stack_file
 
     def tools(self, progress: Progress) -> Tools:
-        """Return `pulumi` and `kubectl` of PATH. Raises `LocalError` if one is missing."""
-        # The program runs in this environment, unless its project names one.
+        """Return `pulumi` and `kubectl` on PATH. Raises `LocalError` if one is missing."""
+        # The program runs in this environment unless its project names another.
         folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         variables = {
             "PATH": os.pathsep.join(folders),
@@ -187,7 +187,7 @@ class ExistingCluster:
         return self._project.config(self.stack_file) or {}
 
     def _reached(self, kubectl: Path, variables: Mapping[str, str]) -> tuple[Path | None, str]:
-        """Return the kubeconfig and the context that kubectl is to take; none and empty for its own defaults."""
+        """Return the kubeconfig and the context for kubectl; None and empty for kubectl's defaults."""
         stated = str(self._config.get("kubernetes:context", ""))
         if self._context:
             if stated not in ("", self._context):
@@ -195,7 +195,7 @@ class ExistingCluster:
                     f"kubernetes:context: the stack file names another context (got {stated}, --context names "
                     f"{self._context}). Next: leave --context away, or correct the stack file."
                 )
-            # The provider has no option for the context: it takes the current one of its kubeconfig.
+            # The provider has no option for the context: it uses the current one of its kubeconfig.
             return minified(kubectl, self._context, self.scratch / "kubeconfig"), ""
         kubeconfig = self._config.get("kubernetes:kubeconfig")
         if kubeconfig is None:
@@ -216,14 +216,14 @@ class ExistingCluster:
 
 
 def minified(kubectl: Path, context: str, file: Path) -> Path:
-    """Write a kubeconfig with one of the user's contexts, as the current one; return its path."""
+    """Write a kubeconfig with one of the user's contexts as the current one; return its path."""
     view = ["config", "view", "--raw", "--minify", "--flatten", f"--context={context}"]
     written(file, programs.run([str(kubectl), *view], what=f"reading the kube context {context}"))
     return file
 
 
 def written(file: Path, text: str) -> None:
-    """Write a file that only its owner reads."""
+    """Write a file that only its owner can read."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(mode=0o600)
     file.write_text(text)

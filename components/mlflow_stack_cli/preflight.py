@@ -1,4 +1,4 @@
-"""What only the cluster knows, asked before anything changes."""
+"""Preflight checks: requirements that only the cluster can confirm, before anything changes."""
 
 import math
 import re
@@ -29,12 +29,12 @@ _WITHOUT_API = {
     kinds.ISSUER: _CERT_MANAGER,
     kinds.CLUSTER_ISSUER: _CERT_MANAGER,
 }
-"""Remedies where the cluster lacks the API of a kind."""
+"""Remedies if the cluster lacks the API of a kind."""
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
 class _Asked:
-    """A cluster that is asked for each object once."""
+    """Cluster that is asked for each object only once."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -65,7 +65,7 @@ class _Asked:
 
 
 def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
-    """Yield what a need lacks, with what to do."""
+    """Yield what is missing for a need, each with a remedy."""
     kind, noun = need.kind, _noun(need)
     if not asked.serves(kind):
         # Once for all objects of the API.
@@ -79,7 +79,7 @@ def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
     found = asked.object(kind, str(need.name), str(need.namespace))
     where = f"namespace {need.namespace}" if kind.namespaced else "the cluster"
     if found is None:
-        # Other keys may want other data of the same object.
+        # Other keys may need other data of the same object.
         same = [one for one in needed if (one.kind, one.name, one.namespace) == (kind, need.name, need.namespace)]
         keys = [*dict.fromkeys(key for one in same for key in one.keys)]
         yield f"{need.key}: {noun} is not in {where}; {_remedy(need, keys)}"
@@ -112,7 +112,7 @@ def _default(asked: _Asked, need: Need, annotation: str) -> Iterator[str]:
 
 
 def _remedy(need: Need, keys: Sequence[str]) -> str:
-    """Return what to do where an object is missing whose data is to have these keys."""
+    """Return the remedy for a missing object that must hold data for these keys."""
     kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
     if kind == kinds.SECRET and keys == expose.CERTIFICATE_KEYS:
@@ -146,11 +146,11 @@ def _lost(found: Tree) -> str | None:
 
 
 _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unknown_level, kinds.CLAIM: _lost}
-"""Faults of objects that exist."""
+"""Faults of existing objects."""
 
 
 def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
-    """Yield what keeps a claim that the stack creates from the size that it is to grow to."""
+    """Yield the obstacles to growing a claim that the stack creates."""
     found = asked.object(kinds.CLAIM, claim.name, stack.namespace)
     if found is None or _labels(found).get(_INSTANCE) != stack.name:
         return
@@ -171,14 +171,14 @@ def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
 
 
 def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
-    """Yield the objects of a kind that take requests from the stack's address."""
+    """Yield the objects of a kind that receive requests for the stack's address."""
     host, path = stack.expose.get("host"), stack.expose.get("path", "")
     if expose.KINDS[stack.expose["kind"]].object is None or not asked.serves(kind):
         return
     for one in asked.items(kind.resource, "--all-namespaces"):
         metadata = one["metadata"]
         ours = metadata["namespace"] == stack.namespace and _labels(one).get(_INSTANCE) == stack.name
-        # OpenShift makes Routes of each Ingress, which is asked for itself.
+        # OpenShift creates Routes for each Ingress. The Ingress itself is checked.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
         taken = sorted(theirs for name, theirs in _claimed(one) if name == host and takes(theirs, path))
         if taken and not ours and not made:
@@ -187,9 +187,9 @@ def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
 
 
 def hosts(cluster: Cluster) -> set[str]:
-    """The names that Ingresses and HTTPRoutes are for, in a cluster that knows both kinds.
+    """Return the hosts of Ingresses and HTTPRoutes, in a cluster that has both APIs.
 
-    Raises `LocalError` when it does not say.
+    Raises `LocalError` if the cluster does not answer.
     """
     try:
         found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
@@ -201,7 +201,7 @@ def hosts(cluster: Cluster) -> set[str]:
 
 
 def _claimed(found: Tree) -> set[tuple[str, str]]:
-    """The hosts with paths that an Ingress, Route or HTTPRoute is for."""
+    """Return the hosts and paths of an Ingress, Route or HTTPRoute."""
     spec = section(found, "spec")
     if found["kind"] == "Route":
         return {(spec.get("host", ""), spec.get("path") or "/")}
@@ -217,12 +217,12 @@ def _claimed(found: Tree) -> set[tuple[str, str]]:
 
 
 def _literal(path: str) -> str:
-    """Return the beginning of a path, up to where a regular expression starts."""
+    """Return the part of a path before the first regular expression."""
     return re.split(r"\.?[][(){}*+?|^$\\]", path, maxsplit=1)[0]
 
 
 def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
-    """Yield the pods that no node could hold, also if nothing else ran there."""
+    """Yield the pods that do not fit on any node, even an empty one."""
     nodes = [_allocatable(node) for node in asked.items("nodes") if _schedulable(node)]
     if not nodes:
         raise UnreadableError("no node of the cluster takes pods")
@@ -254,7 +254,7 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
 
 
 def _schedulable(node: Tree) -> bool:
-    # What Kubernetes itself taints a node with passes.
+    # Taints that Kubernetes itself sets are temporary.
     taints = [
         taint
         for taint in section(node, "spec").get("taints", [])
@@ -292,10 +292,10 @@ def _looks(asked: _Asked, stack: Declared) -> Iterator[Look]:
 
 
 def check(cluster: Cluster, recording: Recording) -> list[str]:
-    """Look whether the cluster has what the stacks of a program need; changes nothing.
+    """Check that the cluster has what the stacks of a program need. Changes nothing.
 
-    Returns what could not be looked at, for the want of a right to read it. Raises `LocalError` with everything that is
-    wrong, at once.
+    Returns the checks that were skipped because the user may not read an object. Raises `LocalError` with all faults at
+    once.
     """
     done = cluster.run("get", "--raw", "/version")
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Programs that are run to their end, and what is said where one fails."""
+"""Programs that are run to completion, and error messages for those that fail."""
 
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -23,10 +23,10 @@ def run(
     env: Mapping[str, str] | None = None,
     step: Step | None = None,
 ) -> str:
-    """Runs a program to its end and returns what it wrote to standard output and error, together.
+    """Run a program to completion and return its standard output and standard error, combined.
 
     `what` names the work in the error; each line becomes the detail of `step`. Raises `LocalError` with the last lines
-    of the output when the program fails or is not there.
+    of the output if the program fails or does not exist.
     """
     try:
         process = subprocess.Popen(
@@ -48,13 +48,13 @@ def run(
 
 
 def failure(what: str, log: Iterable[str], next_step: str) -> str:
-    """The message of a `LocalError`: what failed, the last lines of its log, and what to do next."""
+    """Return the message of a `LocalError`: what failed, the last lines of its log, and the next step."""
     last = "".join(f"  {line.rstrip()}\n" for line in without_traces(log)[-15:])
     return f"{what} failed:\n{last}Next: {next_step}."
 
 
 def without_traces(log: Iterable[str]) -> list[str]:
-    """Return the lines without Python's stack traces; the exceptions' own messages stay."""
+    """Return the lines without Python's stack traces; the messages of exceptions are kept."""
     kept: list[str] = []
     trace = False
     for line in log:

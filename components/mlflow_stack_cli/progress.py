@@ -1,4 +1,4 @@
-"""What is being done, for how long already, and how long it will probably take."""
+"""Progress of running steps, with elapsed and estimated time."""
 
 import json
 import sys
@@ -21,15 +21,15 @@ from mlflow_stack_cli.paths import cache_dir
 _QUIET = 2.0
 _REPEAT = 30.0
 _TICK = 0.25
-# A bar that follows the clock stops here until the step really ends.
+# A bar that follows the clock stops here until the step ends.
 _ALMOST = 0.98
 
 
 class Step:
-    """One thing under way. Made by `Progress.step`."""
+    """One running step. Created by `Progress.step`."""
 
     def __init__(self, name: str, estimate: float) -> None:
-        """`estimate`: the seconds it will probably take."""
+        """`estimate`: expected duration in seconds."""
         self.name = name
         self.estimate = estimate
         self.started = time.monotonic()
@@ -39,39 +39,39 @@ class Step:
         self._fraction: float | None = None
 
     def detail(self, text: str) -> None:
-        """What it is busy with right now, in a few words."""
+        """Set a short description of the current work."""
         self._detail = text.strip()
 
     def done(self, fraction: float) -> None:
-        """How much is done, 0 to 1. A step that never says so is shown by the clock."""
+        """Set the completed fraction, 0 to 1. Without it, the bar follows the clock."""
         self._fraction = fraction
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self.started
 
     @property
     def fraction(self) -> float:
-        """How much is done, as stated, else by the clock against the estimate."""
+        """Completed fraction, as set by `done`, else estimated from the clock."""
         stated = self._fraction
         return stated if stated is not None else min(self.seconds / max(self.estimate, 0.1), _ALMOST)
 
     @property
     def busy_with(self) -> str:
-        """The last detail, or nothing."""
+        """The last detail, or an empty text."""
         return self._detail
 
 
 class Progress:
-    """Shows steps that may overlap: as bars on a terminal, else as lines, on standard error.
+    """Steps, which may overlap, shown as bars on a terminal, else as lines, on standard error.
 
-    A step that ends within two seconds shows nothing. The estimate shown is what the step of the same key took here the
-    last time, else the one that its caller ships. Safe to use from several threads.
+    A step shorter than two seconds shows nothing. The estimate shown is the duration of the step of the same key in the
+    last run on this machine, else the caller's default. Safe to use from several threads.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """`console`: where to write; standard error by default."""
+        """`console`: where to write; defaults to standard error."""
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._lock = threading.RLock()
         self._open: list[Step] = []
@@ -79,10 +79,10 @@ class Progress:
         self._ticker: threading.Thread | None = None
         self._bars: Bars | None = None
         self.timings: list[tuple[str, float]] = []
-        """Name and seconds of every step that ended well, in the order of their ends."""
+        """Name and seconds of every successful step, in the order in which they ended."""
 
     def __enter__(self) -> Self:
-        """Starts to show."""
+        """Start the display."""
         self._ended.clear()
         self._show()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
@@ -92,7 +92,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops to show; the timings stay."""
+        """Stop the display; the timings are kept."""
         self._ended.set()
         if self._ticker:
             self._ticker.join()
@@ -100,8 +100,8 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, estimate: float, *, key: str | None = None) -> Generator[Step]:
-        """One step, from the start of the block to its end. `estimate` in seconds; `key` (default the name) finds the
-        time it took here before. An error in the block ends it without a timing.
+        """Show one step while the block runs. `estimate` in seconds; `key` (default: the name) identifies its duration
+        in earlier runs. An error in the block ends the step without a timing.
         """
         step = Step(name, _remembered().get(key or name, estimate))
         with self._lock:
@@ -120,7 +120,7 @@ class Progress:
 
     @contextmanager
     def streaming(self, name: str) -> Generator[None]:
-        """A step whose program writes to the terminal itself: no bars meanwhile, only the time is taken."""
+        """Time a step whose program writes to the terminal itself; hide the bars during the block."""
         started = time.monotonic()
         self._hide()
         try:
@@ -131,11 +131,11 @@ class Progress:
         self.timings.append((name, time.monotonic() - started))
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         self._console.print(text, markup=False)
 
     def table(self) -> None:
-        """Prints what took longer than a tenth of a second, and how long."""
+        """Print the duration of each step that took longer than a tenth of a second."""
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(justify="right")
         table.add_column()
@@ -205,7 +205,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """`4.2 s`, `42 s`, `3 min 20 s`."""
+    """Return a duration such as `4.2 s`, `42 s` or `3 min 20 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 90:
@@ -229,7 +229,7 @@ def _remembered() -> dict[str, float]:
 
 
 def _remember(key: str, seconds: float) -> None:
-    # Only an estimate for the next time: a cache that cannot be written is no reason to fail.
+    # The timings only serve later estimates, so a read-only cache is not an error.
     with suppress(OSError):
         file = _timings_file()
         file.parent.mkdir(parents=True, exist_ok=True)

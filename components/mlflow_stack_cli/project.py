@@ -12,7 +12,7 @@ from mlflow_stack_cli.yamlfile import Tree
 
 _FILES: Final = ("Pulumi.yaml", "Pulumi.yml")
 _ENVIRONMENTS: Final = {"uv": ".venv"}
-"""Virtual environments of toolchains that have one without being told."""
+"""Default virtual environments of toolchains."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Project:
 
     @staticmethod
     def find(folder: Path) -> "Project":
-        """Return the project of a folder or the nearest folder above it. Raises `LocalError` if there is none."""
+        """Return the project of a folder or its nearest parent. Raises `LocalError` if there is none."""
         for one in (folder.resolve(), *folder.resolve().parents):
             if any((one / name).exists() for name in _FILES):
                 return Project.read(one)
@@ -65,7 +65,7 @@ class Project:
 
     @property
     def stacks(self) -> list[str]:
-        """The names of the stacks that have a stack file."""
+        """Names of the stacks that have a stack file."""
         found = (self.folder / self.stacks_folder).glob("Pulumi.*.yaml")
         return sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in found)
 
@@ -74,22 +74,22 @@ class Project:
         return self.folder / self.stacks_folder / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
 
     def config(self, file: Path) -> Tree | None:
-        """Return the configuration that the engine hands to the program with a stack file, by full key; None if the
+        """Return the configuration that the engine passes to the program for a stack file, by full key; None if the
         file does not exist."""
         if not file.exists():
             return None
         return {**(self.defaults or {}), **stackfile.read(file, self.name)["config"]}
 
     def released(self, config: Tree) -> list[str]:
-        """Return the names that the key `release` of a configuration lists."""
+        """Return the names in the key `release` of a configuration."""
         found = config.get(f"{self.name}:release", [])
         return [str(one) for one in cast("list[object]", found)] if isinstance(found, list) else []
 
     @property
     def python(self) -> Path:
-        """Interpreter of the program: of the project's virtual environment, else the one that runs this command.
+        """Python interpreter of the program: of the project's virtual environment, else the one that runs this command.
 
-        Raises `LocalError` if the program is not in Python, or its environment does not exist.
+        Raises `LocalError` if the program is not in Python, or if its environment does not exist.
         """
         if self.runtime != "python":
             raise LocalError(
@@ -105,7 +105,7 @@ class Project:
 
 
 def _defaults(project: str, declared: Tree) -> Tree:
-    """Return the values of a project file's `config`, each stated as itself, as `value` or as `default`."""
+    """Return the values of a project file's `config`, each given directly, as `value` or as `default`."""
     found: Tree = {}
     for key, stated in declared.items():
         full = key if ":" in key else f"{project}:{key}"

@@ -1,6 +1,6 @@
 """Release of protected resources: the engine forgets them, and their objects stay in the cluster.
 
-A guard of the data's identity is named by that identity: it lets the stack go on to other data.
+A guard of the data's identity is named after that identity. Releasing it allows the stack to switch to other data.
 """
 
 from collections.abc import Collection
@@ -10,19 +10,19 @@ from typing import Any, cast
 from mlflow_stack.identity import KEEPER
 
 State = dict[str, Any]
-"""What `pulumi stack export` writes."""
+"""Output of `pulumi stack export`."""
 
 
 def resources(state: State) -> list[State]:
-    """The resources of a state."""
+    """Return the resources of a state."""
     deployment = cast("State", state.get("deployment") or {})
     return cast("list[State]", deployment.get("resources") or [])
 
 
 def let_go(state: State, names: Collection[str]) -> State:
-    """The state with `protect` off and `retainOnDelete` on for the protected resources of these names, and no others.
+    """Return the state with `protect` off and `retainOnDelete` on for the protected resources of these names only.
 
-    A name that is not there is no mistake: it has left before. Where nothing is to be changed, it is the state given.
+    Unknown names are ignored: their resources were released before. Without a change, the same state is returned.
     """
     if not any(_concerned(one, names) for one in resources(state)):
         return state

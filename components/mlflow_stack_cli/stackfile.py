@@ -11,16 +11,16 @@ from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.yamlfile import Tree
 
 IDENTITY: Final = ("encryptionsalt", "encryptedkey", "secretsprovider")
-"""Keys that Pulumi itself keeps in a stack file beside `config`; never in a tracked one."""
+"""Keys that Pulumi keeps in a stack file beside `config`; never in a tracked one."""
 SECURE: Final = "secure"
-"""The only key of the map that an encrypted value is in."""
+"""The only key of the map that holds an encrypted value."""
 
 
 def read(file: Path, project: str) -> Tree:
-    """Return a stack file's content, with an empty configuration where it has none, and each key of it in full: the
-    engine takes one without a namespace for the project's, and `<project>:config:<key>` for `<project>:<key>`.
+    """Return a stack file's content with full keys, and an empty configuration if it has none. As in the engine, a key
+    without a namespace is the project's, and `<project>:config:<key>` is `<project>:<key>`.
 
-    Raises `LocalError` where the file is none of a stack.
+    Raises `LocalError` if the file is not a stack file.
     """
     content = yamlfile.load(file)
     unknown = sorted(set(content) - {"config", "services", *IDENTITY})
@@ -44,14 +44,14 @@ def read(file: Path, project: str) -> Tree:
 
 
 def section(tree: Tree, *keys: str) -> Tree:
-    """Return the map at a path; empty where there is none."""
+    """Return the map at a path; empty if there is none."""
     for key in keys:
         tree = as_map(tree.get(key))
     return tree
 
 
 def handed(config: Tree) -> tuple[dict[str, str], list[str]]:
-    """Return a configuration as the engine hands it to the program, with a placeholder for each encrypted value, and
+    """Return a configuration as the engine passes it to the program, with a placeholder for each encrypted value, and
     the keys that hold one."""
     texts = {key: _text(_without_secrets(value)) for key, value in config.items()}
     return texts, [key for key, value in config.items() if holds_secret(value)]
@@ -62,12 +62,12 @@ def _text(value: object) -> str:
 
 
 def encrypted(value: object) -> bool:
-    """Return whether a value is an encrypted one."""
+    """Return whether a value is encrypted."""
     return isinstance(value, dict) and set(cast(Tree, value)) == {SECURE}
 
 
 def _without_secrets(value: Any) -> Any:
-    """The value with a placeholder for each encrypted one, another where the encrypted text is another."""
+    """Return the value with a placeholder for each encrypted text; different texts have different placeholders."""
     if encrypted(value):
         return f"placeholder-{hashlib.sha256(str(value[SECURE]).encode()).hexdigest()[:12]}"
     if isinstance(value, dict):
@@ -76,12 +76,12 @@ def _without_secrets(value: Any) -> Any:
 
 
 def holds_secret(value: Any) -> bool:
-    """Return whether a value is an encrypted one, or has one in it."""
+    """Return whether a value is encrypted or contains an encrypted one."""
     if isinstance(value, dict):
         return encrypted(cast(Tree, value)) or any(map(holds_secret, cast(Tree, value).values()))
     return isinstance(value, list) and any(map(holds_secret, cast("list[Any]", value)))
 
 
 def as_map(value: object) -> Tree:
-    """Return a value that may be a map; empty where it is none."""
+    """Return a value as a map; empty if it is not a map."""
     return dict(cast(Mapping[str, Any], value)) if isinstance(value, Mapping) else {}

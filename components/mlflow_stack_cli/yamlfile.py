@@ -1,7 +1,7 @@
-"""YAML files with one meaning: what PyYAML and the engine's YAML library read differently is refused, by its line.
+"""Unambiguous YAML: reject, by line, whatever PyYAML and the engine's YAML library read differently.
 
-The engine reads YAML 1.2 with exceptions (go-yaml), PyYAML reads YAML 1.1: ``12345e6``, ``0o14``, ``yes``, ``1:30`` and
-dates differ, and so do tags, empty values and keys that stand twice.
+The engine reads YAML 1.2 with exceptions (go-yaml), PyYAML reads YAML 1.1: they differ in ``12345e6``, ``0o14``,
+``yes``, ``1:30``, dates, tags, empty values and duplicate keys.
 """
 
 import re
@@ -18,35 +18,35 @@ _PLAIN: Final = "plain"
 _TEXT: Final = "tag:yaml.org,2002:str"
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})", re.ASCII)
 _FRACTION: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
-# What go-yaml takes for a number, a date, a truth value or nothing. `y` and `n` are truth values in YAML 1.1.
+# Plain values that go-yaml reads as a number, a date, a boolean or null. `y` and `n` are booleans in YAML 1.1.
 _GO: Final = re.compile(
     r"|~|null|y|n|true|false|[-+]?\.inf|\.nan|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)(e[-+]?[0-9]+)?"
     r"|[-+]?0(b[01]+|o?[0-7]+|x[0-9a-f]+)|[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([t ].*)?",
     re.ASCII | re.IGNORECASE,
 )
 _MOST: Final = 20_000
-"""Values of a file, aliases included: a few lines of them can stand for more than a machine holds."""
+"""Values of a file, aliases included: a few lines of aliases can expand beyond a machine's memory."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser, which leaves what a plain value is to us."""
+    """PyYAML's parser, which leaves the meaning of plain values to this module."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """Return the tag of a node that states none."""
+        """Return the tag of a node without an explicit tag."""
         if kind is yaml.ScalarNode and implicit[0]:
             return _PLAIN
         return super().resolve(kind, value, implicit)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _no_text(plain: str) -> bool:
-    """Return whether either library takes a plain value for something other than text."""
+    """Return whether either library reads a plain value as something other than text."""
     loader: Any = yaml.SafeLoader("")
     tag: str = loader.resolve(yaml.ScalarNode, plain, (True, False))
     return tag != _TEXT or _GO.fullmatch(plain.replace("_", "")) is not None
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's writer, with quotes around each text that either library would take for something else."""
+    """PyYAML's writer, with quotes around each text that either library would read as something else."""
 
     def represent_text(self, text: str) -> Any:
         """Return the node of a text."""
@@ -58,9 +58,9 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def load(file: Path) -> Tree:
-    """Return the map in a file; empty where there is no file or nothing in it.
+    """Return the map in a file; empty if the file is empty or does not exist.
 
-    Raises `LocalError` with every place that has no meaning, or more than one.
+    Raises `LocalError` with every place that is invalid or ambiguous.
     """
     try:
         text = file.read_bytes().decode()
@@ -72,11 +72,11 @@ def load(file: Path) -> Tree:
 
 
 def loads(text: str, name: str) -> Tree:
-    """Return the map in a text; ``name`` is what messages call it."""
+    """Return the map in a text; ``name`` identifies it in messages."""
     try:
         root = cast(Any, yaml.compose(text, Loader=_Loader))  # pyright: ignore[reportUnknownMemberType]
     except yaml.YAMLError as error:
-        # Not the error's own text, which shows what stands there.
+        # Not the error's own text, which quotes the content.
         mark = getattr(error, "problem_mark", None)
         where = name if mark is None else f"{name}:{mark.line + 1}"
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
@@ -95,12 +95,12 @@ def loads(text: str, name: str) -> Tree:
 
 
 def dump(content: Tree) -> str:
-    """Return the text of a map that means the same to the engine."""
+    """Return YAML text that the engine reads as the same map."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Reader:
-    """Values of nodes, and what is wrong with them."""
+    """Values of nodes, and the problems found in them."""
 
     def __init__(self, name: str) -> None:
         self.problems: list[str] = []
@@ -108,7 +108,7 @@ class _Reader:
         self._count = 0
 
     def value(self, node: Any, above: tuple[int, ...]) -> Any:
-        """Return what a node means; ``above`` are the nodes that it is in."""
+        """Return the value of a node; ``above`` are the ids of its ancestors."""
         self._count += 1
         if id(node) in above:
             return self._refuse(node, "it is part of itself")

@@ -1,1 +1,1 @@
-"""What a change of the program or of a stack file will do, in words, before anything is deployed."""
+"""Previews: the effects of a change to the program or a stack file, described before deployment."""

@@ -1,4 +1,4 @@
-"""What a revision's program registers for a stack, without a cluster, an engine or the environment's secrets."""
+"""Resources that a revision's program registers for a stack, captured without a cluster, an engine or secrets."""
 
 import hashlib
 import json
@@ -31,12 +31,12 @@ _PROJECTS: Final = ("pyproject.toml", "components/pyproject.toml")
 
 @dataclass(frozen=True)
 class Declared:
-    """MlflowStack that a program declares, and what it needs of its cluster."""
+    """MlflowStack that a program declares, and its requirements on the cluster."""
 
     name: str
     namespace: str
     expose: Mapping[str, str]
-    """Kind, host and path of the public address, as far as they are stated."""
+    """Kind, host and path of the public address, if stated."""
     needs: Sequence[Need]
     claims: Sequence[Claim]
     reservations: Sequence[Reservation]
@@ -44,7 +44,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a program registers."""
+    """Resources that a program registers."""
 
     resources: Sequence[Resource] = ()
     stacks: Sequence[Declared] = ()
@@ -74,9 +74,9 @@ def _declared(one: Mapping[str, Any]) -> Declared:
 
 @contextmanager
 def checkout(project: Project, revision: str) -> Generator[Path]:
-    """The project's folder with the revision's files, as long as the block runs.
+    """Check the project's folder out at a revision for the duration of the block.
 
-    Raises `LocalError` where git does not know the revision.
+    Raises `LocalError` if git does not know the revision.
     """
     git = ["git", "-C", str(project.folder)]
     with tempfile.TemporaryDirectory(prefix="mlflow-stack-") as scratch:
@@ -97,8 +97,8 @@ def checkout(project: Project, revision: str) -> Generator[Path]:
 
 
 def at_revision(project: Project, folder: Path, stack: str) -> Recording | None:
-    """Return what the project's program registered at another revision, whose files are in a folder; None if there was
-    no such stack. Raises as `capture`."""
+    """Return what the project's program registered at another revision, checked out in a folder; None if the stack did
+    not exist. Raises as `capture`."""
     if not (folder / "Pulumi.yaml").exists():
         return None
     then = Project.read(folder)
@@ -109,7 +109,7 @@ def at_revision(project: Project, folder: Path, stack: str) -> Recording | None:
 def capture(project: Project, stack: str, config: Tree, python: Path | None = None) -> Recording:
     """Return what the project's program registers for a stack with a configuration.
 
-    Raises `LocalError` with the program's own message when it refuses.
+    Raises `LocalError` with the program's own message if the program fails.
     """
     texts, secret = stackfile.handed(config)
     request = {
@@ -134,7 +134,7 @@ def capture(project: Project, stack: str, config: Tree, python: Path | None = No
 
 
 def _interpreter(project: Project, folder: Path) -> Path:
-    """The Python of a revision's own environment: the project's where both ask for the same, else one made for it."""
+    """Return the Python of a revision's environment: the project's if its requirements are the same, else a new one."""
     digest = _digest(folder)
     if digest == _digest(project.folder):
         return project.python
@@ -173,7 +173,7 @@ def _make_environment(home: Path, folder: Path) -> None:
 def _requirements(folder: Path) -> list[str]:
     """Return the requirements of a revision's program.
 
-    Without `-e ./components`: the recorder imports the revision's own, wherever it is checked out.
+    Without `-e ./components`: the recorder imports the components of the checked-out revision.
     """
     file = folder / "requirements.txt"
     lines = file.read_text().splitlines() if file.exists() else []

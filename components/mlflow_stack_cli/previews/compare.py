@@ -1,4 +1,4 @@
-"""What leads from one set of resources to another: created, changed, replaced, deleted, each with its fields."""
+"""Differences between two sets of resources: created, changed, replaced and deleted ones, each with its fields."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ KUBERNETES: Final = "kubernetes:"
 RANDOM: Final = "random:"
 COMPONENT: Final = "app.kubernetes.io/component"
 
-# Fields whose change makes another object, as of pulumi-kubernetes 4.27.0 (provider/pkg/provider/diff.go).
+# Fields whose change replaces the object, as of pulumi-kubernetes 4.27.0 (provider/pkg/provider/diff.go).
 _ALL = ("metadata.name", "metadata.namespace")
 _FORCE_NEW: Final[Mapping[str, Sequence[str]]] = {
     "ConfigMap": ("data", "binaryData"),
@@ -32,7 +32,7 @@ _SECRET_CONTENT = ("data", "stringData")
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource, as a program registers it or as a state knows it."""
+    """One resource, as a program registers it or a state records it."""
 
     urn: str
     type: str
@@ -41,22 +41,22 @@ class Resource:
     provider: str = ""
     """URN of the provider that manages it."""
     aliases: Sequence[str] = ()
-    """URNs by which it was known before."""
+    """Former URNs."""
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     secret: Sequence[str] = ()
-    """Paths of the inputs that are secret, with all below them."""
+    """Paths of secret inputs, with everything below them."""
     autonamed: bool = False
-    """Whether its name in the cluster was chosen for it."""
+    """Whether the provider generated the object's name."""
     protect: bool = False
     retain: bool = False
-    """Whether the object stays when the resource goes."""
+    """Whether the object is kept when the resource is deleted."""
     replace_on_changes: Sequence[str] = ()
     replace_with: Sequence[str] = ()
-    """URNs of resources with which it is replaced."""
+    """URNs of the resources whose replacement replaces this one."""
 
     @property
     def kind(self) -> str:
-        """The last part of the type, such as Secret."""
+        """Last part of the type, such as Secret."""
         return self.type.rpartition(":")[2]
 
     @property
@@ -66,38 +66,38 @@ class Resource:
 
     @property
     def component(self) -> str:
-        """What part of the stack the object is."""
+        """Component of the stack that the object belongs to."""
         return self.labels.get(COMPONENT, "")
 
     @property
     def pod(self) -> Mapping[str, Any]:
-        """The pod's spec of a workload; empty for anything else."""
+        """Pod spec of a workload; empty for other kinds."""
         return self.inputs.get("spec", {}).get("template", {}).get("spec", {})
 
     def hides(self, path: str) -> bool:
-        """Whether the field is secret."""
+        """Return whether the field is secret."""
         return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.secret)
 
     def content(self, path: str) -> str:
-        """The path of a secret field as it is told: a provider keeps a Secret's text as data."""
+        """Return the path of a secret field for display: a provider keeps a Secret's text as data."""
         return "data" if self.kind == "Secret" and path == "stringData" else path
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field that differs."""
+    """One differing field."""
 
     path: str
-    """Items of lists that have names are found by them: ``spec.containers[mlflow].image``."""
+    """Path; items of lists are identified by their names: ``spec.containers[mlflow].image``."""
     old: Any
-    """None where there was none, or where it is secret."""
+    """None if the field is new or secret."""
     new: Any
     secret: bool = False
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one resource."""
+    """Change of one resource."""
 
     op: str
     """create, update, replace or delete."""
@@ -107,7 +107,7 @@ class Change:
 
     @property
     def resource(self) -> Resource:
-        """The resource as it will be, or as it was."""
+        """The new resource; for a deletion, the old one."""
         found = self.new or self.old
         assert found is not None
         return found
@@ -115,7 +115,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides, and what leads from one to the other."""
+    """Both sets of resources, and the changes between them."""
 
     old: Sequence[Resource]
     new: Sequence[Resource]
@@ -123,7 +123,7 @@ class Comparison:
 
 
 def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
-    """What an engine would do to turn ``old`` into ``new``, as far as the two say."""
+    """Return the changes that an engine would make to turn ``old`` into ``new``, as far as registrations show."""
     before = {one.urn: one for one in old}
     pairs = [(next((before.pop(urn) for urn in (one.urn, *one.aliases) if urn in before), None), one) for one in new]
     providers = {one.urn: one for one in new}
@@ -139,7 +139,7 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
     }
     changes: list[Change] = []
     replaced: set[str] = set()
-    # A resource comes after those with which it is replaced, as in a program.
+    # A resource follows those whose replacement replaces it, as in a program.
     for found, given in sorted(pairs, key=lambda pair: bool(pair[1].replace_with)):
         one = replace(given, inputs=renamed(given.inputs, kept))
         fields = differences(found, one) if found else []
@@ -155,7 +155,7 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
 
 
 def differences(old: Resource, new: Resource) -> list[Field]:
-    """The fields that differ, in the order of their paths; a name that was chosen for the object is none."""
+    """Return the differing fields, ordered by path; generated names are ignored."""
     found: list[Field] = []
     hidden: set[str] = set()
     for path, before, after in _leaves(old.inputs, new.inputs, ""):
@@ -171,7 +171,7 @@ def differences(old: Resource, new: Resource) -> list[Field]:
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """A value with other names of objects in it."""
+    """Return a value with the names of objects in it replaced."""
     if isinstance(value, Mapping):
         return {key: renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
@@ -191,14 +191,14 @@ def _forces_new(new: Resource, path: str, mutable_secrets: bool) -> bool:
 
 
 def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Each place where the two trees differ."""
+    """Yield each place where the two trees differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         one, other = cast("Mapping[str, Any]", old), cast("Mapping[str, Any]", new)
         for key in sorted({*one, *other}):
             where = f"{path}.{key}" if path else key
             yield from _leaves(one.get(key), other.get(key), where)
     elif old != new and isinstance(old, list | None) and isinstance(new, list | None):
-        # An empty list is none: a provider neither sends nor keeps one.
+        # An empty list equals none: a provider neither sends nor keeps it.
         one, other = _keyed(cast("list[Any]", old or [])), _keyed(cast("list[Any]", new or []))
         for key in {**one, **other}:
             yield from _leaves(one.get(key), other.get(key), f"{path}[{key}]")
@@ -207,7 +207,7 @@ def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _keyed(items: list[Any]) -> dict[str, Any]:
-    """The items by their names where all have one of their own, else by their position."""
+    """Return the items by name if all names are unique, else by position."""
     names = [cast("Mapping[str, Any]", one).get("name") for one in items if isinstance(one, Mapping)]
     if len({name for name in names if isinstance(name, str)}) == len(items):
         return dict(zip(cast("list[str]", names), items, strict=True))

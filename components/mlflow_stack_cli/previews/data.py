@@ -1,4 +1,4 @@
-"""Identity of the data behind a stack's tracking server, as its resources say it."""
+"""Identity of the data behind a stack's tracking server, read from its resources."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -47,13 +47,13 @@ def variables(server: Resource | None) -> Mapping[str, str]:
 
 
 def address(server: Resource | None) -> str:
-    """Return the address of the tracking server, as clients are told it; empty where there is none."""
+    """Return the tracking server's address for clients; empty if there is none."""
     env = variables(server)
     return env.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")[0] + env.get("MLFLOW_STATIC_PREFIX", "")
 
 
 def _of_the_pod(server: Resource | None) -> dict[str, str]:
-    """Return the identities of a stack that was deployed before it had guards."""
+    """Return the identities for a stack that was deployed before guards existed."""
     env = variables(server)
     if server is None or not env:
         return {}

@@ -1,4 +1,4 @@
-"""What a change does, one sentence for each thing that a user or an operator would notice."""
+"""Effects of a change that a user or an operator would notice, one sentence each."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ _SAID: Final = {
     "LimitRange": "The namespace's defaults for containers are {does}: they apply to pods that start from then on.",
     "HorizontalPodAutoscaler": "The autoscaling of {of} is {does}.",
 }
-"""What is said of an object of each kind, whatever happens to it."""
+"""Sentences about objects by kind, for every operation."""
 _SAID_OF_CHANGES: Final = {
     "NetworkPolicy": "The connections that {of} accepts and opens are changed.",
     "Service": "{named} is {does}: its clients may have to follow.",
 }
-"""What is said of an object whose server stays."""
+"""Sentences about changed objects whose server stays."""
 _LABELS: Final = re.compile(r"metadata\.labels(\.|$)")
 _MODEL: Final = "mlflow-stack/model"
 _MODEL_URI: Final = "MODEL_URI"
@@ -50,12 +50,12 @@ class Effects:
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
-        # The engine's order is not that of a recording.
+        # The engine's order differs from that of a recording.
         self._changes = sorted((one for one in comparison.changes if one.resource.custom), key=_rank)
         self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
 
     def sentences(self) -> Iterator[str]:
-        """Return the sentences, in the order in which they matter."""
+        """Yield the sentences, most important first."""
         if not self._comparison.old:
             yield "The stack is new."
             return
@@ -76,7 +76,7 @@ class Effects:
         yield from self._labels()
 
     def _kinds(self) -> Iterator[str]:
-        """Servers that come, go, or become a workload of another kind."""
+        """Yield sentences about servers that are created, deleted or become a workload of another kind."""
         gone = {_server(one.old): one.old for one in self._of("delete", _WORKLOADS) if one.old}
         for made in self._of("create", _WORKLOADS):
             if made.new and (before := gone.pop(_server(made.new), None)):
@@ -89,7 +89,7 @@ class Effects:
             yield f"Ends {server}: nothing answers in its place."
 
     def _labels(self) -> Iterator[str]:
-        """Objects that get other labels and nothing else."""
+        """Yield sentences about objects of which only labels change."""
         found = [one for one in self._changes if _only_labels(one)]
         if found:
             yield f"{len(found)} {'object gets' if len(found) == 1 else 'objects get'} other labels."
@@ -166,7 +166,7 @@ class Effects:
             if self._wants_a_pause(change.old, change.new):
                 how = f"{how} where it is not paused"
             yield f"Restarts {server}, {how}."
-        # Fetched by one container, served by another.
+        # One container fetches the model, another serves it.
         uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
         for before, after in sorted(uris):
             yield f"Model `{change.new.labels[_MODEL]}`: {shown(before)} → {shown(after)}."
@@ -189,13 +189,13 @@ class Effects:
                 yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
 
     def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
-        """Whether the change may bring another schema to a database that takes none while a server is connected."""
+        """Return whether the change may migrate a database's schema, which requires that no server is connected."""
         kinds = {_database_kind(one) for one in (old, new)}
         same = self._before.get(RECORDS) == self._after.get(RECORDS)
         return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
 
     def _runs_on_both(self, old: Resource, new: Resource) -> bool:
-        """Whether a rollout would have pods on two sets of data: a stack from before the guards has no handover."""
+        """Return whether a rollout would run pods on two sets of data: stacks without guards have no handover."""
         replaced = {change.old.urn for change in self._changes if change.old and change.op == "replace"}
         guarded = any(data.guarded(one) for one in self._comparison.old)
         single = old.kind == new.kind == "StatefulSet"
@@ -238,7 +238,7 @@ def _in_cluster(address: str) -> bool:
 
 
 def resized(change: Change) -> tuple[str, str] | None:
-    """Return the sizes of a claim that gets another one."""
+    """Return the old and the new size of a claim that is resized."""
     if change.resource.kind != "PersistentVolumeClaim" or change.op != "update":
         return None
     found = (field for field in change.fields if field.path == "spec.resources.requests.storage")
@@ -260,7 +260,7 @@ def _is_password_file(change: Change) -> bool:
 
 
 def _first_user(resources: Sequence[Resource]) -> str:
-    """Return the user whose password clients get; empty for a stack that does not say."""
+    """Return the user whose password clients get; empty if the stack does not state one."""
     secrets = (cast("Mapping[str, Any]", one.inputs.get("metadata", {})) for one in resources if one.kind == "Secret")
     annotations = (cast("Mapping[str, str]", one.get("annotations") or {}) for one in secrets)
     return next((one[USER_ANNOTATION] for one in annotations if USER_ANNOTATION in one), "")
@@ -275,7 +275,7 @@ def _users_secret(resources: Sequence[Resource]) -> str:
 
 
 def users(resources: Sequence[Resource]) -> set[str]:
-    """Return the users: each has a salt, also one whose password is given."""
+    """Return the users: each has a salt, even with a given password."""
     return {user_of(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
 
 
@@ -297,7 +297,7 @@ def _server(one: Resource) -> str:
 
 
 def _database_kind(server: Resource | None) -> str:
-    """What the tracking server keeps its records in, such as sqlite or mysql."""
+    """Return the kind of the tracking server's database, such as sqlite or mysql."""
     return re.split("[+:]", data.variables(server).get(_STORE_URI, ""))[0]
 
 
@@ -323,7 +323,7 @@ def _images(change: Change) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is shown, cut where it is long."""
+    """Return a value for display, shortened if it is long."""
     if value is None:
         return "none"
     text = value if isinstance(value, str) else _compact(value)

@@ -1,6 +1,6 @@
-"""Where the people are told: one comment on a change, one issue about drift, each edited in place.
+"""Comments and issues on GitHub and compatible platforms: one comment per change, one drift issue, edited in place.
 
-Which platform, which repository and the token are what its pipelines have in the environment.
+Platform, repository and token come from the environment of the pipeline.
 """
 
 import json
@@ -20,7 +20,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Forge:
-    """A platform for changes and issues."""
+    """Platform for changes and issues."""
 
     root: str
     """URL of the repository in the platform's API."""
@@ -32,16 +32,16 @@ class Forge:
     edit: str
     """HTTP method of an edit."""
     text: str
-    """Name of an issue's text."""
+    """Key of an issue's text."""
     number: str
-    """Name of an issue's number."""
+    """Key of an issue's number."""
     opened: str
     """State of an open issue."""
     close: Mapping[str, str]
-    """The edit that closes one."""
+    """Edit that closes an issue."""
 
     def say(self, change: str, marker: str, text: str) -> None:
-        """Writes a comment on a change, or edits the one with this marker."""
+        """Write a comment on a change, or edit the existing one with this marker."""
         body = {"body": f"<!-- {marker} -->\n{text}"}
         comments = self.comments.format(change=change)
         found = self._find(comments, "body", marker)
@@ -51,7 +51,7 @@ class Forge:
             self._call(self.edit, self.comment.format(change=change, id=found["id"]), body)
 
     def report(self, title: str, marker: str, text: str) -> None:
-        """Opens an issue, or edits the open one with this marker; closes that one where there is no text."""
+        """Open an issue, or edit the open one with this marker; close it if the text is empty."""
         found = self._find(f"issues?state={self.opened}", self.text, marker)
         body = {"title": title, self.text: f"<!-- {marker} -->\n{text}"}
         if found is None and text:
@@ -89,7 +89,7 @@ class Forge:
 
 
 def here() -> Forge:
-    """The platform in whose pipeline this runs. Raises `LocalError` where there is none."""
+    """Return the platform of the pipeline that runs this process. Raises `LocalError` if there is none."""
     env = os.environ
     if "GITHUB_REPOSITORY" in env:
         return Forge(

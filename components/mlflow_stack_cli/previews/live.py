@@ -1,7 +1,7 @@
-"""What runs, asked from the engine: a preview of the live stack, and whether the cluster still is as the state says.
+"""Live stacks: the engine's preview, and drift between the cluster and the state.
 
-Both work on a copy of the stack's state, in a folder that is deleted again: nothing is locked or changed, and a
-protected resource does not end the preview before it has said everything.
+Both work on a copy of the stack's state in a temporary folder: nothing is locked or changed, and protected resources do
+not stop the preview early.
 """
 
 import json
@@ -36,15 +36,15 @@ _FORCE: Final = "PULUMI_K8S_ENABLE_PATCH_FORCE"
 
 @dataclass(frozen=True)
 class Live:
-    """A stack that runs, or is to run, as the engine knows it."""
+    """Stack in the engine's state, deployed or not."""
 
     deployment: Deployment
     tools: Tools
 
     def preview(self, released: list[str]) -> Comparison:
-        """The engine's preview of the program as it stands, after what `up` does to the state beforehand.
+        """Return the engine's preview of the current program, after the changes to the state that `up` makes first.
 
-        Raises `LocalError` with the engine's own messages when it refuses.
+        Raises `LocalError` with the engine's own messages if the engine fails.
         """
         state = release.let_go(self._state(), released)
         preview = ("preview", "--json", "--show-sames")
@@ -56,7 +56,7 @@ class Live:
         return comparison(state, _steps(done))
 
     def drift(self) -> Comparison:
-        """From what the state says to what the cluster has."""
+        """Return the changes from the state to the cluster."""
         state = self._state()
         with self._copy(state) as variables:
             exported = partial(self.deployment.asked, variables, "stack", "export", "--show-secrets")
@@ -66,7 +66,7 @@ class Live:
         return compare(before, after)
 
     def leftovers(self) -> list[Leftover]:
-        """The objects that a killed update left behind, which the engine's state does not know."""
+        """Return the objects that a killed update left behind, which the engine's state does not record."""
         return self.deployment.leftovers(self.tools)
 
     def _state(self) -> State:
@@ -75,7 +75,7 @@ class Live:
 
     @contextmanager
     def _copy(self, state: State) -> Generator[dict[str, str]]:
-        """The environment in which the engine has a stack of the same name with this state."""
+        """Return the environment in which the engine has a stack of the same name with this state."""
         here = self.deployment
         file = here.platform.stack_file
         if not any(key in stackfile.read(file, here.project.name) for key in stackfile.IDENTITY):
@@ -86,7 +86,7 @@ class Live:
         with tempfile.TemporaryDirectory(dir=here.platform.scratch) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {here.project.name}\nruntime: python\n")
             variables = {**self.tools.environment, "PULUMI_BACKEND_URL": f"file://{scratch}"}
-            # In the checkout it would write a salt into the tracked stack file.
+            # In the checkout, the engine would write a salt into the tracked stack file.
             here.asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
             if state:
                 file = Path(scratch) / "state.json"
@@ -96,7 +96,7 @@ class Live:
 
 
 def comparison(state: State, steps: list[State]) -> Comparison:
-    """The engine's steps over a state, in the form in which two revisions are compared."""
+    """Return the engine's steps on a state, in the form of a comparison of two revisions."""
     old = {one.urn: one for one in _resources(state)}
     new: dict[str, Resource] = {}
     changes: list[Change] = []
@@ -116,13 +116,13 @@ def comparison(state: State, steps: list[State]) -> Comparison:
             changes.append(Change(op, None, after))
         elif op in ("update", "replace") and before and after:
             changes.append(Change(op, before, after, _fields(step, before, after)))
-    # A workload that is deleted with the data it ran on, and has no successor of its kind, is in no step.
+    # No step reports a workload that is deleted with its data and has no successor of its kind.
     changes += [Change("delete", one, None) for one in old.values() if one.custom and one.urn not in told]
     return Comparison(list(old.values()), list(new.values()), changes)
 
 
 def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
-    """What differs: the engine hides what is secret, and says alone that it is another one."""
+    """Return the differing fields. The engine hides secret values and reports only that they differ."""
     found = [one for one in differences(before, after) if not one.secret]
     said = cast("list[str]", [*(step.get("detailedDiff") or ()), *(step.get("diffReasons") or ())])
     roots = {*before.secret, *after.secret}
@@ -132,7 +132,7 @@ def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
 
 
 def _foreign(said: str) -> list[str]:
-    """Return the managers whose fields an update does not take over; of those edited with kubectl it does."""
+    """Return the managers whose fields an update does not take over. Those edited with kubectl are taken over."""
     managers = re.findall(r'conflicts? with \\?"([^"\\]+)', said)
     return sorted({manager for manager in managers if not manager.startswith("kubectl")})
 
@@ -148,7 +148,7 @@ def _failure(lines: list[str]) -> LocalError:
 
 
 def _steps(done: subprocess.CompletedProcess[str]) -> list[State]:
-    """The steps of a preview. Raises `LocalError` with the engine's messages when there are errors among them."""
+    """Return the steps of a preview. Raises `LocalError` with the engine's messages if there are errors among them."""
     try:
         said: State = json.loads(done.stdout)
     except ValueError as error:
@@ -160,7 +160,7 @@ def _steps(done: subprocess.CompletedProcess[str]) -> list[State]:
 
 
 def _masked(state: State | None, known: Mapping[str, Resource]) -> Resource | None:
-    """The resource of a step; an old one is protected where the state that was copied says so."""
+    """Return the resource of a step; an old one is protected if the copied state says so."""
     if not state:
         return None
     found = _resource(state)

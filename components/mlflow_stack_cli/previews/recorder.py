@@ -1,14 +1,14 @@
-"""Runs a Pulumi program without an engine or a cluster and writes down what it registers.
+"""Recorder of the resources that a Pulumi program registers, without an engine or a cluster.
 
     python recorder.py FOLDER < request.json > recording.json
 
 The request holds ``project``, ``stack``, ``program`` (its path in the folder), ``config`` (texts by full key) and
-``secrets`` (the keys among them that are secret). The recording holds ``resources``, and for each MlflowStack among
-them what it needs of its cluster, as ``stacks``. It is a program of its own, which needs nothing but Pulumi's SDK: it
-runs in the environment of the revision whose program it runs.
+``secrets`` (the secret keys among them). The recording holds ``resources`` and, as ``stacks``, the requirements of each
+MlflowStack on the cluster. The recorder is a program of its own that needs only Pulumi's SDK: it runs in the
+environment of the revision whose program it runs.
 
-What only providers know is stood in for: a generated value and the name of an object are made of the inputs that they
-follow from, so that they are the same for the same inputs and change with them.
+Values that only providers know are replaced: a generated value and the name of an object are derived from their inputs,
+so that they change only with their inputs.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 class Providers(mocks.Mocks):
-    """Answers in place of the providers."""
+    """Stand-in for the providers."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        """The identifier and the outputs of a resource."""
+        """Return the identifier and the outputs of a resource."""
         inputs = cast("dict[str, Any]", cast(Any, args).inputs)
         outputs = dict(inputs)
         if args.typ.startswith("kubernetes:"):
-            # As the provider does: a name of its own, and another one where changed content makes another object.
+            # As in the provider: a generated name, and a new one if changed content replaces the object.
             content = {key: inputs.get(key) for key in ("data", "binaryData", "stringData")}
             if args.typ.endswith(":Job"):
                 content["template"] = inputs.get("spec", {}).get("template")
@@ -55,12 +55,12 @@ class Providers(mocks.Mocks):
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
-        """The answer of a provider's function: none is called."""
+        """Return the answer of a provider's function: none is called."""
         return {}, None
 
 
 class Monitor(mocks.MockMonitor):
-    """Receives what the program registers."""
+    """Receiver of the registrations of a program."""
 
     def __init__(self) -> None:
         super().__init__(Providers())
@@ -68,13 +68,13 @@ class Monitor(mocks.MockMonitor):
         self.aliases: dict[str, list[str]] = {}
 
     def make_urn(self, parent: str, type_: str, name: str) -> str:
-        """The engine's own form, with the types of all ancestors."""
+        """Return a URN in the engine's own form, with the types of all ancestors."""
         types = parent.split("::")[2] if parent else ROOT
         chain = type_ if types == ROOT else f"{types}${type_}"
         return "::".join([f"urn:pulumi:{pulumi.get_stack()}", pulumi.get_project(), chain, name])
 
     def former_urns(self, request: Any) -> list[str]:
-        """The URNs by which a resource may be known: its own aliases, under its parent and the parent's aliases."""
+        """Return the former URNs of a resource: its own aliases, under its parent and the parent's aliases."""
         stated = [one.urn for one in request.aliases if one.urn]
         specs = [one.spec for one in request.aliases if not one.urn]
         forms = [(request.name, request.type, request.parent)]
@@ -91,15 +91,15 @@ class Monitor(mocks.MockMonitor):
             found.append(self.make_urn(parent, kind, name))
             parent_name = parent.rpartition("::")[2]
             for alias in self.aliases.get(parent, []):
-                # As the engine does: a child named after its parent was then named after the parent's former name.
+                # As in the engine: a child named after its parent was formerly named after the parent's former name.
                 former = alias.rpartition("::")[2] + name[len(parent_name) :] if name.startswith(parent_name) else name
                 found.append(self.make_urn(alias, kind, former))
         own = self.make_urn(request.parent, request.type, request.name)
         return [urn for urn in dict.fromkeys(found) if urn != own]
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 - gRPC's name
-        """Notes one resource."""
-        # A resource that is imported says by which identifier; none is here, and the stand-ins ask for the URN.
+        """Record one resource."""
+        # An imported resource states an identifier. There is none here, and the stand-ins need the URN.
         request.importId = self.make_urn(request.parent, request.type, request.name)
         answer: Any = cast(Any, super()).RegisterResource(request)
         self.aliases[answer.urn] = self.former_urns(request)
@@ -125,7 +125,7 @@ class Monitor(mocks.MockMonitor):
                     "protect": bool(request.protect),
                     "retain": bool(request.retainOnDelete),
                     "replace_on_changes": list(request.replaceOnChanges),
-                    # An older SDK has no such field.
+                    # An older SDK lacks this field.
                     "replace_with": list(getattr(request, "replace_with", ())),
                 }
             )
@@ -137,10 +137,10 @@ class Stacks:
 
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
-        """What each needs of its cluster; Outputs among it."""
+        """Requirements of each on its cluster; may contain Outputs."""
 
     def observe(self, spec: Any) -> None:
-        """Note one, as the observer of the component library."""
+        """Record one stack, as an observer of the component library."""
         expose = spec.args["expose"]
         self.found.append(
             {
@@ -155,8 +155,8 @@ class Stacks:
 
 
 def _observed(stacks: Stacks) -> list[Any]:
-    """Return the list of observers of the component library, with these stacks' added; empty for a library of before,
-    or a program without it."""
+    """Return the observers of the component library, with these stacks' added; empty for an older library or a program
+    without it."""
     try:
         observers: list[Any] = importlib.import_module("mlflow_stack").observers
     except (ImportError, AttributeError):
@@ -166,7 +166,7 @@ def _observed(stacks: Stacks) -> list[Any]:
 
 
 async def _known(value: Any) -> Any:
-    """Return a value as JSON has it, with its Outputs known."""
+    """Return a value in JSON types, with its Outputs resolved."""
     if isinstance(value, pulumi.Output):
         return await _known(await cast("pulumi.Output[Any]", value).future(with_unknowns=False))
     if dataclasses.is_dataclass(value):
@@ -179,7 +179,7 @@ async def _known(value: Any) -> Any:
 
 
 def record(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recording of the program in a folder, its resources in an order that is always the same."""
+    """Return the recording of the program in a folder, its resources in a stable order."""
     main = folder / request.get("program", "")
     main = main / "__main__.py" if main.is_dir() else main
     sys.path[:0] = [str(main.parent), str(folder / "components")]
@@ -207,7 +207,7 @@ def record(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, path: str, secret: list[str]) -> Any:
-    """Inputs with secrets unwrapped and whole numbers as such; ``secret`` receives the paths of secrets."""
+    """Return inputs with secrets unwrapped and whole numbers as integers; ``secret`` receives the paths of secrets."""
     if isinstance(value, Mapping):
         tree = cast("Mapping[str, Any]", value)
         if tree.get(SECRET_KEY) == SECRET:

@@ -1,4 +1,4 @@
-"""Every object of a stack as a file, as the provider would send it, with placeholders for what is secret."""
+"""Rendered objects of a stack, one file each, as the provider would send them, with placeholders for secrets."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from mlflow_stack_cli.previews.compare import KUBERNETES, Resource
 
 PLACEHOLDER = "placeholder: made or given when the stack is deployed"
 _HEADER = "# Written by `mlflow-stack render`; another run writes it anew.\n"
-# An empty map says nothing in these; elsewhere it can be all that is said, as in `emptyDir: {}`.
+# An empty map has no meaning in these; elsewhere it can, as in `emptyDir: {}`.
 _MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
 # Nor does an empty text in this: a variable without a value is empty.
 _TEXTS = frozenset({"value"})
@@ -20,7 +20,7 @@ _MARK = {"pulumi.com/autonamed": "true"}
 
 
 def manifests(resources: Sequence[Resource]) -> dict[str, str]:
-    """The text of each file, by a path that names namespace, kind and object."""
+    """Return the text of each file, by a path of namespace, kind and object."""
     files: dict[str, str] = {}
     for one in resources:
         if one.type.startswith(KUBERNETES):
@@ -32,8 +32,8 @@ def manifests(resources: Sequence[Resource]) -> dict[str, str]:
 
 
 def manifest(one: Resource) -> dict[str, Any]:
-    """One object, as the provider would send it: with its mark on a name that was chosen, a Secret's text as base64,
-    and no empty list or map."""
+    """Return one object as the provider would send it: with its annotation for a generated name, a Secret's text as
+    base64, and without empty lists or maps."""
     content = cast("dict[str, Any]", _without_secrets(one, one.inputs, ""))
     if one.autonamed:
         metadata = content["metadata"]
@@ -46,9 +46,9 @@ def manifest(one: Resource) -> dict[str, Any]:
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
-    """Writes the files, and takes away those that an earlier run left.
+    """Write the files, and delete those of an earlier run.
 
-    Raises `LocalError` where the folder holds anything else.
+    Raises `LocalError` if the folder holds anything else.
     """
     there = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
     foreign = [path for path in there if not path.read_bytes().startswith(_HEADER.encode())]

@@ -1,4 +1,4 @@
-"""A comparison in words that a reviewer acts on: markdown for a comment on a change."""
+"""Markdown description of a comparison, for a reviewer's comment on a change."""
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from mlflow_stack_cli.previews.compare import Change, Comparison, Field, Resourc
 from mlflow_stack_cli.previews.effects import Effects, named, shown, user_of, users
 
 LIMIT: Final = 60_000
-"""Characters of a comment: GitHub takes 65,536."""
+"""Characters of a comment: GitHub allows 65,536."""
 
 DATA: Final = frozenset({"PersistentVolumeClaim", "PersistentVolume", "Namespace"})
-"""Kinds that hold data, or what holds it, whether they are protected or not."""
+"""Kinds that hold data, or objects that hold data, protected or not."""
 
 _WORKLOADS: Final = data.WORKLOADS
 _LEFT: Final = {
@@ -34,7 +34,7 @@ _UNITS: Final = {
 
 
 class Words:
-    """One comparison, told."""
+    """Description of one comparison."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class Words:
         release: Sequence[str] = (),
         size_keys: Mapping[str, str] = types.MappingProxyType({}),
     ) -> None:
-        """`release`: names of resources that the stack file lets go, with their objects left in the cluster.
+        """`release`: names of resources that the stack file releases, with their objects left in the cluster.
         `size_keys`: keys that set the sizes of claims, by the claim's name."""
         self._comparison = comparison
         self._size_keys = size_keys
         self._changes = [one for one in comparison.changes if one.resource.custom]
         self._release = frozenset(release)
-        # A name that was chosen for an object says nothing; the resource's does.
+        # A generated name means nothing to a reader; the resource's name does.
         self._names = {
             one.inputs["metadata"]["name"]: one.name
             for one in (*comparison.old, *comparison.new)
@@ -56,7 +56,7 @@ class Words:
         }
         self._effects = Effects(comparison)
         self.refused: list[str] = []
-        """What must not happen unless it is acknowledged."""
+        """Changes that are refused unless they are acknowledged."""
         self._warned: list[str] = []
         self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
         self._judge_identities()
@@ -64,7 +64,7 @@ class Words:
 
     @property
     def verdict(self) -> str:
-        """Return why the command fails; empty where it does not."""
+        """Return why the command fails; empty if it succeeds."""
         if not self.refused:
             return ""
         count = "1 red line is" if len(self.refused) == 1 else f"{len(self.refused)} red lines are"
@@ -72,7 +72,7 @@ class Words:
         return f"{count} not acknowledged:\n{lines}\nNext: do what each line says, or take its change back."
 
     def comment(self, stack: str, against: str) -> str:
-        """The whole comment, at most `LIMIT` characters: the summary in any case, of the rest what finds room."""
+        """Return the whole comment, at most `LIMIT` characters: always the summary, then as many details as fit."""
         head = "\n".join(self._summary(stack, against))
         rest = "\n".join(self._listed())
         marker = (
@@ -121,7 +121,7 @@ class Words:
             return f"text, {len(gone)} lines away and {len(come)} new"
         return f"{shown(renamed(field.old, self._names))} → {shown(renamed(field.new, self._names))}"
 
-    # What must not pass unseen.
+    # Warnings.
 
     def _judge_identities(self) -> None:
         deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
@@ -193,7 +193,7 @@ class Words:
             if user in users(self._comparison.new):
                 self._password_changes(old, f"**The password of `{user}` is another one.**")
             elif user not in users(self._comparison.old):
-                # Whatever it opens is data, which is acknowledged by its own name.
+                # The data behind a password is acknowledged by the data's own name.
                 self._warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
             return
         before, after = _rotation(old), _rotation(new)
@@ -212,7 +212,7 @@ class Words:
 
 
 def drift(found: Comparison, stack: str) -> str:
-    """What the cluster has that the stack does not say; empty where there is nothing."""
+    """Return the differences in the cluster from the stack; empty if there are none."""
     lines: list[str] = []
     for change in sorted(found.changes, key=lambda one: (one.resource.kind, one.resource.name)):
         lines.append(f"- {named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
@@ -228,7 +228,7 @@ def drift(found: Comparison, stack: str) -> str:
 
 
 def left_behind(found: Sequence[Leftover]) -> str:
-    """Return a line for each object that a killed update left behind; empty where there is none."""
+    """Return a line for each object that a killed update left behind; empty if there is none."""
     lines = [
         f"- {one.kind} `{one.name}` was left behind by a killed update. `mlflow-stack up` deletes it.\n"
         for one in found
@@ -253,7 +253,7 @@ def _lines(text: str) -> set[str]:
     return set(text.splitlines())
 
 
-# What it costs.
+# Costs.
 
 
 @dataclass(frozen=True)
@@ -266,14 +266,14 @@ class _Reserved:
     memory: int
     """Bytes."""
     ephemeral: int
-    """Bytes of the nodes' disks."""
+    """Bytes of node-local disk."""
     claims: int
     """Bytes of the claims that the stack creates."""
 
 
 def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
-    """A table of what the stack's servers and claims reserve: autoscaled servers by their least number of pods, without
-    Jobs, which end, and without adopted claims."""
+    """Yield a table of the reservations of the stack's servers and claims: autoscaled servers count with their minimum
+    of pods; Jobs, which end, and adopted claims do not count."""
     yield "| reserved | pods | CPU | memory | ephemeral storage | claims |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for title, one in (("before", _reserved(old)), ("after", _reserved(new))):
@@ -308,7 +308,7 @@ def _reserved(resources: Sequence[Resource]) -> _Reserved:
 
 
 def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
-    """As the scheduler counts: all containers together, or one step before them that needs more."""
+    """Return a request as the scheduler counts it: all containers together, or one init container that needs more."""
 
     def request(container: Mapping[str, Any]) -> int:
         quantity = amount(str(container.get("resources", {}).get("requests", {}).get(resource, "0")))
@@ -327,5 +327,5 @@ def _cores(thousandths: int) -> str:
 
 
 def _size(count: int) -> str:
-    """Return an exact quantity in the unit that takes the fewest characters."""
+    """Return an exact quantity in the shortest unit."""
     return min((f"{count // factor}{unit}" for unit, factor in _UNITS.items() if count % factor == 0), key=len)
