@@ -1,1 +1,1 @@
-"""Platform for a machine that has none: engine, one-node cluster, images and services."""
+"""Sandbox: a platform for a machine without one, with engine, one-node cluster, images and services."""

@@ -1,4 +1,4 @@
-"""The command line of the sandbox, behind the Makefile's verbs: those of `mlflow-stack`, and its own."""
+"""Command line of the sandbox, called by the Makefile: the verbs of `mlflow-stack`, and its own."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _FORCE = click.option("--force", is_flag=True, help="Do not ask.")
 
 
 class Asked(commands.Asked):
-    """Instance and stack that the options name, of this checkout's program."""
+    """Instance and stack selected by the options, with the program of this checkout."""
 
     images = {  # noqa: RUF012 - the type is the base's
         f"{PROJECT_NAME}:image": pod.DEFAULT_IMAGE,
@@ -61,16 +61,16 @@ class Asked(commands.Asked):
         return self._platform(Instance.open(self.instance))
 
     def existing(self) -> Instance | None:
-        """The instance, where there is one."""
+        """The existing instance, if any."""
         return next((one for one in Instance.existing() if one.name == self.instance), None)
 
     def running(self) -> Deployment:
-        """The deployment of an instance that is there. Raises `LocalError` where there is none."""
+        """The deployment of an existing instance. Raises `LocalError` if it does not exist."""
         platform = self.sandbox()
         return Deployment(self.project, self.stack, platform)
 
     def sandbox(self) -> Sandbox:
-        """The platform of an instance that is there. Raises `LocalError` where there is none."""
+        """The platform of an existing instance. Raises `LocalError` if it does not exist."""
         if instance := self.existing():
             StackFile.require(self.stack, instance)
             return self._platform(instance)
@@ -107,7 +107,7 @@ class Asked(commands.Asked):
 @click.option("--backend", default="", help="URL of your Pulumi backend. Default: the instance's own state.")
 @click.pass_context
 def main(ctx: click.Context, instance: str, stack: str, context: str, backend: str) -> None:
-    """The group of all verbs."""
+    """Return the group of all verbs."""
     ctx.obj = Asked(instance, stack, context, backend)
 
 
@@ -117,7 +117,7 @@ commands.add_to(main)
 @main.command()
 @click.pass_obj
 def up(asked: Asked) -> None:
-    """Bring it up: engine, cluster, images, stack; then log a run."""
+    """Bring up engine, cluster, images and stack; then log a run."""
     asked.require()
     sandbox = asked.platform()
     here = Deployment(asked.project, asked.stack, sandbox)
@@ -140,7 +140,7 @@ def up(asked: Asked) -> None:
 @_FORCE
 @click.pass_obj
 def down(asked: Asked, force: bool) -> None:
-    """Take the stack down, and its node unless other stacks run on it; data, users and passwords stay."""
+    """Take the stack down, and its node unless other stacks run on it. Data, users and passwords are kept."""
     if not asked.existing():
         click.echo(f"there is no instance {asked.instance}", err=True)
         return
@@ -164,7 +164,7 @@ def down(asked: Asked, force: bool) -> None:
 @_FORCE
 @click.pass_obj
 def clean(asked: Asked, force: bool) -> None:
-    """Delete an instance's data, after naming it."""
+    """Delete an instance's data, after listing it."""
     instance = asked.existing()
     if not instance:
         click.echo(f"there is no instance {asked.instance}", err=True)
@@ -185,7 +185,7 @@ def clean(asked: Asked, force: bool) -> None:
 @main.command()
 @_FORCE
 def distclean(force: bool) -> None:
-    """Delete the caches: everything that can be made again."""
+    """Delete the caches. Their content can be re-created."""
     if busy := [one.name for one in Instance.existing() if Node(one).running()]:
         raise LocalError(
             f"the node of {', '.join(busy)} runs from the caches. Next: `make down INSTANCE={busy[0]}`, then again."
@@ -197,7 +197,7 @@ def distclean(force: bool) -> None:
 @main.command()
 @click.pass_obj
 def env(asked: Asked) -> None:
-    """Print what pulumi and kubectl need by hand, for `eval`."""
+    """Print the environment variables of pulumi and kubectl, for `eval`."""
     asked.require()
     sandbox = asked.platform()
     with Progress() as progress:
@@ -211,7 +211,7 @@ def env(asked: Asked) -> None:
 @click.option("--remove", default="", help="Which key to drop; `all` for every key.")
 @click.pass_obj
 def config(asked: Asked, remove: str) -> None:
-    """List the keys that were set by hand, or drop one: the stack file's value counts again."""
+    """List the keys that were set by hand, or reset one to the stack file's value."""
     sandbox = asked.sandbox()
     file = sandbox.file
     if not remove:
@@ -239,7 +239,7 @@ def _agree(what: str, force: bool) -> None:
 
 
 def _stop_all(asked: Asked, others: list[str], force: bool) -> bool:
-    """Whether the node stops though other servers run on it: only with FORCE, or when a person says so."""
+    """Return whether to stop the node although other servers run on it: only with FORCE, or after confirmation."""
     click.echo(f"other servers run on the node of instance {asked.instance}: {', '.join(others)}", err=True)
     if force or (sys.stdin.isatty() and click.confirm("Stop them, too?", err=True)):
         return True
@@ -253,7 +253,7 @@ def _tell_built(before: set[str]) -> None:
 
 
 def _built() -> set[str]:
-    """The names of what the caches hold."""
+    """Return the names of the entries in the caches."""
     kept: Callable[[Path], bool] = lambda path: not path.name.startswith(".")  # noqa: E731
     return {
         path.name for folder in ("bin", "engine", "images") for path in (cache_dir() / folder).glob("*") if kept(path)

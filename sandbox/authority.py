@@ -1,4 +1,4 @@
-"""The certificate authority of an instance: it vouches for the instance's own names, and can vouch for no others."""
+"""Certificate authority of an instance, constrained to the instance's own names."""
 
 import datetime
 from dataclasses import dataclass
@@ -19,40 +19,41 @@ _VALID: Final = datetime.timedelta(days=3650)
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate and its key, both PEM."""
+    """Certificate and private key, both PEM."""
 
     chain: str
-    """The certificate alone: clients have the authority's own."""
+    """The certificate without the authority's, which clients already have."""
     key: str
     """The private key."""
 
 
 def root(instance: Instance) -> Path:
-    """The file with the authority's own certificate, which clients are to trust; made if need be."""
+    """Return the file with the authority's certificate, which clients trust; created if it does not exist."""
     certificate(instance)
     return _folder(instance) / "ca.crt"
 
 
 def bundle(instance: Instance) -> Path:
-    """A file for clients that take one list of authorities: the public ones and ours."""
+    """Return a file for clients with a single list of authorities: the public ones and ours."""
     file = _folder(instance) / "bundle.crt"
     _write(file, Path(certifi.where()).read_text() + root(instance).read_text())
     return file
 
 
 def certificate(instance: Instance) -> Certificate:
-    """The certificate of all names `<stack>.<domain>` of the instance; made with the authority where there is none."""
+    """Return the certificate for all names `<stack>.<domain>` of the instance; created with the authority if
+    missing."""
     folder = _folder(instance)
     folder.mkdir(mode=0o700, exist_ok=True)
     with FileLock(folder / ".lock"):
-        # The last file that is written says that all are there.
+        # This file is written last, so its existence means that all are complete.
         if not (folder / "tls.crt").exists():
             _make(instance)
     return Certificate((folder / "tls.crt").read_text(), (folder / "tls.key").read_text())
 
 
 def issuer(instance: Instance) -> Certificate:
-    """The authority's own certificate and key, for a server that vouches in its name; made if need be."""
+    """Return the authority's certificate and key, for a server that issues in its name; created if missing."""
     return Certificate(root(instance).read_text(), (_folder(instance) / "ca.key").read_text())
 
 
@@ -68,7 +69,7 @@ def _make(instance: Instance) -> None:
         _builder(issuer, issuer, authority.public_key(), authority.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(sign=True), critical=True)
-        # Whoever takes the key can speak for the instance's names, and for no other in the world.
+        # A stolen key can only sign for the instance's names.
         .add_extension(x509.NameConstraints([x509.DNSName(instance.domain)], None), critical=True)
         .sign(authority, hashes.SHA256())
     )
@@ -97,7 +98,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        # A clock that is a little behind is no reason to fail.
+        # Tolerates a clock that is slightly behind.
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + _VALID)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)

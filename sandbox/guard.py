@@ -1,6 +1,6 @@
-"""A `pulumi` for shells that evaluated `make env`: it refuses to work on another project's folder.
+"""`pulumi` wrapper for shells that evaluated `make env`: it refuses to work in another project's folder.
 
-Such a shell names the stack file of an instance. Pulumi would write another project's keys into it.
+Such a shell sets the stack file of an instance, into which Pulumi would write another project's keys.
 """
 
 import os
@@ -42,7 +42,7 @@ exec {pulumi} "$@"
 
 
 def folder(instance: Instance) -> Path:
-    """The folder that an instance's program stands in."""
+    """Return the folder of an instance's wrapper."""
     return instance.root / "bin"
 
 
@@ -53,7 +53,7 @@ def unguarded(path: str) -> str:
 
 
 def write(instance: Instance, pulumi: Path) -> None:
-    """Write the program, which runs the real one in this project's folder and where no project is."""
+    """Write the wrapper, which runs the real program in this project's folder and outside of any project."""
     file = folder(instance) / "pulumi"
     file.parent.mkdir(mode=0o700, exist_ok=True)
     values = {"project": PROJECT, "pulumi": pulumi, "stacks": instance.root / "stacks"}

@@ -1,4 +1,4 @@
-"""The line in /etc/hosts by which this machine finds an instance's addresses."""
+"""Entries in /etc/hosts that make an instance's addresses resolvable on this machine."""
 
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ _LOCK: Final = Path("/run/mlflow-stack-hosts.lock")
 
 
 def add(instance: Instance, *fresh: str) -> None:
-    """Leads these names to the instance's node, beside those that its line has already."""
+    """Map these names to the instance's node, in addition to the names on its line."""
     if not fresh:
         return
     with _locked():
@@ -22,14 +22,14 @@ def add(instance: Instance, *fresh: str) -> None:
 
 
 def drop(instance: Instance, *names: str) -> None:
-    """Takes these names out of the instance's line; no error where they are not in it."""
+    """Remove these names from the instance's line; missing names are not an error."""
     with _locked():
         text = FILE.read_text()
         _write(text, instance, {*_names(text, instance)} - {*names})
 
 
 def remove(instance: Instance) -> None:
-    """Takes the instance's line away; no error where there is none."""
+    """Remove the instance's line; a missing line is not an error."""
     if _mark(instance) not in FILE.read_text():
         return
     with _locked():
@@ -48,7 +48,7 @@ def _write(text: str, instance: Instance, names: set[str]) -> None:
 
 
 def _mark(instance: Instance) -> str:
-    # Instances of two data folders can have the same name.
+    # Instances in different data folders can have the same name.
     return f"# mlflow-stack: {instance.root}"
 
 
@@ -67,7 +67,7 @@ def _replace(text: str, instance: Instance, *fresh: str) -> None:
         scratch.chmod(FILE.stat().st_mode & 0o777)
         try:
             scratch.replace(FILE)
-        except OSError:  # mounted over, as in a container: it can be written, and not be replaced
+        except OSError:  # mounted over, as in a container: writable, but cannot be replaced
             FILE.write_text(wanted)
     except OSError as error:
         raise LocalError(

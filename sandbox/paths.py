@@ -1,4 +1,4 @@
-"""The checkout, and the data of each instance."""
+"""Paths of the checkout and of each instance's data."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.paths import user_folder
 
 PROJECT = Path(__file__).resolve().parent.parent
-"""The root of the checkout."""
+"""Root of the checkout."""
 
 _LINKS = Path("/sys/class/net")
 _MOST_INSTANCES = 64
@@ -21,7 +21,8 @@ _INSTANCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?")
 
 
 def data_dir() -> Path:
-    """Where instances are kept: cluster data, volumes, Pulumi state and passphrase, none of which can be made again.
+    """Return the folder of the instances: cluster data, volumes, Pulumi state and passphrase, which cannot be
+    re-created.
 
     `$MLFLOW_STACK_DATA`, else `$XDG_DATA_HOME/mlflow-stack`, else `~/.local/share/mlflow-stack`. It need not exist.
     """
@@ -30,36 +31,36 @@ def data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Instance:
-    """One local platform beside others: its data, and the address ranges that no other instance here has."""
+    """Local platform with its own data and address ranges."""
 
     name: str
-    """An RFC 1123 label of at most 20 characters."""
+    """RFC 1123 label of at most 20 characters."""
     index: int
-    """0 to 63, allocated by `open`; every address follows from it."""
+    """0 to 63, allocated by `open`; determines every address."""
 
     @property
     def root(self) -> Path:
-        """The folder of everything the instance owns."""
+        """Folder of everything that the instance owns."""
         return _instances() / self.name
 
     @property
     def node(self) -> Path:
-        """Data of the one-node cluster, volumes included."""
+        """Folder of the one-node cluster's data, volumes included."""
         return self.root / "node"
 
     @property
     def state(self) -> Path:
-        """Pulumi's file backend."""
+        """Folder of Pulumi's file backend."""
         return self.root / "state"
 
     @property
     def passphrase(self) -> Path:
-        """The file with the passphrase that encrypts secrets in the state."""
+        """File with the passphrase that encrypts secrets in the state."""
         return self.root / "passphrase"
 
     @property
     def kubeconfig(self) -> Path:
-        """Admin access to the instance's own cluster."""
+        """Kubeconfig with admin access to the instance's cluster."""
         return self.root / "kubeconfig"
 
     @property
@@ -69,44 +70,44 @@ class Instance:
 
     @property
     def node_address(self) -> str:
-        """The node's end of that link: API server and NodePorts answer here."""
+        """The node's end of that link, with the API server and NodePorts."""
         return f"10.213.{self.index}.2"
 
     @property
     def domain(self) -> str:
-        """The domain of its stacks' addresses, `<stack>.<domain>`; .test is reserved for such use (RFC 6761)."""
+        """Domain of the stacks' addresses, `<stack>.<domain>`; .test is reserved for such use (RFC 6761)."""
         return "mlflow.test" if self.name == "default" else f"{self.name}.mlflow.test"
 
     @property
     def pod_cidr(self) -> str:
-        """Addresses of pods."""
+        """Address range of pods."""
         return f"10.214.{self.index}.0/24"
 
     @property
     def service_cidr(self) -> str:
-        """Addresses of Services."""
+        """Address range of Services."""
         return f"10.215.{self.index}.0/24"
 
     @property
     def dns_address(self) -> str:
-        """The cluster's DNS Service."""
+        """Address of the cluster's DNS Service."""
         return f"10.215.{self.index}.10"
 
     @property
     def link(self) -> str:
-        """The machine's end of the veth pair."""
+        """Name of the machine's end of the veth pair."""
         return f"mls{self.index}"
 
     @property
     def cgroup(self) -> str:
-        """The cgroup that holds the node and its pods, from the root of each hierarchy."""
+        """The cgroup of the node and its pods, relative to the root of each hierarchy."""
         return f"mlflow-stack-{self.name}"
 
     @staticmethod
     def open(name: str) -> "Instance":
-        """The instance of that name, made (with the lowest free index) where there is none.
+        """Return the instance of that name, created with the lowest free index if it does not exist.
 
-        Raises `LocalError` for a name that is no RFC 1123 label of at most 20 characters, and when 64 exist.
+        Raises `LocalError` if the name is not an RFC 1123 label of at most 20 characters, or if 64 instances exist.
         """
         if not _INSTANCE_NAME.fullmatch(name):
             raise LocalError(
@@ -118,7 +119,7 @@ class Instance:
             if name in known:
                 return known[name]
             used = {instance.index for instance in known.values()}
-            # A link that is there is a running node's, also when its data is in a folder that is not looked at here.
+            # An existing link belongs to a running node, whose data may be in another data folder.
             free = {
                 index
                 for index in set(range(_MOST_INSTANCES)) - used
@@ -136,11 +137,12 @@ class Instance:
 
     @staticmethod
     def existing() -> "list[Instance]":
-        """All instances on this machine, by name."""
+        """Return all instances on this machine, by name."""
         return [Instance(index.parent.name, int(index.read_text())) for index in sorted(_instances().glob("*/index"))]
 
     def forget(self) -> None:
-        """Deletes everything the instance owns and frees its index. The node must be down. No error if it is gone."""
+        """Delete everything that the instance owns and free its index. The node must be down. A missing one is no
+        error."""
         with _allocation():
             if self.root.exists():
                 shutil.rmtree(self.root)

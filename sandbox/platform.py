@@ -1,4 +1,4 @@
-"""An instance as the platform of a stack: its own node, or a context of the user's with the instance's state."""
+"""Instance as the platform of a stack: its own node, or a context of the user's with the instance's state."""
 
 import os
 import secrets
@@ -35,11 +35,11 @@ class Sandbox:
     """Platform of a stack in an instance: the instance's own node, or the user's kube context."""
 
     def __init__(self, instance: Instance, stack: str, context: str, backend: str = "") -> None:
-        """`context`: the user's kube context, empty for what the stack was brought up with before, else our own node.
+        """`context`: the user's kube context; empty for the one of the first deployment, else the instance's node.
         `backend`: URL of the user's Pulumi backend, whose passphrase is in the environment as Pulumi reads it; empty
         for the instance's own state and passphrase.
 
-        Raises `LocalError` when the stack was brought up in another context before.
+        Raises `LocalError` if the stack was deployed in another context before.
         """
         self.instance = instance
         self.url = backend
@@ -55,7 +55,7 @@ class Sandbox:
 
     @property
     def stack(self) -> str:
-        """The stack's name."""
+        """Name of the stack."""
         return self.file.stack
 
     @property
@@ -85,7 +85,7 @@ class Sandbox:
     def inherited(self) -> Mapping[str, str]:
         if self.url:
             return dict(os.environ)
-        # A passphrase in the environment would win over the instance's file.
+        # A passphrase in the environment would override the instance's file.
         return {key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE"}
 
     def home(self, key: str) -> Path:
@@ -99,16 +99,16 @@ class Sandbox:
 
     @property
     def local(self) -> bool:
-        """Whether it runs on the instance's own node."""
+        """Whether the stack runs on the instance's own node."""
         return not self.context
 
     def tools(self, progress: Progress) -> Tools:
-        """Engine and kubectl, built where they are not there yet."""
+        """Return engine and kubectl, built if they do not exist."""
         ready, kubectl = builds.overlap(lambda: engine.ensure(progress), lambda: self._kubectl(progress))
         return self._tools(ready, kubectl)
 
     def start(self, progress: Progress) -> Tools:
-        """Everything a `pulumi up` needs: tools, cluster and images. Returns with the cluster running."""
+        """Return the tools for a `pulumi up`, with the cluster running and the images loaded."""
         self.file.judge(self._address if self.local else {})
         if not self.local:
             return self.prepare(progress)
@@ -126,12 +126,12 @@ class Sandbox:
         return tools
 
     def settle(self) -> None:
-        """Note where the stack runs; from now on no other context is taken for it."""
+        """Record where the stack runs; from now on no other context is accepted for it."""
         self._context_file.write_text(f"{self.context}\n")
 
     @property
     def public(self) -> bool:
-        """Whether the stack states a public address."""
+        """Whether the stack has a public address."""
         return self._expose.get("kind", "none") != "none"
 
     @property
@@ -139,7 +139,8 @@ class Sandbox:
         return section(self.file.config, f"{PROJECT_NAME}:expose")
 
     def trust(self) -> dict[str, str]:
-        """The authority behind https addresses: for MLflow's client alone, and for whatever else uses requests."""
+        """Return the certificate authority for https addresses: for MLflow's client, and for other users of
+        requests."""
         if not self.local:
             return {}
         return {
@@ -148,36 +149,36 @@ class Sandbox:
         }
 
     def introduce(self, cluster: Cluster) -> None:
-        """Lets this machine find the stack's public address, and those that came back with the node, where they are
-        names of the instance's own."""
+        """Make the public addresses of this stack and of others on the node resolvable on this machine, if they are
+        names of the instance."""
         if self.local:
             known = {str(self._expose.get("host", "")), *preflight.hosts(cluster)}
             hosts.add(self.instance, *(host for host in known if host.endswith(f".{self.instance.domain}")))
 
     def others(self, tools: Tools) -> list[str]:
-        """The other servers on the node, each as its namespace and its name, once this stack is down."""
+        """Return namespace and name of each other server on the node, once this stack is down."""
         found = tools.cluster.get("deployments,statefulsets", "--all-namespaces", f"--selector={_PART_OF}") or {}
         metadata = [one["metadata"] for one in found.get("items", [])]
         return sorted({f"{one['namespace']}/{one['labels'][_INSTANCE_LABEL]}" for one in metadata})
 
     def leave(self) -> None:
-        """Take the stack's address away, and leave the node to the stacks that run on it."""
+        """Remove the stack's address, and keep the node running for the other stacks on it."""
         hosts.drop(self.instance, str(self._expose.get("host", "")))
 
     def stop(self, progress: Progress) -> None:
-        """Stop the node, if it is the instance's own; its addresses are no longer found."""
+        """Stop the node if it is the instance's own; its addresses no longer resolve."""
         if self.local:
             with progress.step("stop the node", 5):
                 self.node.down()
             hosts.remove(self.instance)
 
     def prepare(self, progress: Progress) -> Tools:
-        """What commands by hand need: tools, stack and stack file. Starts nothing."""
+        """Return tools, stack and stack file for commands run by hand. Starts nothing."""
         return self._settle(self.tools(progress), progress)
 
     def shell(self, tools: Tools) -> dict[str, str]:
-        """The variables with which a shell works on this stack: those of the tools, a `pulumi` that refuses another
-        project, and what the Makefile takes in place of its defaults."""
+        """Return the variables with which a shell works on this stack: those of the tools, a `pulumi` that refuses
+        other projects, and the Makefile's variables."""
         variables = dict(tools.environment)
         if pulumi := shutil.which("pulumi", path=variables["PATH"]):
             guard.write(self.instance, Path(pulumi))
@@ -190,7 +191,7 @@ class Sandbox:
 
     @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig of the cluster."""
+        """Return the kubeconfig of the cluster."""
         return self.instance.kubeconfig if self.local else self.file.path.with_name(f"{self.stack}.kubeconfig")
 
     def _tools(self, ready: Engine, kubectl: Path) -> Tools:
@@ -201,7 +202,7 @@ class Sandbox:
             "PATH": f"{kubectl.parent}{os.pathsep}{variables['PATH']}" if self.local else variables["PATH"],
             "PULUMI_STACK": self.stack,
             "PULUMI_OPTION_CONFIG_FILE": str(self.file.path),
-            # `pulumi stack rm` would delete the tracked file, which is not the stack's own.
+            # `pulumi stack rm` would delete the tracked file, which is shared.
             "PULUMI_OPTION_PRESERVE_CONFIG": "true",
             "KUBECONFIG": str(self.kubeconfig),
         }
@@ -222,14 +223,14 @@ class Sandbox:
             self._write_kubeconfig(Path(tools.cluster.command[0]))
         here = Deployment(Project.read(PROJECT), self.stack, self)
         identity = None if here.exists(tools) and self.file.salted else self._initialise(here, tools)
-        # A deleted stack takes its keys along; secrets among them are encrypted with its salt.
+        # A deleted stack takes its keys along, and its secrets are encrypted with its salt.
         if identity and not self.url and (gone := self.file.forget(lambda _: True)):
             progress.say(f"keys set by hand are forgotten, as stack {self.stack} was deleted: {', '.join(gone)}")
         self.file.remake(self._overlay(progress) if self.local else {}, identity)
         return tools
 
     def _initialise(self, here: Deployment, tools: Tools) -> Tree | None:
-        """Make the stack, and return what Pulumi noted in its stack file."""
+        """Create the stack, and return what Pulumi wrote into its stack file."""
         # `stack init` has no option for the file: in the checkout it would write the salt into the tracked one.
         with tempfile.TemporaryDirectory(dir=self.instance.root) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {PROJECT_NAME}\nruntime: python\n")
@@ -257,9 +258,9 @@ class Sandbox:
                 "kind": "ingress",
                 "className": "traefik",
                 "host": f"{self.stack}.{self.instance.domain}",
-                # Traefik's own certificate, which is of all names of the instance.
+                # Traefik's default certificate covers all names of the instance.
                 "tls": {},
-                # Traefik is a pod; others are not let to the public port.
+                # Traefik is a pod; no other pod may reach the public port.
                 "trustedProxies": [self.instance.pod_cidr],
             },
         }
@@ -270,7 +271,7 @@ class Sandbox:
 
     @property
     def _further(self) -> list[Callable[[Progress], Image]]:
-        """The images that this stack needs beside MLflow's and nginx's."""
+        """Return the images that this stack needs besides MLflow's and nginx's."""
         needed = [service.program for service in self._services]
         return [*needed, images.mariadb] if self._deploys_database else needed
 
@@ -279,9 +280,9 @@ class Sandbox:
         return "deploy" in section(self.file.declared, f"{PROJECT_NAME}:backendStore", "mysql")
 
     def _write_kubeconfig(self, kubectl: Path) -> None:
-        # A later command may run where the user's kubeconfig is not named; what was noted still leads there.
+        # A later command may run without the user's KUBECONFIG; the recorded one still leads to the cluster.
         if not self.kubeconfig.exists() or platform.has_context(kubectl, self.context):
-            # The provider takes one file, and the context that is current in it.
+            # The provider takes one file and its current context.
             platform.minified(kubectl, self.context, self.kubeconfig)
 
     @property

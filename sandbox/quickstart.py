@@ -1,4 +1,4 @@
-"""The run that `make up` ends with: MLflow's client on the stack's own address."""
+"""Run that `make up` logs at the end, with MLflow's client on the stack's own address."""
 
 import base64
 import os
@@ -19,7 +19,7 @@ _SECRET_SECONDS = 150.0
 
 
 def log_run(environment: Mapping[str, str], progress: Progress) -> str:
-    """Log a run with MLflow's real client, as the quickstart does; return the run's address."""
+    """Log a run with MLflow's client, as the quickstart does; return the run's address."""
     with progress.step("the password counts", 2):
         _await_password(environment)
     train = PROJECT / "examples" / "quickstart" / "train.py"
@@ -37,7 +37,7 @@ def log_run(environment: Mapping[str, str], progress: Progress) -> str:
 
 
 def _await_password(environment: Mapping[str, str]) -> None:
-    """Wait until the server no longer answers 401: a kubelet brings a changed Secret to its pod within two minutes."""
+    """Wait until the server no longer answers 401: a kubelet updates a changed Secret in its pod within two minutes."""
     pair = f"{environment['MLFLOW_TRACKING_USERNAME']}:{environment['MLFLOW_TRACKING_PASSWORD']}"
     headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     request = urllib.request.Request(f"{environment['MLFLOW_TRACKING_URI']}/version", headers=headers)  # noqa: S310
@@ -49,7 +49,7 @@ def _await_password(environment: Mapping[str, str]) -> None:
                 return
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.UNAUTHORIZED:
-                return  # not about the password: the client says more
+                return  # not about the password: the client's own error says more
         except OSError:
             return
         time.sleep(1)

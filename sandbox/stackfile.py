@@ -1,10 +1,10 @@
-"""The stack file that an instance works on: the tracked one, what the local platform adds, and what was set by hand.
+"""Stack file of an instance: the tracked file, the local platform's overrides, and changes by hand.
 
-The merge is deep for maps; lists and all else are replaced. An address is replaced whole by the platform's: it is for
-another cluster. Later wins: tracked file, platform, overlay file, hand. What was set by hand is found by comparing the
-instance's file with the merge that was last written to it, since `pulumi config set` edits that file, and is kept
-apart: it survives every change below it. Taking a key away by hand brings back what is below it if the key was set by
-hand, else it stays away.
+Maps are merged deeply; lists and all else are replaced. The platform replaces an address as a whole, because it is for
+another cluster. Order of precedence, lowest first: tracked file, platform, overlay file, changes by hand. Changes by
+hand are found by comparing the instance's file with the last merge written to it, since `pulumi config set` edits that
+file. They are kept separately and override later changes of the other sources. Removing a key by hand restores the
+value below it if the key was set by hand; otherwise the key stays removed.
 """
 
 import difflib
@@ -33,31 +33,31 @@ _HEADER = "# Made by `make up` from {tracked}, the local platform and what was s
 
 @dataclass
 class Hand:
-    """What people changed with `pulumi config set` and `rm`, or an editor."""
+    """Changes made with `pulumi config set` and `rm`, or an editor."""
 
     set: Tree = field(default_factory=dict[str, Any])
-    """Values, where they stand."""
+    """Values, at their paths."""
     removed: list[Key] = field(default_factory=list[Key])
-    """Paths whose value from below is to be away, also where a value was set in its place later."""
+    """Paths whose value from below is removed, even if a value was set in its place later."""
     identity: Tree = field(default_factory=dict[str, Any])
     """Pulumi's own entries: the salt that belongs to the passphrase."""
 
 
 @dataclass(frozen=True)
 class StackFile:
-    """The stack file of one stack in one instance, and what belongs to it."""
+    """Stack file of one stack in one instance, with its sources."""
 
     instance: Instance
     stack: str
 
     @staticmethod
     def known() -> list[str]:
-        """The stacks that git has a file of."""
+        """Return the stacks that have a tracked file."""
         return _stacks(PROJECT)
 
     @staticmethod
     def require(stack: str, instance: Instance | None = None) -> None:
-        """Raise `LocalError` for a stack that has no stack file in git, and none in `instance`."""
+        """Raise `LocalError` for a stack without a stack file, in git and in `instance`."""
         known = sorted({*StackFile.known(), *(_stacks(instance.root / "stacks") if instance else ())})
         if stack not in known:
             near = difflib.get_close_matches(stack, known, n=1)
@@ -69,32 +69,32 @@ class StackFile:
 
     @property
     def tracked(self) -> Path:
-        """The file in git."""
+        """The tracked file."""
         return PROJECT / f"Pulumi.{self.stack}.yaml"
 
     @property
     def path(self) -> Path:
-        """The file that Pulumi works on."""
+        """The file that Pulumi uses."""
         return self._folder / f"Pulumi.{self.stack}.yaml"
 
     @property
     def config(self) -> Tree:
-        """The configuration as it stands in the instance's file; empty where there is none yet."""
+        """Configuration of the instance's file; empty if there is none."""
         return _read(self.path)["config"]
 
     def judge(self, overlay: Tree) -> None:
-        """Judges what `remake` would write. Raises `LocalError` with every problem."""
+        """Validate what `remake` would write. Raises `LocalError` with every problem."""
         if self.tracked.exists():
             judged(self._merged(overlay)[1])
 
     @property
     def declared(self) -> Tree:
-        """The configuration in git: the tracked file's, with the local overlay's over it."""
+        """Configuration in git: the tracked file's, overridden by the local overlay's."""
         return merge(_read(self.tracked)["config"], _read(self._own)["config"])
 
     @property
     def services(self) -> list[str]:
-        """The local services that the local overlay lists."""
+        """Local services listed in the local overlay."""
         return list(_read(self._own).get("services", []))
 
     @property
@@ -103,18 +103,18 @@ class StackFile:
         return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
 
     def home(self, key: str) -> Path:
-        """The file to edit for a key's value to change: where it was set by hand the instance's own, else the one of
-        the tracked file and `sandbox/overlays` that has it last."""
+        """Return the file to edit to change a key: the instance's own if the key was set by hand, else the last of the
+        tracked file and `sandbox/overlays` that sets it."""
         if key in gather(self._hand(), _read(self._last)["config"], self.config).set:
             return self.path
         return self._own if key in _read(self._own)["config"] else self.tracked
 
     def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
-        """Writes the merge of tracked file, `overlay` (configuration keys), `sandbox/overlays/<stack>.yaml` and hand.
+        """Write the merge of tracked file, `overlay` (configuration keys), `sandbox/overlays/<stack>.yaml` and hand.
 
-        `identity`: Pulumi's own entries where they are new. A file that already says the same stays as it is, to the
+        `identity`: Pulumi's own entries, if they are new. A file with the same content is left unchanged, byte for
         byte.
-        Raises `LocalError` when there is no tracked file, or one of the files is no YAML map.
+        Raises `LocalError` if there is no tracked file, or one of the files is not a YAML map.
         """
         StackFile.require(self.stack)
         current = _read(self.path)
@@ -130,13 +130,13 @@ class StackFile:
 
     @property
     def by_hand(self) -> dict[str, str]:
-        """The keys that were changed by hand, each with what it was changed to: in no file in git, on this machine."""
+        """Keys changed by hand, with their values. No file in git has these changes."""
         hand = self._gathered(self._hand())
         removed = {_path(key): "removed" for key in hand.removed}
         return removed | {_path(key): _text_of(value) for key, value in _leaves(hand.set)}
 
     def forget(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Drop the changes by hand whose key is wanted, until the next `remake`; return their keys."""
+        """Drop the changes by hand to the given keys, until the next `remake`; return the keys."""
         current, hand = _read(self.path), self._gathered(self._hand())
         gone = [key for key in self.by_hand if wanted(key)]
         for key, _ in list(_leaves(hand.set)):
@@ -146,7 +146,7 @@ class StackFile:
         hand.identity |= {key: current[key] for key in IDENTITY if key in current}
         if gone:
             self._keep(hand)
-            # What was changed is found by comparing these two; the next `remake` makes both from what is kept.
+            # Changes are found by comparing these two files; the next `remake` writes both from what is kept.
             self.path.unlink(missing_ok=True)
             self._last.unlink(missing_ok=True)
         return gone
@@ -161,7 +161,7 @@ class StackFile:
         _write(self._kept, kept)
 
     def _merged(self, overlay: Tree) -> tuple[Hand, Tree]:
-        """What was changed by hand, and the configuration that all of it makes."""
+        """Return the changes by hand, and the resulting configuration."""
         config = _read(self.tracked)["config"]
         if _ADDRESS in overlay:
             config.pop(_ADDRESS, None)
@@ -203,7 +203,7 @@ def _stacks(folder: Path) -> list[str]:
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """Both, `above` winning; maps are merged, all else is replaced. Neither argument is changed."""
+    """Return both merged, `above` overriding; only maps are merged. Neither argument is changed."""
     result = deepcopy(below)
     for key, value in above.items():
         under = result.get(key)
@@ -212,7 +212,7 @@ def merge(below: Tree, above: Tree) -> Tree:
 
 
 def apply(below: Tree, hand: Hand) -> Tree:
-    """`below` with what was changed by hand."""
+    """Return `below` with the changes by hand."""
     result = deepcopy(below)
     for key in hand.removed:
         _remove(result, key)
@@ -220,13 +220,13 @@ def apply(below: Tree, hand: Hand) -> Tree:
 
 
 def gather(hand: Hand, last: Tree, current: Tree) -> Hand:
-    """`hand` with the changes from `last`, the merge last written, to `current`, what is there now."""
+    """Return `hand` with the changes from `last`, the merge last written, to `current`, the present content."""
     result = deepcopy(hand)
     for key, value, before in _changed(last, current):
         _remove(result.set, key)
         _set(result.set, key, value)
         if _mergeable(before) and key not in result.removed:
-            # The map from below is out, also if a map of its own is set in its place later.
+            # The map from below stays removed, even if a map is set in its place later.
             result.removed.append(key)
     for key in _gone(last, current):
         if not _remove(result.set, key):
@@ -252,7 +252,7 @@ def _gone(last: Tree, current: Tree, at: Key = ()) -> Iterator[Key]:
 
 
 def _mergeable(value: object) -> TypeGuard[Tree]:
-    # An encrypted value is one value, although it is written as a map.
+    # An encrypted value is a single value, although it is written as a map.
     return isinstance(value, dict) and SECURE not in value
 
 
@@ -263,7 +263,7 @@ def _set(tree: Tree, key: Key, value: object) -> None:
 
 
 def _remove(tree: Tree, key: Key) -> bool:
-    """Takes the path away, and maps that are empty thereby; whether it was there."""
+    """Remove the path, and maps that become empty; return whether it existed."""
     if key[0] not in tree:
         return False
     if len(key) == 1:
@@ -285,7 +285,7 @@ def _leaves(tree: Tree, at: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def _path(key: Key) -> str:
-    """A key as `pulumi config set --path` takes it, without the project's own prefix."""
+    """Return a key as `pulumi config set --path` takes it, without the project's own prefix."""
     first, *rest = (part.removeprefix(f"{settings.PROJECT}:") for part in key)
     return first + "".join(f'["{part}"]' if "." in part else f".{part}" for part in rest)
 
@@ -295,7 +295,7 @@ def _text_of(value: Any) -> str:
 
 
 def judged(config: Tree) -> Settings:
-    """Return what a configuration (full keys) says, as the program reads it.
+    """Return a configuration (full keys) as the program reads it.
 
     Raises `LocalError` with every problem.
     """

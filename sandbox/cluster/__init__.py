@@ -1,4 +1,4 @@
-"""A real one-node Kubernetes on Linux, as root, in namespaces of its own."""
+"""One-node Kubernetes cluster on Linux, run as root in its own namespaces."""
 
 from sandbox.cluster.node import Node
 from sandbox.cluster.programs import kubernetes

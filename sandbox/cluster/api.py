@@ -1,4 +1,4 @@
-"""What a node's API server is asked and told while the node starts."""
+"""Calls to a node's API server during startup."""
 
 import json
 import os
@@ -17,7 +17,7 @@ _SYSTEM: Final = {"coredns": "kube-system", "local-path-provisioner": "local-pat
 
 
 class Api:
-    """The API server of an instance. Each method returns what is still missing, or nothing."""
+    """API server of an instance. Each method returns what is still missing, or nothing."""
 
     def __init__(self, instance: Instance, etc: Path, kubectl: Path) -> None:
         """`etc`: the node's keys and kubeconfigs; `kubectl`: the program."""
@@ -26,7 +26,7 @@ class Api:
         self._kubectl = kubectl
 
     def ready(self) -> str:
-        """Whether it answers and says that it is ready."""
+        """Check that the API server answers and is ready."""
         context = create_default_context(cafile=self._etc / "pki/ca.crt")
         direct = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -40,15 +40,15 @@ class Api:
             return f"the API server: {error}"
 
     def apply(self, manifests: str) -> str:
-        """Makes the objects be as the manifests say."""
+        """Apply the manifests."""
         flags = ["--server-side", "--force-conflicts", "--field-manager=mlflow-stack", "--filename=-"]
         done = self._run("apply", *flags, given=manifests)
         return done.stderr if done.returncode else ""
 
     def settled(self, since: float) -> str:
-        """Whether the node and its own pods are ready by what was seen after that moment (seconds since 1970).
+        """Check that the node and its own pods are ready, by observations after that moment (seconds since 1970).
 
-        After a restart the API server first tells what was true before.
+        After a restart, the API server first returns outdated statuses.
         """
         done = self._run("get", "nodes,pods", "--all-namespaces", "--output=json")
         if done.returncode:
@@ -71,7 +71,7 @@ class Api:
 
 
 def _pod(items: list[dict[str, Any]], name: str, since: float) -> str:
-    """What the pod of that Deployment lacks; of several, those that are being replaced do not count."""
+    """Return what the pod of that Deployment lacks; pods that are being replaced do not count."""
     reason = f"{name}: no pod yet"
     for item in items:
         metadata = item["metadata"]

@@ -1,4 +1,4 @@
-"""The control groups that hold a node and its pods, for version 1 and version 2 of the interface."""
+"""Control groups of a node and its pods, for versions 1 and 2 of the interface."""
 
 import errno
 import os
@@ -18,26 +18,26 @@ _SECONDS: Final = 10.0
 class Cgroup:
     """One cgroup (in version 1: one per hierarchy), from the root of the machine's.
 
-    It holds no process, but two children: `node`, for the node's own processes, and `kubepods`, which the kubelet makes
-    for pods. In version 2 a cgroup that hands controllers on may hold no processes itself; version 1 has no such rule,
-    but the same shape does.
+    It holds no process, but two children: `node`, for the node's own processes, and `kubepods`, which the kubelet
+    creates for pods. In version 2, a cgroup with controllers enabled for its children may hold no processes itself;
+    version 1 has no such rule, but works with the same layout.
     """
 
     def __init__(self, name: str, root: Path = ROOT) -> None:
-        """`name`: a path below the root; `root`: where the hierarchies are mounted."""
+        """`name`: a path below the root; `root`: mount point of the hierarchies."""
         self.name = name
         self.root = root
 
     @property
     def unified(self) -> bool:
-        """Whether this machine has version 2 alone; with both mounted, the controllers are with version 1."""
+        """Whether this machine uses only version 2; with both mounted, version 1 has the controllers."""
         return (self.root / "cgroup.controllers").exists()
 
     def create(self) -> list[Path]:
-        """Makes the cgroup and `node` in it; no error where they are.
+        """Create the cgroup and its child `node`; existing ones are kept.
 
-        Returns the `cgroup.procs` files that a process writes `0` to in order to move itself into `node`.
-        Raises `LocalError` where the kernel does not offer what a kubelet needs.
+        Returns the `cgroup.procs` files to which a process writes `0` to move itself into `node`.
+        Raises `LocalError` if the kernel lacks something that a kubelet needs.
         """
         if self.unified:
             self._hand_on(self.root)
@@ -51,23 +51,23 @@ class Cgroup:
         return [self._path(hierarchy) / _LEAF / "cgroup.procs" for hierarchy in self._hierarchies()]
 
     def processes(self, child: str = "") -> set[int]:
-        """The ids of all processes in it, or in that child of it, at any depth."""
+        """Return the ids of all processes in the cgroup, or in one of its children, at any depth."""
         found: set[int] = set()
         for hierarchy in self._hierarchies():
-            # os.walk passes over what is removed meanwhile.
+            # os.walk skips folders that are removed meanwhile.
             for folder, _, _ in os.walk(self._path(hierarchy) / child):
                 try:
                     found.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
                 except OSError as error:  # ENODEV: removed between open and read
                     if error.errno not in (errno.ENOENT, errno.ENODEV):
                         raise
-        return found - {0}  # 0: a process of a pid namespace that is not ours
+        return found - {0}  # 0: a process in another pid namespace
 
     def remove(self, seconds: float = _SECONDS) -> None:
-        """Removes it with all below it, waiting up to that long for its processes to end; no error where it is not.
+        """Delete the cgroup with its children, waiting for its processes to end; a missing one is no error.
 
-        In version 2 the controllers stay enabled at the root: others may have come to rely on them.
-        Raises `LocalError` naming the processes that do not end.
+        In version 2 the controllers stay enabled at the root: other software may rely on them.
+        Raises `LocalError` with the processes that do not end.
         """
         deadline = time.monotonic() + seconds
         while not self._removed():
@@ -101,7 +101,7 @@ class Cgroup:
             )
 
     def _hand_on(self, folder: Path) -> None:
-        """Version 2: enables what the folder has for its children."""
+        """Enable the folder's controllers for its children (version 2)."""
         offered = (folder / "cgroup.controllers").read_text().split()
         enabled = (folder / "cgroup.subtree_control").read_text().split()
         for name in _WANTED:
@@ -121,7 +121,7 @@ class Cgroup:
                 ) from error
 
     def _fill_cpuset(self, folder: Path) -> None:
-        """Version 1: a new cpuset is empty, and no process can enter it."""
+        """Fill a new cpuset (version 1): an empty one accepts no process."""
         for name in ("cpuset.cpus", "cpuset.mems"):
             file = folder / name
             if not self.unified and file.exists() and not file.read_text().strip():

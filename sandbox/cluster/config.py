@@ -1,4 +1,4 @@
-"""The configuration of every program on a node, as texts by file name: functions of an instance and nothing else."""
+"""Configuration of every program on a node, as texts by file name: pure functions of an instance."""
 
 import configparser
 import io
@@ -12,17 +12,17 @@ import yaml
 from sandbox.paths import Instance
 
 KUBERNETES: Final = "1.34.4"
-"""The version that is built. 1.35 refuses cgroup v1 by default."""
+"""Version that is built. 1.35 refuses cgroup v1 by default."""
 ADMINS: Final = "super-admin.conf"
-"""The kubeconfig that needs no RBAC rule; the one that users get does."""
+"""Kubeconfig that needs no RBAC rule, unlike the users' kubeconfig."""
 USERS: Final = ("kube-proxy", "kube-router")
-"""Programs that have no kubeconfig among those that kubeadm makes by itself; each is the user `system:<name>`."""
+"""Programs for which kubeadm creates no kubeconfig by default; each is the user `system:<name>`."""
 API_READY: Final = "/run/api-ready"
-"""The file that the programs wait for which need the API server's access rules to be there."""
+"""File that programs wait for if they need the access rules in the API server."""
 OBJECTS_APPLIED: Final = "/run/objects-applied"
-"""The file that kube-router waits for: without its access rules it would be refused, and try again late."""
+"""File that kube-router waits for: without its access rules it would be refused, and retry late."""
 IMAGES_LOADED: Final = "/run/images-loaded"
-"""The file that the kubelet waits for: without the sandbox image every pod would fail once, and be tried again late."""
+"""File that the kubelet waits for: without the sandbox image every pod would fail once and be retried late."""
 COMPONENTS: Final = (
     "etcd",
     "containerd",
@@ -33,7 +33,7 @@ COMPONENTS: Final = (
     "kube-proxy",
     "kube-router",
 )
-"""The node's programs, each after those that it needs. Their logs have the same names."""
+"""The node's programs, in the order of their dependencies. Their logs have the same names."""
 
 _GATES: Final = {
     "kube-controller-manager": API_READY,
@@ -50,12 +50,12 @@ _MEGABYTE: Final = 2**20
 
 
 def server(instance: Instance) -> str:
-    """The URL of the instance's API server."""
+    """Return the URL of the instance's API server."""
     return f"https://{instance.node_address}:{_PORT}"
 
 
 def files(instance: Instance, pause: str) -> dict[str, str]:
-    """What belongs into the node's `/etc/kubernetes` beside keys and kubeconfigs. `pause`: the sandbox image."""
+    """Return the files of the node's `/etc/kubernetes` besides keys and kubeconfigs. `pause`: the sandbox image."""
     return {
         "containerd.toml": _containerd(pause),
         "cni/10-node.conflist": _network(instance),
@@ -66,7 +66,7 @@ def files(instance: Instance, pause: str) -> dict[str, str]:
 
 
 def kubeadm(instance: Instance, pki: Path) -> str:
-    """What kubeadm makes keys and kubeconfigs from, into the folder `pki`. They are valid for ten years."""
+    """Return kubeadm's configuration for keys and kubeconfigs in the folder `pki`. They are valid for ten years."""
     documents = [
         {
             "apiVersion": "kubeadm.k8s.io/v1beta4",
@@ -78,7 +78,7 @@ def kubeadm(instance: Instance, pki: Path) -> str:
             "apiVersion": "kubeadm.k8s.io/v1beta4",
             "kind": "ClusterConfiguration",
             "clusterName": instance.cgroup,
-            # Stated, or kubeadm asks the network for the newest.
+            # Explicit, because kubeadm would ask the network for the newest.
             "kubernetesVersion": f"v{KUBERNETES}",
             "certificatesDir": str(pki),
             "certificateValidityPeriod": "87600h",
@@ -152,8 +152,8 @@ def _kubelet(instance: Instance) -> str:
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "resolvConf": f"{_ETC}/resolv.conf",
-        # The disk is the machine's: how full it is says nothing about this node, and a deleted image is gone, since no
-        # registry has it.
+        # The disk is the machine's: its usage says nothing about this node. A deleted image could not be pulled again,
+        # since no registry has it.
         "evictionHard": dict.fromkeys(("imagefs.available", "nodefs.available", "nodefs.inodesFree"), "0%")
         | {"memory.available": "100Mi"},
         "imageGCHighThresholdPercent": 100,
@@ -203,7 +203,7 @@ def _gated(command: list[str], gate: str | None) -> list[str]:
 
 def _commands(instance: Instance) -> dict[str, list[str]]:
     return {
-        # etcd syncs to disk although a killed process loses nothing it has written: the data also survives the machine.
+        # etcd syncs to disk: data survives a crash of the machine, not only of the process.
         "etcd": [
             "etcd",
             "--name=node",
@@ -237,14 +237,14 @@ def _commands(instance: Instance) -> dict[str, list[str]]:
             f"--tls-private-key-file={_PKI}/apiserver.key",
             f"--kubelet-client-certificate={_PKI}/apiserver-kubelet-client.crt",
             f"--kubelet-client-key={_PKI}/apiserver-kubelet-client.key",
-            # The node's name resolves nowhere.
+            # The node's name is not resolvable.
             "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-key-file={_PKI}/sa.pub",
             f"--service-account-signing-key-file={_PKI}/sa.key",
             f"--service-cluster-ip-range={instance.service_cidr}",
             "--authorization-mode=Node,RBAC",
-            # PodSecurity is among those that are on by default.
+            # PodSecurity is enabled by default.
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged",
             f"--requestheader-client-ca-file={_PKI}/front-proxy-ca.crt",
@@ -280,7 +280,7 @@ def _commands(instance: Instance) -> dict[str, list[str]]:
             f"--kubeconfig={_ETC}/kubelet.conf",
             f"--hostname-override={instance.cgroup}",
             f"--node-ip={instance.node_address}",
-            # The level at which it says that it changes a sysctl, which it must not.
+            # The log level that reports changed sysctls; kube-proxy must not change any.
             "-v=2",
         ],
         "kube-proxy": [
@@ -294,7 +294,7 @@ def _commands(instance: Instance) -> dict[str, list[str]]:
             "--conntrack-tcp-timeout-established=0",
             "--conntrack-tcp-timeout-close-wait=0",
         ],
-        # Enforces NetworkPolicies, and does nothing else.
+        # Enforces NetworkPolicies only.
         "kube-router": [
             "env",
             # A filter in front of Debian's iptables-restore, see init.sh.

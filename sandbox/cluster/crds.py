@@ -1,4 +1,4 @@
-"""Definitions of resources that are not Kubernetes' own, out of the Go modules of those who made them."""
+"""Custom resource definitions, from the Go modules of their authors."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from mlflow_stack_cli.progress import Progress
 from sandbox.builds import go, go_environment, locked
 
 CERT_MANAGER: Final = "github.com/cert-manager/cert-manager"
-"""Certificate, Issuer and the like; a local service acts on them."""
+"""Certificate, Issuer and the like; used by a local service."""
 GATEWAY_API: Final = "sigs.k8s.io/gateway-api"
 """Gateway, HTTPRoute and the like, of the standard channel."""
 ROUTE: Final = "github.com/openshift/api"
-"""OpenShift's Route; nothing here acts on it."""
+"""OpenShift's Route; no controller here acts on it."""
 
 _MODULE: Final = Path(__file__).parent / "modules" / "crds"
 _FILES: Final = {
@@ -25,9 +25,9 @@ _FILES: Final = {
 
 
 def definitions(progress: Progress, module: str) -> str:
-    """The definitions of one of the modules, as YAML, in the version that the committed go.mod and go.sum name.
+    """Return the definitions of one module, as YAML, in the version of the committed go.mod and go.sum.
 
-    Raises `LocalError` where the module cannot be had.
+    Raises `LocalError` if the module is not available.
     """
     version = next(line.split()[1] for line in (_MODULE / "go.mod").read_text().splitlines() if module in line)
     kept = cache_dir() / "crds" / f"{module.replace('/', '-')}-{version}.yaml"

@@ -1,12 +1,12 @@
 #!/bin/sh
-# The first process of a node, in new network, mount, pid, uts and ipc namespaces: builds the root filesystem, says its
-# process id (as the machine knows it), waits for its network, and becomes the supervisor.
+# First process of a node, in new network, mount, pid, uts and ipc namespaces: builds the root filesystem, reports its
+# process id (on the machine), waits for its network, and becomes the supervisor.
 #
 # Environment: NODE data folder, ROOT Debian root filesystem, BINARIES Kubernetes, ROUTER kube-router, SUPERVISOR Python
 # packages, NAME host name, ADDRESS own address, SERVICES and PODS address ranges.
 set -eu
 
-# /proc is still the machine's here.
+# /proc is still the machine's at this point.
 read -r pid _ < /proc/self/stat
 
 mkdir -p "$NODE/root"
@@ -51,7 +51,7 @@ for device in 'null 1 3' 'zero 1 5' 'full 1 7' 'random 1 8' 'urandom 1 9' 'tty 5
     mknod -m 0666 "dev/$1" c "$2" "$3"
 done
 
-# The kubelet sets six sysctls that are the whole machine's, unless they have the wanted value: here each seems to.
+# The kubelet sets six sysctls of the whole machine unless they have the wanted value: here each appears to have it.
 mkdir run/sysctl
 for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
     kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -61,8 +61,8 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
     [ ! -e "$file" ] || mount --bind "$seeming" "$file"
 done
 
-# kube-router writes rules for pods on a bridge, too, which would load br_netfilter into the machine's kernel: there is no
-# bridge here.
+# kube-router also writes rules for pods on a bridge, which would load br_netfilter into the machine's kernel. There is
+# no bridge here.
 mkdir run/kube-router
 cat > run/kube-router/iptables-restore <<'END'
 #!/bin/sh
@@ -87,11 +87,11 @@ exec < /dev/null > /dev/null
 ip link set lo up
 ip address add "$ADDRESS/30" dev eth0
 ip link set eth0 up
-# There is no default route, so nothing here reaches beyond the machine. This range is for kube-proxy, which turns it
-# into addresses of pods before a packet leaves; the kernel first wants to know a way.
+# There is no default route, so nothing here reaches beyond the machine. This range is for kube-proxy, which rewrites it
+# to addresses of pods before a packet leaves; the kernel requires a route for it first.
 ip route add "$SERVICES" dev eth0
 echo 1 > /proc/sys/net/ipv4/ip_forward
-# The machine knows the way to the node, and none to its pods: an answer to a pod would leave by its default route.
+# The machine has a route to the node and none to its pods: an answer to a pod would leave by its default route.
 iptables -t nat -A POSTROUTING -s "$PODS" -o eth0 -j MASQUERADE
 
 exec env -i PATH=/opt/kubernetes:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \

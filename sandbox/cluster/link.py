@@ -1,4 +1,4 @@
-"""The veth pair between the machine and a node."""
+"""Veth pair between the machine and a node."""
 
 import ipaddress
 import json
@@ -12,9 +12,9 @@ from sandbox.paths import Instance
 
 
 def attach(instance: Instance, pid: int) -> None:
-    """Makes the pair, its far end as `eth0` in the network namespace of that process, and gives our end its address.
+    """Create the pair, with `eth0` in the network namespace of that process, and assign our end its address.
 
-    Raises `LocalError` where the machine already routes the range elsewhere.
+    Raises `LocalError` if the machine already routes the range elsewhere.
     """
     _refuse_overlap(instance)
     _ip(
@@ -28,9 +28,9 @@ def attach(instance: Instance, pid: int) -> None:
 
 
 def detach(instance: Instance) -> None:
-    """Removes the pair; no error where there is none.
+    """Delete the pair; a missing one is not an error.
 
-    Raises `LocalError` where it is another node's: instances of two data folders can have the same number.
+    Raises `LocalError` if it is another node's: instances in different data folders can have the same index.
     """
     alias = Path("/sys/class/net", instance.link, "ifalias")
     with suppress(OSError):  # no such link
@@ -39,7 +39,7 @@ def detach(instance: Instance) -> None:
                 f"the link {instance.link} belongs to the node in {owner}. "
                 "Next: stop that one with `make down` from where it was started, or choose another INSTANCE."
             )
-    # The kernel removes it too, some time after the last process of the node is gone.
+    # The kernel also deletes it, some time after the last process of the node has ended.
     done = subprocess.run(["ip", "link", "delete", instance.link], capture_output=True, text=True, check=False)
     if done.returncode and "Cannot find device" not in done.stderr:
         raise LocalError(f"the link {instance.link} cannot be removed: {done.stderr.strip()}.")

@@ -1,4 +1,4 @@
-"""One node: what `up`, `down` and `clean` do to it."""
+"""One-node cluster: start, stop and deletion."""
 
 import base64
 import hashlib
@@ -36,12 +36,12 @@ _TOOLS: Final = ("ip", "nsenter", "setsid", "sh", "unshare")
 _DATA: Final = ("etcd", "containerd", "kubelet", "volumes", "log")
 _SECONDS: Final = 120.0
 _GRACE: Final = 5.0
-# What an import takes here, in bytes a second.
+# Measured speed of an import, in bytes a second.
 _SPEED: Final = 30e6
 
 
 def manifests(instance: Instance, programs: Programs, certificate: Certificate) -> str:
-    """What a node runs as pods, and the access rules of its programs, as YAML."""
+    """Return the node's own pods and the access rules of its programs, as YAML."""
     text = "---\n".join(file.read_text() for file in sorted(_MANIFESTS.glob("*.yaml")))
     return Template(text).substitute(
         dns_address=instance.dns_address,
@@ -57,23 +57,23 @@ def manifests(instance: Instance, programs: Programs, certificate: Certificate) 
 
 
 class Node:
-    """The one-node cluster of an instance. It runs apart from whoever started it, until `down` or the machine's end."""
+    """One-node cluster of an instance. It runs detached from the process that started it, until `down` or a reboot."""
 
     def __init__(self, instance: Instance) -> None:
-        """`instance`: whose; nothing is done yet."""
+        """`instance`: owner of the node. Nothing is started yet."""
         self.instance = instance
         self._cgroup = Cgroup(instance.cgroup)
         self._etc = instance.node / "etc"
         self._record = instance.node / "process.json"
 
     def up(self, progress: Progress) -> None:
-        """Returns with the node ready, its DNS, storage and ingress running, and the kubeconfig written.
+        """Start the node; return when it, its DNS, storage and ingress are ready and the kubeconfig is written.
 
-        What is there is kept: programs in the cache, the node's data, and the running node itself, unless it was
-        started from another version of its configuration. Components that gave up are started again.
+        Whatever exists is kept: programs in the cache, the node's data, and the running node itself, unless it was
+        started with another version of its configuration. Failed components are restarted.
 
-        Raises `LocalError` saying which component failed, with the last lines of its log. A start that fails leaves
-        nothing running.
+        Raises `LocalError` with the component that failed and the last lines of its log. A failed start leaves nothing
+        running.
         """
         _check_machine()
         programs = ensure(progress)
@@ -101,7 +101,7 @@ class Node:
                 self._complete(progress, programs, process)
 
     def down(self) -> None:
-        """Ends all of the node: pods are asked to end first, for up to five seconds. The data stays."""
+        """Stop the node: pods get up to five seconds to terminate. The data is kept."""
         if not self.instance.root.exists():
             return
         with self._lock():
@@ -111,10 +111,10 @@ class Node:
             self._clear()
 
     def clean(self) -> None:
-        """`down`, then deletes the node's data, volumes included."""
+        """Run `down`, then delete the node's data, volumes included."""
         self.down()
         node = self.instance.node
-        # Volumes and the like are mounted in the node's own mount namespace only. Anything else here is not ours.
+        # Volumes are mounted in the node's own mount namespace only. Any mount here is foreign.
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         if foreign := [mount for mount in mounts if Path(mount).is_relative_to(node)]:
             raise LocalError(f"something is mounted at {foreign[0]}. Next: `umount` it, then run this again.")
@@ -123,23 +123,24 @@ class Node:
         self.instance.kubeconfig.unlink(missing_ok=True)
 
     def running(self) -> bool:
-        """Whether the node's first process runs; its pods need not be ready."""
+        """Return whether the node's first process runs; its pods need not be ready."""
         return self.pid() is not None
 
     def pid(self) -> int | None:
-        """The id of the node's first process, as the machine knows it; none while it does not run."""
+        """Return the id of the node's first process on the machine; None if it does not run."""
         process = Process.read(self._record)
         return process.pid if process else None
 
     def load(self, progress: Progress, *images: Image) -> None:
-        """Imports the images that are not there yet."""
+        """Import the images that are missing."""
         with self._lock():
             self._import(progress, self._running(), *images)
 
     def logs(self, component: str | None, lines: int) -> str:
-        """The last lines of a component's log (`config.COMPONENTS`, `supervisord`, `init`), or of all, each named.
+        """Return the last lines of a component's log (`config.COMPONENTS`, `supervisord`, `init`), or of all, with
+        titles.
 
-        Raises `LocalError` for a component that has no log.
+        Raises `LocalError` if a component has no log.
         """
         folder = self.instance.node / "log"
         known = [path.stem for path in sorted(folder.glob("*.log"))]
@@ -150,9 +151,9 @@ class Node:
         return "\n".join(line for name in known for line in (f"==> {name}", *_tail(folder / f"{name}.log", lines)))
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Runs a program of the node's root filesystem in all of the node's namespaces, and returns whatever it gives.
+        """Run a program of the node's root filesystem in all of the node's namespaces, and return its result.
 
-        Raises `LocalError` where the node does not run.
+        Raises `LocalError` if the node does not run.
         """
         argv = tuple(self._running().enter(*argv))
         return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -201,13 +202,13 @@ class Node:
         (self._etc / f"{name}.conf").write_text(user[user.index("apiVersion:") :])
 
     def _stated(self, folder: Path) -> list[str]:
-        """kubeadm's options, for keys in that folder."""
+        """Return kubeadm's options for keys in that folder."""
         stated = folder / "kubeadm.yaml"
         stated.write_text(config.kubeadm(self.instance, folder / "pki"))
         return ["--config", str(stated)]
 
     def _complete(self, progress: Progress, programs: Programs, process: Process) -> None:
-        """Waits for a node that has been started, and gives it what its own pods need."""
+        """Wait for a started node, and apply its manifests and images."""
         api = Api(self.instance, self._etc, programs.binaries / "kubectl")
         with progress.step("node: control plane", 8):
             self._await(process, api.ready)
@@ -218,7 +219,7 @@ class Node:
             process.path(config.IMAGES_LOADED).touch()
         with progress.step("node: DNS, storage and ingress", 15):
             wanted = manifests(self.instance, programs, authority.certificate(self.instance))
-            # Apart and first: objects of a kind are refused until the kind is known.
+            # Separately and first: objects are refused until their kind is defined.
             self._await(process, lambda: api.apply(programs.gateway_api))
             self._await(process, lambda: api.apply(wanted))
             process.path(config.OBJECTS_APPLIED).touch()
@@ -260,7 +261,7 @@ class Node:
         }
         start = Launch(environment, self._cgroup.create(), self.instance.node / "log" / "init.log")
         try:
-            # Recorded before it does anything that lasts: whoever comes next can end it.
+            # Recorded before it has lasting effects, so that a later command can end it.
             start.process.write(self._record)
             link.attach(self.instance, start.process.pid)
             start.go()
@@ -269,7 +270,7 @@ class Node:
         return start.process
 
     def _stop(self, process: Process) -> None:
-        # The kubelet first, or it would start the containers again.
+        # The kubelet first, or it would restart the containers.
         Supervisor(process).stop("kubelet")
         self._signal(signal.SIGTERM, "kubepods")
         deadline = time.monotonic() + _GRACE
@@ -278,7 +279,7 @@ class Node:
         process.end(seconds=10)
 
     def _clear(self) -> None:
-        """Removes what is left of a node that has ended, in whatever way."""
+        """Clean up after a node that has ended, for whatever reason."""
         self._refuse_other()
         self._signal(signal.SIGKILL)
         self._cgroup.remove()
@@ -286,7 +287,7 @@ class Node:
         self._record.unlink(missing_ok=True)
 
     def _refuse_other(self) -> None:
-        """Instances of two data folders can have the same name, and so the same cgroup."""
+        """Raise `LocalError` for another node's cgroup: instances in different data folders can have the same name."""
         for pid in self._cgroup.processes():
             with suppress(OSError):  # it has ended
                 variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -303,7 +304,7 @@ class Node:
                 os.kill(pid, number)
 
     def _await(self, process: Process, missing: Callable[[], str]) -> None:
-        """Waits until nothing is missing; fails as soon as a component has given up, or after a time."""
+        """Wait until nothing is missing; fail as soon as a component has given up, or after a timeout."""
         start = looked = time.monotonic()
         while reason := missing():
             now = time.monotonic()
@@ -341,7 +342,7 @@ def _check_machine() -> None:
 
 
 def _listing(process: Process) -> subprocess.CompletedProcess[str]:
-    """The names of the images that the node has; an error message while containerd does not answer."""
+    """Return the names of the node's images; an error message if containerd does not answer."""
     argv = process.enter("ctr", "--namespace=k8s.io", "images", "list", "--quiet")
     return subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""The first process of a node, which the node lives and dies with."""
+"""First process of a node, whose lifetime is the node's."""
 
 import json
 import os
@@ -17,45 +17,45 @@ from mlflow_stack_cli.errors import LocalError
 _INIT: Final = Path(__file__).with_name("init.sh")
 _NAMESPACES: Final = ("--net", "--mount", "--pid", "--uts", "--ipc")
 _PATH: Final = "/opt/kubernetes:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# unshare(1) stays as the parent of the new process and is in the cgroup, too: what ends a login session ends neither.
+# unshare(1) stays as the parent of the new process in the cgroup: the end of a login session ends neither.
 _JOIN: Final = 'for procs in $CGROUPS; do echo 0 > "$procs" || exit; done; exec unshare "$@"'
 _SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told apart from a later one that has got the same id."""
+    """Process that is distinguished from a later one with the same id."""
 
     pid: int
-    """Its id, as the machine knows it."""
+    """Process id on the machine."""
     ticks: int
-    """When it started, in clock ticks since the machine did."""
+    """Start time, in clock ticks since the machine's start."""
     since: float
-    """When it started, in seconds since 1970."""
+    """Start time, in seconds since 1970."""
 
     @classmethod
     def read(cls, record: Path) -> Self | None:
-        """The process that was recorded in that file, where it still runs."""
+        """Return the process recorded in that file, if it still runs."""
         try:
             process = cls(**json.loads(record.read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # a machine that lost power while it was written
+        except (ValueError, TypeError):  # the machine lost power during the write
             return None
         return process if process.runs() else None
 
     def write(self, record: Path) -> None:
-        """Records it."""
+        """Record the process in that file."""
         fresh = record.with_suffix(".new")
         fresh.write_text(json.dumps(asdict(self)))
         fresh.replace(record)
 
     def runs(self) -> bool:
-        """Whether it still does."""
+        """Return whether the process still runs."""
         return _ticks(self.pid) == self.ticks
 
     def end(self, seconds: float) -> None:
-        """Asks it to end, makes it end after that time, and returns when it has."""
+        """Ask the process to end, kill it after that time, and return when it has ended."""
         try:
             handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -75,22 +75,22 @@ class Process:
             os.close(handle)
 
     def enter(self, *argv: str) -> list[str]:
-        """The command line that runs this one in all of the process's namespaces, with an environment of its own."""
+        """Return the command line that runs this one in all of the process's namespaces, with its own environment."""
         environment = [f"PATH={_PATH}", "HOME=/root", "PYTHONPATH=/opt/supervisor", "LC_ALL=C.UTF-8"]
         return ["nsenter", f"--target={self.pid}", *_NAMESPACES, "--", "/usr/bin/env", "-i", *environment, *argv]
 
     def path(self, name: str) -> Path:
-        """A file of the process's own root filesystem."""
+        """Return the path of a file in the process's own root filesystem."""
         return Path(f"/proc/{self.pid}/root") / name.lstrip("/")
 
 
 class Launch:
-    """A first process that has its root filesystem, and waits for `go`, before which the node has no network."""
+    """First process with its root filesystem, which waits for `go` until the node has a network."""
 
     def __init__(self, environment: dict[str, str], cgroups: Sequence[Path], log: Path) -> None:
-        """Starts it, apart from our own session. `cgroups`: files to enter cgroups by; `log`: for what goes wrong.
+        """Start it, detached from our session. `cgroups`: files to enter cgroups by; `log`: file for errors.
 
-        Raises `LocalError` when it does not come so far.
+        Raises `LocalError` if it ends early.
         """
         self._log = log
         with log.open("wb") as errors:
@@ -112,13 +112,13 @@ class Launch:
         self.process = Process(int(told), ticks, time.time())
 
     def go(self) -> None:
-        """Lets it go on, after its network is there."""
+        """Let it continue, once its network exists."""
         assert self._starter.stdin
         self._starter.stdin.write(b"go\n")
         self.close()
 
     def close(self) -> None:
-        """Lets go of it: it ends, unless it was told to go on."""
+        """Release it: it ends, unless `go` was called."""
         assert self._starter.stdin
         assert self._starter.stdout
         self._starter.stdin.close()
@@ -131,9 +131,9 @@ class Launch:
 
 
 def _ticks(pid: int) -> int | None:
-    """The start of a process in clock ticks; none where there is no such process, or only its exit status."""
+    """Return the start time of a process in clock ticks; None if it does not exist or has ended."""
     try:
-        # The second field, the program's name, is in brackets and may hold anything.
+        # The second field, the program's name, is in brackets and may hold any characters.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None

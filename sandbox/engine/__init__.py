@@ -1,4 +1,4 @@
-"""The Pulumi engine: the one on PATH, else one built from Go modules and kept in the cache folder."""
+"""Pulumi engine: the one on PATH, else one built from Go modules and kept in the cache folder."""
 
 import hashlib
 import json
@@ -25,18 +25,18 @@ _RANDOM_VERSION = "4.19.1"
 
 @dataclass(frozen=True)
 class Engine:
-    """A usable Pulumi."""
+    """Usable Pulumi engine."""
 
     path: tuple[Path, ...]
-    """Folders that come first on PATH; empty for a `pulumi` that is already there."""
+    """Folders to put first on PATH; empty for an existing `pulumi`."""
     home: Path | None
-    """PULUMI_HOME with the providers in it; None for the user's own."""
+    """PULUMI_HOME with the providers; None for the user's own."""
 
 
 def ensure(progress: Progress) -> Engine:
-    """The engine, built where there is none on PATH: about 12 minutes of processor time once, from empty caches.
+    """Return the engine, built if PATH has none: about 12 minutes of processor time, once, from empty caches.
 
-    Raises `LocalError` when a build fails.
+    Raises `LocalError` if a build fails.
     """
     if shutil.which("pulumi", path=_path()):
         return Engine((), None)
@@ -53,7 +53,7 @@ def ensure(progress: Progress) -> Engine:
 
 
 def environment(engine: Engine, instance: Instance | None) -> dict[str, str]:
-    """The variables that make `pulumi` this engine and, with an instance, its state: nothing of this process but PATH.
+    """Return the variables that select this engine and an instance's state; only PATH is inherited from this process.
 
     `pulumi`, then the programs beside this interpreter, come first on PATH.
     """
@@ -115,8 +115,8 @@ def _random(progress: Progress) -> Path:
 
 
 def _module(module: Path, path: str) -> Path:
-    """The folder of the Go module `path` in the version that `module` requires, fetched if need be."""
-    # Progress lines of a download go to standard error; the description is the one object.
+    """Return the folder of the Go module `path` in the version that `module` requires, fetched if necessary."""
+    # Progress of a download goes to standard error; standard output has only the description.
     text = programs.run(
         [str(builds.go()), "mod", "download", "-json", path],
         what=f"fetching the Go module {path}", cwd=module, env=builds.go_environment(),

@@ -1,4 +1,4 @@
-"""Images built on this machine, from Debian packages and PyPI, without a registry or a container engine."""
+"""Images built on this machine from Debian packages and PyPI, without a registry or a container engine."""
 
 import hashlib
 import os
@@ -27,18 +27,18 @@ _MARIADB_BASE: Final = ("mariadb-client", "mariadb-server-core")
 _HOME: Final = "opt/mlflow"
 _PYTHON: Final = "3.11"  # Debian bookworm's
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Their test suites are a tenth of the image, and nothing imports them.
+# The test suites are a tenth of the image, and nothing imports them.
 _UNTESTED: Final = ("matplotlib", "numpy", "pandas", "pyarrow", "scipy", "sklearn")
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is ready to be loaded into a node."""
+    """Image that is ready to be loaded into a node."""
 
     reference: str
-    """What pods call it."""
+    """Name of the image in pods."""
     archive: Path
-    """A docker archive."""
+    """Docker archive."""
 
 
 def _digest(*parts: str) -> str:
@@ -46,7 +46,8 @@ def _digest(*parts: str) -> str:
 
 
 def _kept(name: str, digest: str, build: Callable[[Path], None]) -> Image:
-    """The archive `<name>-<version>-<digest>.tar` in the cache, built into a scratch folder if it is not there."""
+    """Return the archive `<name>-<version>-<digest>.tar` in the cache, built in a scratch folder if it does not
+    exist."""
     folder = cache_dir() / "images"
     pattern = f"{name}-*-{digest}.tar"
 
@@ -77,7 +78,7 @@ def _run(what: str, *argv: str | Path) -> str:
 
 
 def _install(home: Path) -> None:
-    """A virtual environment as `venv` would make it, filled without running the image's Python."""
+    """Create a virtual environment as `venv` would, without running the image's Python."""
     packages = home / f"lib/python{_PYTHON}/site-packages"
     platform_tag = f"{platform.machine()}-manylinux_2_36"
     _run(
@@ -106,14 +107,14 @@ def _install(home: Path) -> None:
 
 
 def _compile(root: Path, home: Path) -> None:
-    """Bytecode by the image's own Python, valid whatever times the files get in the image."""
+    """Compile bytecode with the image's own Python, valid for any file times in the image."""
     compileall = f"/{_HOME}/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /{_HOME}/lib"
     script = f'mount --bind "$1" "$2/opt" && exec chroot "$2" {compileall}'
     _run("Compiling MLflow's packages", "unshare", "--mount", "sh", "-c", script, "sh", home.parent, root)
 
 
 def mlflow(progress: Progress) -> Image:
-    """MLflow with its database, S3 and metrics drivers on Debian's Python, built once per content of its recipe.
+    """Build MLflow with its database, S3 and metrics drivers on Debian's Python, once per content of its recipe.
 
     It runs under any user ID with a read-only root; `python`, `mlflow`, `uvicorn`, `bash` are on its PATH.
 
@@ -145,7 +146,7 @@ def mlflow(progress: Progress) -> Image:
 
 
 def nginx(progress: Progress) -> Image:
-    """Debian's nginx-light, built once per content of its recipe. It runs under any user ID with a read-only root.
+    """Build Debian's nginx-light, once per content of its recipe. It runs under any user ID with a read-only root.
 
     Raises:
         LocalError: Debian's mirror could not be reached, or a build step failed.
@@ -154,7 +155,8 @@ def nginx(progress: Progress) -> Image:
 
 
 def mariadb(progress: Progress) -> Image:
-    """Debian's MariaDB: `mariadbd`, `mariadb-install-db`, and the clients `mariadb`, `mariadb-admin`, `mariadb-dump`.
+    """Build Debian's MariaDB: `mariadbd`, `mariadb-install-db`, and the clients `mariadb`, `mariadb-admin`,
+    `mariadb-dump`.
 
     It runs under any user ID with a read-only root, given a data folder, a socket and a `/tmp`.
 
@@ -165,7 +167,7 @@ def mariadb(progress: Progress) -> Image:
 
 
 def _of_debian(progress: Progress, name: str, packages: Sequence[str], version: Sequence[str]) -> Image:
-    """An image of a root filesystem with these packages; `version` prints what its tag says."""
+    """Build an image of a root filesystem with these packages; `version` prints the version for its tag."""
     digest = _digest(platform.machine(), recipe(packages))
 
     def build(scratch: Path) -> None:

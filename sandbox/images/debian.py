@@ -1,4 +1,4 @@
-"""Debian root filesystems, made by debootstrap and kept in the cache by the content of their recipe."""
+"""Debian root filesystems, made by debootstrap and cached by the content of their recipe."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ SUITE: Final = "bookworm"
 _RECIPE: Final = 1  # raised when what this module does to a root filesystem changes
 _HASTE: Final = "etc/dpkg/dpkg.cfg.d/haste"
 _KEYRING: Final = Path("usr/share/keyrings/debian-archive-keyring.gpg")
-# What no process reads. Copyright files stay.
+# Files that no process reads. Copyright files are kept.
 _NEEDLESS: Final = (
     "usr/share/man",
     "usr/share/info",
@@ -30,7 +30,7 @@ _NEEDLESS: Final = (
     "var/lib/apt/lists",
     "var/log",
 )
-# What debootstrap copies from the machine, or what differs from run to run.
+# Files that debootstrap copies from the machine, or that differ between runs.
 _FOREIGN: Final = (
     "etc/apt/sources.list",
     "etc/hostname",
@@ -49,7 +49,7 @@ def _run(what: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env:
 
 
 def _package(name: str) -> Path:
-    """The files of a Debian package, unpacked into the cache: nothing is installed on the machine."""
+    """Return the files of a Debian package, unpacked into the cache: nothing is installed on the machine."""
     folder = cache_dir() / "debian" / name
     if folder.exists():
         return folder
@@ -71,7 +71,7 @@ def _package(name: str) -> Path:
 
 
 def _debootstrap() -> tuple[list[str | Path], dict[str, str]]:
-    """The command, with the keyring to check signatures against, and its environment."""
+    """Return the command, with the keyring for signatures, and its environment."""
     keyring = Path("/") / _KEYRING
     if not keyring.exists():
         keyring = _package("debian-archive-keyring") / _KEYRING
@@ -85,8 +85,8 @@ def _debootstrap() -> tuple[list[str | Path], dict[str, str]]:
 
 
 def _mirror() -> list[str]:
-    """The mirror stated, or the one of this machine's own apt for bookworm, which has the other suites, too; without
-    either debootstrap has a default."""
+    """Return the configured mirror, or the one of this machine's own apt for bookworm, which has the other suites, too;
+    empty for debootstrap's default."""
     given = os.environ.get("MLFLOW_STACK_DEBIAN_MIRROR")
     if given:
         return [given]
@@ -119,25 +119,25 @@ def _strip(root: Path) -> None:
 
 
 def recipe(packages: Sequence[str], suite: str = SUITE) -> str:
-    """What a root filesystem with these packages is made from, as a digest of 12 characters."""
+    """Return a digest of 12 characters of everything that determines a root filesystem with these packages."""
     return hashlib.sha256(json.dumps([_RECIPE, suite, sorted(packages)]).encode()).hexdigest()[:12]
 
 
 def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = SUITE) -> Path:
-    """A minimal Debian root filesystem with these packages, made once and then taken from the cache.
+    """Return a minimal Debian root filesystem with these packages, created once and then cached.
 
     It belongs to the cache: copy it or mount something over it before writing to it. It holds no machine id, no
     `resolv.conf`, no package lists and no documentation. The mirror is the one in `MLFLOW_STACK_DEBIAN_MIRROR`, else
     the machine's own for bookworm, else debootstrap's default.
 
     Args:
-        progress: where the build is shown.
-        name: what it is for; part of the folder's name.
+        progress: shows the build.
+        name: purpose; part of the folder's name.
         packages: Debian packages beyond the essential ones.
         suite: the Debian release.
 
     Raises:
-        LocalError: no debootstrap could be had, or it failed.
+        LocalError: debootstrap is not available, or it failed.
     """
     roots = cache_dir() / "roots"
     root = roots / f"{name}-{recipe(packages, suite)}"
@@ -146,7 +146,7 @@ def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = 
     roots.mkdir(parents=True, exist_ok=True)
     if os.geteuid():
         raise LocalError("Building a root filesystem needs root. Run the same command as root.")
-    # One at a time: two would download the same packages and share the folder they are kept in.
+    # One at a time: two would download the same packages into the same folder.
     with FileLock(roots / ".lock"):
         if root.exists():
             return root
@@ -154,9 +154,7 @@ def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = 
             partial = roots / f".{root.name}"
             shutil.rmtree(partial, ignore_errors=True)
             (partial / _HASTE).parent.mkdir(parents=True)
-            (partial / _HASTE).write_text(
-                "force-unsafe-io\n"
-            )  # a killed build is thrown away, so nothing need be synced
+            (partial / _HASTE).write_text("force-unsafe-io\n")  # a killed build is discarded, so syncing is unnecessary
             packages_kept = cache_dir() / "debian" / "packages"
             packages_kept.mkdir(parents=True, exist_ok=True)
             command, environment = _debootstrap()
@@ -168,12 +166,12 @@ def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = 
                 partial,
                 *_mirror(),
             ]
-            # Its own mounts and processes end with it, also when it is killed.
+            # Its own mounts and processes end with it, even if it is killed.
             isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
             _run(f"debootstrap of {name}", [*isolated, *command, *arguments], env=environment)
             _strip(partial)
             if (partial / "usr/bin/python3").exists():
-                # Valid whatever times the files get in an image: nobody can write new ones there.
+                # Valid for any file times in an image, because bytecode cannot be written there.
                 compiled = [
                     "-m",
                     "compileall",

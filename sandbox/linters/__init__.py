@@ -1,4 +1,4 @@
-"""Linters that no package index carries, built from Go modules."""
+"""Linters that are in no package index, built from Go modules."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ _MODULES = Path(__file__).parent / "modules"
 
 
 def actionlint(progress: Progress) -> Path:
-    """The linter of GitHub's workflows. Raises `LocalError` when the build fails."""
+    """Return the linter of GitHub's workflows. Raises `LocalError` if the build fails."""
     package = "github.com/rhysd/actionlint/cmd/actionlint"
     return go_binary(progress, "actionlint", _MODULES / "actionlint", package, estimate=30)

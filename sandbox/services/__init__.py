@@ -1,4 +1,4 @@
-"""Servers that a real stack finds in its surroundings, as pods on the local node: where a stack's local overlay lists
+"""Services that a real stack finds in its environment, as pods on the local node, for stacks whose local overlay lists
 them, and for tests."""
 
 import secrets
@@ -24,7 +24,7 @@ from sandbox.paths import Instance
 
 NAMESPACE: Final = "local-services"
 VERSITYGW: Final = "1.8.0"
-# The last release whose module holds the controller; the definitions are newer, and have all that it knows.
+# The last release whose module has the controller. The definitions are newer and compatible with it.
 _CERT_MANAGER: Final = "1.11.5"
 _FOLDER: Final = Path(__file__).parent
 _PROJECT: Final = "mlflow-stack"
@@ -33,26 +33,26 @@ _SECONDS: Final = 120
 
 @dataclass(frozen=True)
 class Service:
-    """One server, in the namespace `local-services` under its own name."""
+    """Service in the namespace `local-services`, under its own name."""
 
     name: str
-    """What overlays call it."""
+    """Name of the service in overlays."""
     program: Callable[[Progress], Image]
-    """Its image."""
+    """Builder of its image."""
     texts: Callable[[Instance, Mapping[str, Any]], dict[str, str]]
-    """What its manifest needs, by the instance and the stack's configuration."""
+    """Variables of its manifest, by the instance and the stack's configuration."""
     definitions: Sequence[str] = ()
     """The modules of `sandbox.cluster.crds` that define what its manifest has beside Kubernetes' own. Default: none."""
 
 
 def s3_server(progress: Progress) -> Path:
-    """Versity's S3 gateway before a folder, one static program. Raises `LocalError` when the build fails."""
+    """Build Versity's S3 gateway for a folder, one static program. Raises `LocalError` if the build fails."""
     package = "github.com/versity/versitygw/cmd/versitygw"
     return go_binary(progress, "versitygw", _FOLDER / "modules" / "versitygw", package, estimate=140)
 
 
 def _s3(instance: Instance, config: Mapping[str, Any]) -> dict[str, str]:
-    """A bucket as the stack wants it, and in the stack's namespace, as its administrators would, the keys for it."""
+    """Return a bucket for the stack, and its keys in the stack's namespace, as an administrator would create them."""
     file = instance.root / "s3.yaml"
     if not file.exists():
         fresh = file.with_suffix(".new")
@@ -74,7 +74,7 @@ def _cert_manager(progress: Progress) -> Image:
 
 
 def _authority(instance: Instance, config: Mapping[str, Any]) -> dict[str, str]:
-    """What the issuer signs with."""
+    """Return the certificate and key that the issuer signs with."""
     own = authority.issuer(instance)
     return {"certificate": _base64(own.chain), "key": _base64(own.key)}
 
@@ -95,7 +95,7 @@ _KNOWN: Final = {service.name: service for service in (S3, CERT_MANAGER)}
 
 
 def named(names: Sequence[str]) -> list[Service]:
-    """The services of these names. Raises `LocalError` for one that there is not."""
+    """Return the services of these names. Raises `LocalError` for an unknown one."""
     for name in names:
         if name not in _KNOWN:
             raise LocalError(f"there is no local service {name!r}. Next: take of {', '.join(sorted(_KNOWN))}.")
@@ -109,9 +109,9 @@ def start(
     config: Mapping[str, Any],
     services: Sequence[Service],
 ) -> None:
-    """Brings the services up, whose images the node has, and returns when they answer. `kubectl`: the command.
+    """Deploy the services, whose images the node has, and return when they answer. `kubectl`: the command.
 
-    Raises `LocalError` when one does not become ready.
+    Raises `LocalError` if a service does not become ready.
     """
     for service in services:
         text = Template((_FOLDER / "manifests" / f"{service.name}.yaml").read_text()).substitute(
