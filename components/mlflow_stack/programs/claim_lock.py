@@ -1,8 +1,8 @@
-"""An exclusive lock on the claim with the SQLite database, which every writer holds: steps and server.
+"""Exclusive lock on the claim of the SQLite database, held by every writer: schema steps and server.
 
-A POSIX lock: it excludes processes on one node, whatever pods they are in, and on a network volume with working locks
-(NFS) those of other nodes. It ends with its process. It proves nothing on a volume whose locks are local to each node,
-and nothing against a writer that does not take it.
+The lock is a POSIX lock. It excludes processes on the same node, in any pod, and on a network volume with working locks
+(NFS) also those on other nodes. It ends with its process. It has no effect on volumes whose locks are local to each
+node, or on writers that do not take it.
 """
 
 import fcntl
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 class LockError(Exception):
-    """The lock was not given; the message names why and what to do."""
+    """The lock was not acquired; the message names the reason and the remedy."""
 
 
 def take(file: Path, purpose: str, seconds: float) -> int:
-    """Wait for the lock, saying for what, and return the descriptor that holds it.
+    """Wait for the lock, log what it waits for, and return the descriptor that holds it.
 
-    Raises `LockError` where it is not free within the time or the volume has no locks. To close any descriptor of the
-    file gives the lock back.
+    Raises `LockError` if the lock is not free in time or the volume has no locks. Closing any descriptor of the file
+    releases the lock.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o660)
     deadline = time.monotonic() + seconds

@@ -1,18 +1,18 @@
-"""MLflow's stored secrets, kept readable by the keys of the server that is about to start.
+"""MLflow's stored secrets, re-encrypted with the keys of the server that is about to start.
 
 Runs in the MLflow image after the schema step and before the server. MLflow encrypts the secrets of webhooks with
 ``MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`` and the API keys of its gateway with a key derived from
-``MLFLOW_CRYPTO_KEK_PASSPHRASE`` and ``MLFLOW_CRYPTO_KEK_VERSION``. Without them each process makes a webhook key of its
-own, and the passphrase is one that is printed in MLflow's source.
+``MLFLOW_CRYPTO_KEK_PASSPHRASE`` and ``MLFLOW_CRYPTO_KEK_VERSION``. Without these variables, each process generates its
+own webhook key, and the passphrase is one that is published in MLflow's source.
 
-- Without an argument: brings each stored secret to the present keys, in one transaction. A secret is opened with the
-  present key, a former one (``FORMER_KEYS``) or MLflow's published passphrase. A webhook whose secret no key opens is
-  disabled and loses that secret, because one such row makes MLflow answer 500 for every webhook.
-- ``report``: changes nothing and names each stored secret that the present keys do not open, and each disabled webhook
-  without a secret. Exits with 1 if there is one.
+- Without an argument: re-encrypts each stored secret with the present keys, in one transaction. A secret is decrypted
+  with the present key, a former one (``FORMER_KEYS``) or MLflow's published passphrase. A webhook whose secret cannot
+  be decrypted is disabled and loses that secret, because one such row makes MLflow answer 500 for every webhook.
+- ``report``: changes nothing and lists each stored secret that the present keys cannot decrypt, and each disabled
+  webhook without a secret. Exits with 1 if there is one.
 """
 
-# SQLAlchemy's and MLflow's types are not those of this project.
+# SQLAlchemy's and MLflow's types are incomplete.
 # pyright: basic
 
 import json
@@ -40,7 +40,7 @@ LOCK_SECONDS: Final = 600
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys that one server has."""
+    """Keys of one server."""
 
     webhook: str
     """Fernet key of webhooks' secrets."""
@@ -52,16 +52,16 @@ class Keys:
 
 @dataclass
 class Findings:
-    """The stored secrets that were looked at, in lines for the log."""
+    """Stored secrets that were processed, in lines for the log."""
 
     moved: list[str] = field(default_factory=list)
-    """Secrets that a former key opened."""
+    """Secrets decrypted with a former key."""
     lost: list[str] = field(default_factory=list)
-    """Secrets that no key opens."""
+    """Secrets that no key decrypts."""
 
 
 def present(environment: Mapping[str, str]) -> Keys:
-    """Return the keys that the server has."""
+    """Return the keys of the server."""
     return Keys(
         environment["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"],
         environment["MLFLOW_CRYPTO_KEK_PASSPHRASE"],
@@ -70,12 +70,12 @@ def present(environment: Mapping[str, str]) -> Keys:
 
 
 def former(environment: Mapping[str, str]) -> list[Keys]:
-    """Return the keys that the stack had before, the newest first."""
+    """Return the former keys of the stack, newest first."""
     return [Keys(**keys) for keys in json.loads(environment.get("FORMER_KEYS") or "[]")]
 
 
 def webhooks(connection: Connection, keys: Keys, before: Sequence[Keys], findings: Findings) -> None:
-    """Encrypt the secrets of webhooks with the present key; disable a webhook whose secret no key opens."""
+    """Re-encrypt the secrets of webhooks with the present key; disable webhooks whose secret no key decrypts."""
     cipher = Fernet(keys.webhook)
     older = [Fernet(one.webhook) for one in before]
     rows = connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.secret.is_not(None)).with_for_update()).all()
@@ -104,7 +104,7 @@ def _opened(cipher: Fernet, secret: str) -> bytes | None:
 
 
 def gateway(connection: Connection, keys: Keys, before: Sequence[Keys], findings: Findings) -> None:
-    """Wrap the data keys of the gateway's secrets with the present passphrase; leave alone what no key opens."""
+    """Wrap the data keys of the gateway's secrets with the present passphrase; leave those that no key decrypts."""
     rows = connection.execute(select(GATEWAY).with_for_update()).all()
     if not rows:
         return
@@ -142,12 +142,12 @@ def gateway(connection: Connection, keys: Keys, before: Sequence[Keys], findings
 
 
 def _older(before: Sequence[Keys], version: int) -> Iterator[tuple[str, int]]:
-    """Yield the passphrases, with their versions, that a row may be wrapped with."""
+    """Yield the passphrases and versions that may have wrapped a row's data key."""
     from mlflow.utils.crypto import DEFAULT_KEK_PASSPHRASE
 
     for keys in before:
         yield keys.passphrase, keys.version
-    # MLflow's own default; the version is the row's, since `mlflow crypto rotate-kek` may have raised it.
+    # MLflow's own default; the version is the row's, because `mlflow crypto rotate-kek` may have raised it.
     yield DEFAULT_KEK_PASSPHRASE, version
 
 
@@ -172,10 +172,10 @@ def disabled(connection: Connection) -> list[str]:
 
 
 def settle(uri: str, keys: Keys, before: Sequence[Keys], *, keep: bool) -> tuple[Findings, list[str]]:
-    """Bring each stored secret to the present keys.
+    """Re-encrypt each stored secret with the present keys.
 
-    :param keep: Whether the changes are committed; without, the database stays as it is.
-    :return: The findings, and the disabled webhooks without a secret as they were before.
+    :param keep: Whether to commit the changes; otherwise the database is unchanged.
+    :return: The findings, and the webhooks that were disabled and without a secret before.
     """
     findings = Findings()
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
@@ -196,7 +196,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Run as the pod does, or as an operator with ``report``."""
+    """Run the step as in the pod, or with ``report`` for an operator."""
     report = sys.argv[1:] == ["report"]
     if not report and (lock := os.environ.get("CLAIM_LOCK")):
         try:

@@ -1,9 +1,10 @@
-"""Brings a model into the pod's volume: ``models:/``, ``runs:/`` from an MLflow registry, ``s3://`` from a bucket.
+"""Download of a model into the pod's volume: ``models:/`` or ``runs:/`` from an MLflow registry, ``s3://`` from a
+bucket.
 
-Runs in the MLflow image, before the server and apart from it, since it alone has credentials: files in the folder
-``CREDENTIALS``, each named as the variable of MLflow's client whose value it holds, read anew at each attempt, and for
-``s3://`` the file that boto3 is told of. ``MODEL_URI`` says which model, ``VOLUME`` where to, ``VOLUME_BYTES`` how much
-fits. In a volume that has the model already nothing is asked, so that a pod whose node comes back needs no registry.
+Runs in the MLflow image, before the server and in a separate container, since only it has credentials: files in the
+folder ``CREDENTIALS``, each named after the variable of MLflow's client whose value it holds and read at each attempt;
+for ``s3://``, boto3's credentials file. ``MODEL_URI`` is the model, ``VOLUME`` the destination, ``VOLUME_BYTES`` its
+capacity. If the volume has the model already, nothing is requested: a pod can restart without the registry.
 """
 
 import os
@@ -19,19 +20,19 @@ from model_volume import REFUSED_STATUSES, NotYetError, RefusedError, Volume, br
 REPORT_SECONDS: Final = 2.0
 MEGABYTE: Final = 10**6
 USER: Final = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-# What MLflow calls a model, version, alias, run or name that is not there or cannot be.
+# MLflow's error codes for a missing or invalid model, version, alias, run or name.
 NOT_THERE: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
 def credentials(folder: Path) -> None:
-    """Puts the registry's user into the environment, as the mounted Secret has it now."""
+    """Set the registry's user in the environment, from the present content of the mounted Secret."""
     for name in USER:
         if (folder / name).is_file():
             os.environ[name] = (folder / name).read_text(encoding="utf-8").strip()
 
 
 def ask(registry: str) -> None:
-    """Makes sure that the registry answers, and to this user."""
+    """Check that the registry answers and accepts this user."""
     user, token = os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_TOKEN")
     auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
     headers = {"Authorization": f"Bearer {token}"} if token and not user else {}
@@ -45,7 +46,7 @@ def ask(registry: str) -> None:
 
 
 def located(uri: str, registry: str) -> Any:
-    """MLflow's repository of the model's files."""
+    """Return MLflow's repository of the model's files."""
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -65,7 +66,7 @@ def located(uri: str, registry: str) -> Any:
 
 
 def listed(repository: Any, path: str | None = None) -> Iterator[tuple[str, int]]:
-    """Every file with its size."""
+    """Return every file with its size."""
     for one in repository.list_artifacts(path):
         if one.is_dir:
             yield from listed(repository, one.path)
@@ -75,7 +76,7 @@ def listed(repository: Any, path: str | None = None) -> Iterator[tuple[str, int]
 
 @contextmanager
 def reported(uri: str, folder: Path, total: int) -> Generator[None]:
-    """Says now and then how much has come."""
+    """Log the progress of the download at intervals."""
     ended = threading.Event()
 
     def size(file: Path) -> int:
@@ -99,7 +100,7 @@ def reported(uri: str, folder: Path, total: int) -> Generator[None]:
 
 
 def s3_refusal(error: BaseException) -> str | None:
-    """What S3 says of a request that will not work later either."""
+    """Return S3's message for a request that will not succeed later either; None for any other error."""
     response: dict[str, Any] = getattr(error, "response", None) or {}
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) >= 500:
         return None
@@ -108,7 +109,7 @@ def s3_refusal(error: BaseException) -> str | None:
 
 
 def fetch(uri: str, registry: str, volume: Volume, most: int) -> None:
-    """One attempt."""
+    """Try once to fetch the model."""
     if not uri.startswith("s3://"):
         ask(registry)
     repository = located(uri, registry)
@@ -142,7 +143,7 @@ def _trouble(uri: str, error: Exception) -> Exception:
 
 
 def run(volume: Volume) -> None:
-    """The whole step."""
+    """Run the step until it succeeds, fails for good or times out."""
     uri = os.environ["MODEL_URI"]
     if volume.model.exists():
         say(f"{uri} is here already")
@@ -156,7 +157,7 @@ def run(volume: Volume) -> None:
 
 
 def main() -> int:
-    """The step as the pod runs it."""
+    """Run the step as in the pod."""
     volume = Volume(Path(os.environ["VOLUME"]))
     return step(volume, lambda: run(volume))
 

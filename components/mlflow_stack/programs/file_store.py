@@ -1,18 +1,18 @@
-"""Converts the file store of an older MLflow on the same volume, once, before the first start of a server there.
+"""Conversion of an older MLflow's file store on the same volume, once, before the first start of a server there.
 
 Runs in the MLflow image, with these paths in its environment:
 
-- ``DATABASE``: the database to make; where it exists there is nothing to do. Its folder is where the claim is mounted.
-- ``FILE_STORE``: the folder with the experiments (``mlruns``). It is only read.
-- ``FILE_STORE_MOUNT``: where the older server had the claim mounted, as its artifact locations say. Default: where it
-  is mounted here.
+- ``DATABASE``: the database to create; if it exists, there is nothing to do. Its folder is the claim's mount point.
+- ``FILE_STORE``: the folder of the experiments (``mlruns``). It is only read.
+- ``FILE_STORE_MOUNT``: the older server's mount point of the claim, as in its artifact locations. Default: the mount
+  point here.
 - ``ARTIFACTS``: the folder that the new server serves artifacts from.
 
-MLflow's own converter does the work. It is helped where it falls short: artifacts that lie on the claim become served
-ones (linked, or copied where the volume has no hard links), an experiment in the trash stays deleted, and a metric that
-was written twice in the same millisecond does not end the conversion. Everything is counted in the file store and again
-in the database, which gets its name only when nothing is missing. A link shares its bytes with the file store: an
-artifact that is later written anew under its old name changes in both.
+MLflow's own converter does the conversion. This program adds what it lacks: artifacts on the claim become served ones
+(linked, or copied if the volume has no hard links), an experiment in the trash stays deleted, and a metric that was
+written twice in the same millisecond does not stop the conversion. Everything is counted in the file store and again in
+the database, which gets its final name only if nothing is missing. A link shares its bytes with the file store: an
+artifact that is later overwritten under its old name changes in both.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from sqlite_schema import beside
 TRASH: Final = ".trash"
 META: Final = "meta.yaml"
 NOT_RUNS: Final = frozenset({"tags", "datasets", "traces", "models", TRASH})
-# Where a database says where artifacts are: table, column, which rows.
+# Columns of a database that hold artifact locations: table, column, condition on the rows.
 LOCATIONS: Final = (
     ("runs", "artifact_uri", "true"),
     ("logged_models", "artifact_location", "true"),
@@ -60,21 +60,21 @@ COUNTS: Final = {
 
 @dataclass
 class FileStore:
-    """What a file store holds, as its server showed it."""
+    """Content of a file store, as its server showed it."""
 
     folder: Path
     counts: Counter[str] = field(default_factory=Counter[str])
     deleted: dict[int, int] = field(default_factory=dict[int, int])
-    """Experiments in the trash, and since when: milliseconds since 1970."""
+    """Experiments in the trash, with the time of deletion: milliseconds since 1970."""
     deleted_runs: dict[str, int] = field(default_factory=dict[str, int])
-    """Runs deleted one by one, and since when."""
+    """Individually deleted runs, with the time of deletion."""
     unreadable: list[str] = field(default_factory=list[str])
-    """Folders that the old server did not show either."""
+    """Folders that the old server could not read either."""
     text_bytes: int = 0
 
 
 def distinct(lines: Iterable[str]) -> list[str]:
-    """The lines of a metric file, without those that say the same value at the same time and step again."""
+    """Return the lines of a metric file, without duplicates of value, time and step."""
     seen: dict[tuple[int, int, str], str] = {}
     for line in lines:
         words = line.split()
@@ -83,7 +83,7 @@ def distinct(lines: Iterable[str]) -> list[str]:
         if len(words) < 2:
             raise ValueError(line)
         step = int(words[2]) if len(words) > 2 else 0
-        # A database keeps no sign of zero, and nothing beyond the largest number.
+        # A database does not keep the sign of zero, or values beyond the largest number.
         value = str(max(min(float(words[1]), sys.float_info.max), -sys.float_info.max) + 0.0)
         seen.setdefault((int(words[0]), step, value), line)
     return list(seen.values())
@@ -108,7 +108,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _milliseconds(path: Path) -> int:
-    """When a file was last changed, renamed or moved."""
+    """Return when a file was last changed, renamed or moved."""
     return path.stat().st_ctime_ns // 1_000_000
 
 
@@ -136,12 +136,12 @@ def _read_run(store: FileStore, folder: Path, trashed: bool) -> None:
 
 
 def read(folder: Path) -> FileStore:
-    """Counts what is in a file store."""
+    """Count the content of a file store."""
     if not folder.is_dir():
         raise RefusedError(
             f"there is no folder {folder} on the claim. Nothing was changed. Say where the experiments are."
         )
-    # The converter takes either, too.
+    # The converter accepts both, too.
     store = FileStore(folder / "mlruns" if (folder / "mlruns").is_dir() else folder)
     for parent in (store.folder, store.folder / TRASH):
         trashed = parent.name == TRASH
@@ -180,7 +180,7 @@ def read(folder: Path) -> FileStore:
 
 @dataclass(frozen=True)
 class Claim:
-    """Where the same files are: for the older server, here, and for the server to come."""
+    """Paths of the same files: for the older server, here, and for the new server."""
 
     mount: PurePosixPath
     folder: Path
@@ -188,7 +188,7 @@ class Claim:
     artifacts: Path
 
     def here(self, location: str) -> Path | None:
-        """The path here of an artifact location; None if it is not on the claim."""
+        """Return the path here of an artifact location; None if it is not on the claim."""
         parts = urlsplit(location)
         if parts.scheme == "file" and parts.netloc in ("", "localhost"):
             path = unquote(parts.path)
@@ -196,26 +196,26 @@ class Claim:
             path = location
         else:
             return None
-        # A server told ./mlruns had the claim as its working folder.
+        # A server with ./mlruns had the claim as its working folder.
         there = PurePosixPath(os.path.normpath(self.mount / path))
         return self.folder / there.relative_to(self.mount) if there.is_relative_to(self.mount) else None
 
     def served(self, path: Path) -> str:
-        """The artifact path under which the new server serves what is at a path here."""
+        """Return the artifact path under which the new server serves a path here."""
         for root in (self.artifacts, self.store, self.folder):
             if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         raise AssertionError(path)
 
     def files(self, path: Path) -> Path:
-        """Where what was at a path is now: deleting an experiment moved it to the trash."""
+        """Return the present path of something that was at a path: deleting an experiment moved it to the trash."""
         if path.exists() or not path.is_relative_to(self.store):
             return path
         return self.store / TRASH / path.relative_to(self.store)
 
 
 class _Progress(io.TextIOBase):
-    """Passes on which experiment is under way, and not the advice to start a server on the unfinished file."""
+    """Log the current experiment, but not the advice to start a server on the unfinished file."""
 
     def write(self, text: str, /) -> int:
         if text.startswith("["):
@@ -224,7 +224,7 @@ class _Progress(io.TextIOBase):
 
 
 def convert(store: FileStore, database: Path) -> None:
-    """Lets MLflow's converter write the file store into a new database."""
+    """Run MLflow's converter from the file store into a new database."""
     import mlflow.store.fs2db
     from mlflow.store.fs2db import _tracking, _utils
 
@@ -239,8 +239,8 @@ def convert(store: FileStore, database: Path) -> None:
 
 
 def delete(store: FileStore, connection: sqlite3.Connection) -> None:
-    """Deletes in the database what the older server had deleted, in the way MLflow does it now: an experiment with
-    its runs, and with the time, without which garbage collection would never find them."""
+    """Delete in the database what was deleted in the older server, in MLflow's present form: an experiment with its
+    runs, and with the time, without which garbage collection would never find them."""
     for experiment, since in store.deleted.items():
         connection.execute("update experiments set lifecycle_stage = 'deleted' where experiment_id = ?", [experiment])
         connection.execute(
@@ -255,8 +255,8 @@ def delete(store: FileStore, connection: sqlite3.Connection) -> None:
 
 
 def relocate(claim: Claim, connection: sqlite3.Connection) -> tuple[list[Path], int]:
-    """Turns locations on the claim into served ones; returns the paths that are to be served, and how many
-    locations lie elsewhere on a disk that no server can see."""
+    """Turn locations on the claim into served ones; return the paths to serve, and the number of locations elsewhere
+    on a disk that no server can read."""
     paths: set[Path] = set()
     elsewhere = 0
     for table, column, rows in (("experiments", "artifact_location", "true"), *LOCATIONS):
@@ -277,9 +277,9 @@ def relocate(claim: Claim, connection: sqlite3.Connection) -> tuple[list[Path], 
 
 
 def _trees(claim: Claim, paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
-    """Every file under the paths, and where it is to be served from. A path inside another comes only once."""
+    """Yield every file under the paths, with the path to serve it from. Nested paths are yielded once."""
     done: Path | None = None
-    for path in paths:  # sorted: what is inside comes next
+    for path in paths:  # sorted: nested paths follow their parents
         if path.is_relative_to(claim.artifacts) or (done is not None and path.is_relative_to(done)):
             continue
         done = path
@@ -293,15 +293,15 @@ def _trees(claim: Claim, paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
 
 
 def serve(claim: Claim, paths: Iterable[Path]) -> tuple[int, int, int]:
-    """Puts the artifacts where the new server serves them from; returns how many files there are, how many of them
-    had to be copied, and their bytes."""
+    """Place the artifacts where the new server serves them from; return the number of files, the number of copied
+    ones, and their bytes."""
     count = copied = size = 0
     for file, target in _trees(claim, paths):
         length = file.stat().st_size
         count += 1
         size += length
         if target.exists() and target.stat().st_size == length:
-            continue  # by a run before this one
+            continue  # by an earlier run
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -328,7 +328,7 @@ def _compare(store: FileStore, connection: sqlite3.Connection) -> None:
 
 
 def run(database: Path, folder: Path, mount: PurePosixPath, artifacts: Path) -> None:
-    """The conversion: see the module's text."""
+    """Run the conversion; see the module's docstring."""
     with sqlite_schema.alone(database):
         scratch, new = beside(database, ".converted"), beside(database, ".new")
         sqlite_schema.discard(scratch)
@@ -375,7 +375,7 @@ def run(database: Path, folder: Path, mount: PurePosixPath, artifacts: Path) -> 
 
 
 def main() -> int:
-    """The conversion as the pod runs it."""
+    """Run the conversion as in the pod."""
     database = Path(os.environ["DATABASE"]).absolute()
     folder = Path(os.environ["FILE_STORE"]).absolute()
     mount = PurePosixPath(os.environ.get("FILE_STORE_MOUNT") or database.parent)

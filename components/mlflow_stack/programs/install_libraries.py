@@ -1,9 +1,9 @@
-"""Installs what a model needs and the image does not have, into the pod's volume.
+"""Installation of the model's requirements that the image lacks, into the pod's volume.
 
-Runs in the MLflow image after ``fetch_model.py``, with no credentials. What the model pins and the image has in that
-version is left to the image, and so is MLflow itself; everything else comes from the index ``INDEX_URL``, beside what
-the image has, never in another version of that. pip's cache is in the volume until all is installed, so that a step
-that is started again goes on.
+Runs in the MLflow image after ``fetch_model.py``, without credentials. Requirements that the image has in the pinned
+version, and MLflow itself, come from the image. Everything else comes from the index ``INDEX_URL``; packages of the
+image are never replaced by other versions. pip's cache stays in the volume until the installation is complete, so that
+a restarted step continues.
 """
 
 import os
@@ -18,12 +18,12 @@ from model_volume import NotYetError, RefusedError, Volume, brief, installed, pa
 from packaging.utils import canonicalize_name
 
 PYPI: Final = "https://pypi.org/simple/"
-# What pip says where the index answers and a later attempt would end the same way.
+# Messages of pip if the index answers and a retry would fail again.
 FINAL: Final = ("No matching distribution", "ResolutionImpossible", "metadata-generation-failed", "Failed to build")
 
 
 def install(volume: Volume, index: str) -> None:
-    """One attempt."""
+    """Try once to install the requirements."""
     wanted = unmet(volume.model)
     names = {canonicalize_name(one.name) for one in wanted}
     unfinished = volume.fresh("libraries")
@@ -43,7 +43,7 @@ def install(volume: Volume, index: str) -> None:
         *("--requirement", str(requirements), "--constraint", str(constraints)),
     ]
     if index.startswith("http:"):
-        # Whoever states such an address means it; pip would ignore it, but for loopback.
+        # Allow an index over plain http, which pip would ignore unless it is on loopback.
         pip += ["--trusted-host", urlsplit(index).netloc]
     told: list[str] = []
     with subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -62,7 +62,7 @@ def install(volume: Volume, index: str) -> None:
 
 
 def run(volume: Volume) -> None:
-    """The whole step."""
+    """Run the step until it succeeds, fails for good or times out."""
     if volume.libraries.exists():
         say("The libraries are here already")
         return
@@ -70,7 +70,7 @@ def run(volume: Volume) -> None:
 
 
 def main() -> int:
-    """The step as the pod runs it."""
+    """Run the step as in the pod."""
     volume = Volume(Path(os.environ["VOLUME"]))
     return step(volume, lambda: run(volume))
 

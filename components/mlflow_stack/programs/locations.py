@@ -1,12 +1,12 @@
-"""Artifact locations that the tracking server may touch, and the places where MLflow takes one.
+"""Allowed artifact locations of the tracking server, enforced wherever MLflow takes one.
 
-A location is allowed by scheme and prefix: the server's own artifact store, and what ``ARTIFACT_LOCATIONS`` lists. One
-that is not allowed is refused where MLflow would record it, and again where MLflow would read or write it, which covers
-the rows of an adopted database. As a program, with the environment of the server's container, this module lists the
+A location is allowed by scheme and prefix: the server's own artifact store, and the entries of ``ARTIFACT_LOCATIONS``.
+Other locations are refused when MLflow would record them, and again when MLflow would read or write them, which covers
+the rows of an adopted database. Run as a program in the environment of the server's container, this module lists the
 recorded locations that are not allowed.
 """
 
-# MLflow and SQLAlchemy carry no types.
+# MLflow and SQLAlchemy have no types.
 # pyright: basic
 
 import os
@@ -22,28 +22,28 @@ from urllib.parse import unquote, urlsplit
 
 LOCAL = ("", "file")
 REFERENCES = ("models", "runs")
-"""Schemes that name a row of the database, whose own location is judged when it is used."""
+"""Schemes that refer to a row of the database, whose own location is checked when it is used."""
 
 OWN = "mlflow-artifacts:/"
 KEY = "artifactLocations"
-"""The key of the stack file that allows more."""
+"""Key of the stack file that allows further locations."""
 
 LONGEST = 4096
-"""Characters of a location: each layer of encoding is one more pass over all of it."""
+"""Characters of a location: each layer of encoding needs one more pass over all of it."""
 SHOWN = 200
-"""Characters of a location in an error."""
+"""Characters of a location shown in an error."""
 
 TAGS = ("mlflow.artifactLocation", "mlflow.trace.archiveLocation")
 """Tags of traces by which MLflow finds their data."""
 
 
 class MalformedError(ValueError):
-    """The text is no location; the message says why."""
+    """The text is not a location; the message says why."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A location, normalised."""
+    """Normalised location."""
 
     scheme: str
     authority: str
@@ -62,9 +62,9 @@ class Location:
 
 
 def parse(text: str) -> Location:
-    """Normalise a location: case, encoding, empty parts, and ``file:`` for what has no scheme.
+    """Normalise a location: case, encoding, empty parts, and ``file:`` if it has no scheme.
 
-    MLflow reads one location by several parsers. What they could read differently is refused, not interpreted.
+    MLflow parses one location with several parsers. A location that they could read differently is refused.
     """
     if len(text) > LONGEST:
         raise MalformedError(f"is longer than {LONGEST} characters")
@@ -90,10 +90,10 @@ def parse(text: str) -> Location:
     if scheme in LOCAL:
         if authority.lower() not in ("", "localhost") or (not scheme and parts.netloc):
             raise MalformedError("is a path with a host")
-        # MLflow decodes these once, and resolves a relative path by its working directory.
+        # MLflow decodes these once, and resolves relative paths against its working directory.
         path = posixpath.abspath(unquote(parts.path if scheme else text))
         return Location("file", "", tuple(filter(None, path.split("/"))))
-    # Of all others the path is taken as it is: in a bucket, `%61` is not `a`.
+    # The path of other locations is literal: in a bucket, `%61` is not `a`.
     path = parts.path
     segments = path.removeprefix("/").removesuffix("/").split("/") if path.strip("/") else []
     if "" in segments and scheme != "mlflow-artifacts":
@@ -107,12 +107,12 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """The locations of one server."""
+    """Allowed locations of one server."""
 
     chosen: tuple[Location, ...]
     """Roots below which clients may place artifacts."""
     used: tuple[Location, ...]
-    """Roots below which the server reads and writes: the artifact store's own as well."""
+    """Roots below which the server reads and writes, including the artifact store's own."""
     hint: str
     """The roots in words, for an error."""
 
@@ -130,7 +130,7 @@ class Rules:
         )
 
     def check(self, text: str, field: str, *, chosen: bool = False, references: bool = False) -> None:
-        """Raise MLflow's error for a location that is refused."""
+        """Raise MLflow's error if a location is refused."""
         reason = self.reason(text, chosen=chosen, references=references)
         if reason is None:
             return
@@ -143,10 +143,10 @@ class Rules:
 
 
 def from_environment() -> Rules:
-    """Return the rules that the container's environment states."""
+    """Return the rules from the container's environment."""
     listed = [parse(line) for line in os.environ.get("ARTIFACT_LOCATIONS", "").splitlines() if line]
     root = parse(os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or OWN)
-    # Without a proxy MLflow fails at these by itself, but a run without artifacts can still be recorded.
+    # Without a proxy, MLflow itself fails at these, but a run without artifacts can still be recorded.
     chosen = list(dict.fromkeys([root, parse(OWN), *listed]))
     used = list(chosen)
     if os.environ.get("MLFLOW_SERVE_ARTIFACTS", "true") == "true" and "MLFLOW_ARTIFACTS_DESTINATION" in os.environ:
@@ -156,16 +156,16 @@ def from_environment() -> Rules:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that holds locations."""
+    """Column that holds locations."""
 
     model: str
     """Module and class of the row."""
     table: str
     name: str
     field: str
-    """What an error calls it."""
+    """Name of the field in an error."""
     chosen: bool = False
-    """Whether a client states it, and it is not derived from a row above it."""
+    """Whether a client states the location, instead of MLflow deriving it from a parent row."""
     references: bool = False
     placeholders: bool = False
     """Whether prompts, which have no artifacts, record a placeholder."""
@@ -222,14 +222,14 @@ def _judge(column: Column, rules: Rules, row: Any, *, changed: bool) -> None:
 
 
 def guard(rules: Rules) -> None:
-    """Make MLflow, in this process, refuse what the rules refuse. Raises where this MLflow has other internals."""
+    """Make MLflow in this process enforce the rules. Raises if MLflow's internals are not as expected."""
     from functools import wraps
 
     import mlflow.server.handlers as handlers
     from mlflow.store.artifact.artifact_repository_registry import ArtifactRepositoryRegistry
     from sqlalchemy import event
 
-    # Whatever route, client or job writes a row, it writes it through its class.
+    # Every route, client and job writes a row through its class.
     for column in COLUMNS:
         model = _model(column)
 
@@ -261,10 +261,10 @@ def guard(rules: Rules) -> None:
         rules.check(source, "source", references=True)
         decoding(source)
 
-    # MLflow decodes a source until nothing of it is encoded, before it writes a row.
+    # MLflow decodes a source repeatedly until nothing is encoded, before it writes a row.
     handlers._validate_non_local_source_contains_relative_paths = decode
     ArtifactRepositoryRegistry.get_artifact_repository = get_artifact_repository
-    # MLflow asks this first, and serves what it answers for out of its own store, whatever host the location names.
+    # MLflow asks this first. It serves accepted locations from its own store, whatever host the location names.
     handlers._is_servable_proxied_run_artifact_root = is_servable
 
 
@@ -276,7 +276,7 @@ def common_root(locations: Sequence[Location]) -> Location:
 
 
 def outside(rules: Rules, rows: Iterable[tuple[str, int]], column: Column) -> list[str]:
-    """Return a line for each root that is refused, with the number of its rows."""
+    """Return a line for each refused root, with the number of its rows."""
     groups: defaultdict[tuple[str, ...], list[tuple[Location, int]]] = defaultdict(list)
     malformed: list[str] = []
     for text, count in rows:
@@ -297,7 +297,7 @@ def outside(rules: Rules, rows: Iterable[tuple[str, int]], column: Column) -> li
 
 
 def recorded(engine: Any, column: Column) -> list[tuple[str, int]]:
-    """Return the locations that a column holds, each with the number of its rows."""
+    """Return the locations in a column, each with the number of its rows."""
     import sqlalchemy as sql
 
     table = _model(column).__table__

@@ -1,5 +1,5 @@
-# Makes the data folder of a MariaDB server, once: a run that is killed leaves nothing that counts, and the next one
-# starts anew. The administrator comes in by the password that the server is told at each start, and by no other.
+# Creates the data folder of a MariaDB server, once. A killed run leaves nothing that counts, and the next one starts
+# over. The administrator logs in only with the password that the server gets at each start.
 set -eu
 data=$1
 [ -d "$data" ] && exit 0

@@ -1,12 +1,12 @@
 """Model server: MLflow's scoring app with the model in the pod's volume, on loopback.
 
-The wrapper around the app bounds what a caller can do and see: four paths; requests of a bounded size, counted by what
-they become; a bounded number of predictions that run and wait; errors that are JSON of ``error_code`` and ``message``,
-without MLflow's stack traces and the caller's input. One process: one copy of the model in memory, and as PID 1 it
-drains and ends at SIGTERM.
+The wrapper around the app limits what a caller can do and see: four paths; requests of a limited size, measured by the
+memory that they take; a limited number of running and waiting predictions; errors as JSON of ``error_code`` and
+``message``, without MLflow's stack traces and the caller's input. There is one process, so that memory holds the model
+once, and as PID 1 it drains and exits on SIGTERM.
 
-A prediction runs in a thread, which cannot be ended from outside. Its caller gets 504 at the limit, and the prediction
-keeps its place until it ends.
+A prediction runs in a thread, which cannot be stopped from outside. Its caller gets 504 at the time limit, and the
+prediction keeps its place until it ends.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 METHODS: Final = {"/ping": "GET", "/health": "GET", "/version": "GET", "/invocations": "POST"}
 WAITING_PER_PLACE: Final = 4
-"""Requests that wait for each prediction that may run; one more gets 429."""
+"""Waiting requests for each concurrent prediction; further ones get 429."""
 STUCK_SECONDS: Final = 300
-"""How long every place may be held by predictions past their limit before the server calls itself dead."""
+"""Seconds after which the server reports itself unhealthy, if predictions past their limit hold every place."""
 RETRY_SECONDS: Final = 2
 SLOWEST_BYTES: Final = 100_000
-"""Bytes a second of the slowest body that is read to its end, after a first minute."""
+"""Minimum rate of a body in bytes a second, after the first minute."""
 READABLE: Final = 0.9
 """Share of the free memory that requests may take."""
 SMALLEST_BUDGET: Final = 64_000_000
@@ -52,7 +52,7 @@ ENCODINGS: Final = ("identity", "gzip")
 
 
 class RefusedRequestError(Exception):
-    """A request that is answered with an error of ours."""
+    """Request that is answered with one of this server's own errors."""
 
     def __init__(self, status: HTTPStatus, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -61,31 +61,31 @@ class RefusedRequestError(Exception):
 
 
 def _busy(message: str) -> RefusedRequestError:
-    # 429: the only code beside 408 that MLflow's clients of all accepted releases repeat for a POST.
+    # 429: besides 408, the only code for which the MLflow clients of all accepted releases retry a POST.
     return RefusedRequestError(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=str(RETRY_SECONDS))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server."""
+    """Limits of one server."""
 
     request_bytes: int
-    """The largest body, also after it is unpacked."""
+    """Largest body, also after decompression."""
     seconds: float
-    """How long a prediction may take, with the time that it waits."""
+    """Time limit of a prediction, waiting included."""
     places: int
-    """Predictions at once."""
+    """Number of concurrent predictions."""
     memory: int
-    """Bytes for requests: a quarter for bodies as they came, the rest for what running predictions read of them."""
+    """Bytes for requests: a quarter for bodies as received, the rest for what running predictions read from them."""
 
     @property
     def held_bytes(self) -> int:
-        """Bodies at once, in bytes."""
+        """Bytes of concurrent bodies."""
         return self.memory // 4
 
     @property
     def read_bytes(self) -> int:
-        """What all running predictions may read, in bytes of memory."""
+        """Bytes of memory that all running predictions may read."""
         return self.memory - self.held_bytes
 
 
@@ -100,14 +100,14 @@ class Places:
         self._promised_bytes = 0
 
     def overdue_seconds(self) -> float | None:
-        """Return for how long every place has been held by a prediction past its limit; None if one is not."""
+        """Return for how long predictions past their limit have held every place; None if one is available."""
         if len(self._running) < self._limits.places:
             return None
         since = time.monotonic() - max(deadline for deadline, _ in self._running.values())
         return since if since >= 0 else None
 
     async def enter(self, size: int, deadline: float, gone: asyncio.Task[None]) -> bool:
-        """Wait for a place; False if the deadline passes or the caller goes first. Raises if too many wait."""
+        """Wait for a place; return False if the deadline passes or the caller disconnects. Raise if too many wait."""
         if self.overdue_seconds() is not None:
             raise _busy("every prediction that runs is past its limit")
         if not self._waiting and self._fits(size):
@@ -131,7 +131,7 @@ class Places:
         return True
 
     def run(self, prediction: asyncio.Task[None], size: int, deadline: float) -> None:
-        """Hold the place that was entered until the prediction ends."""
+        """Hold the entered place until the prediction ends."""
         self._running[prediction] = (deadline, size)
         self._promised -= 1
         self._promised_bytes -= size
@@ -143,7 +143,7 @@ class Places:
         prediction.add_done_callback(ended)
 
     def leave(self, size: int) -> None:
-        """Give an entered place back."""
+        """Release an entered place."""
         self._promised -= 1
         self._promised_bytes -= size
         self._next()
@@ -165,25 +165,25 @@ class Places:
 
 
 class Served:
-    """The ASGI app that callers reach."""
+    """ASGI app that callers reach."""
 
     def __init__(self, app: App, names: frozenset[str], limits: Limits) -> None:
         """
-        :param app: MLflow's, which runs each prediction in the default executor of the event loop.
-        :param names: Names of the model's inputs, which errors may tell.
+        :param app: MLflow's app, which runs each prediction in the default executor of the event loop.
+        :param names: Names of the model's inputs, which errors may mention.
         """
         self._app = app
         self._known = names
         self._limits = limits
         self._places = Places(limits)
         self._held = 0
-        # Apart from the predictions' own threads, which can all be busy.
+        # Separate from the predictions' own threads, which can all be busy.
         self._reading = ThreadPoolExecutor(1, "reading")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            # The server's own start and end; a WebSocket is nobody's here, and MLflow's app refuses it.
+            # Startup and shutdown of the server; MLflow's app refuses WebSockets.
             if scope["type"] == "lifespan":
                 predictions = ThreadPoolExecutor(self._limits.places, "prediction")
                 asyncio.get_running_loop().set_default_executor(predictions)
@@ -234,7 +234,7 @@ class Served:
 
     @contextmanager
     def _holding(self) -> Generator[Callable[[int], bool]]:
-        """Count a body towards all that are held; the given function says whether more bytes fit."""
+        """Count a body towards the total that is held; the yielded function returns whether more bytes fit."""
         mine = 0
 
         def hold(size: int) -> bool:
@@ -251,7 +251,8 @@ class Served:
             self._held -= mine
 
     async def _read(self, receive: Receive, hold: Callable[[int], bool]) -> bytes | None:
-        """Return the request's body; None if its caller goes. All is read: a caller that still sends hears nothing."""
+        """Return the request's body; None if the caller disconnects. Reads to the end, because a caller that still
+        sends does not receive an answer."""
         chunks: list[bytes] = []
         size = 0
         refused: RefusedRequestError | None = None
@@ -285,7 +286,7 @@ class Served:
     async def _judge(
         self, body: bytes, content_type: str, encoding: str, hold: Callable[[int], bool]
     ) -> tuple[bytes, int]:
-        """Return the unpacked body, and how many bytes a prediction reads of it."""
+        """Return the decompressed body, and the number of bytes that a prediction reads from it."""
 
         def judge() -> tuple[bytes, int]:
             plain = unpacked(body, self._largest) if encoding == "gzip" else body
@@ -316,7 +317,7 @@ class Served:
     async def _predict(
         self, scope: Message, body: bytes, size: int, deadline: float, gone: asyncio.Task[None], send: Send
     ) -> None:
-        """Hand the request on; a good answer passes as it is, a bad one is put into our words."""
+        """Forward the request; pass a successful answer through, and translate an error."""
         late = RefusedRequestError(HTTPStatus.GATEWAY_TIMEOUT, f"no answer within {self._limits.seconds:g} s")
         if not await self._places.enter(size, deadline, gone):
             raise late
@@ -336,7 +337,7 @@ class Served:
         left = max(0.0, deadline - time.monotonic())
         await asyncio.wait({prediction, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if not prediction.done():
-            # Nobody awaits the prediction any more; what it raises is for the log.
+            # Nobody awaits the prediction any more; its exception goes to the log.
             prediction.add_done_callback(_logged)
             raise late
         failure = prediction.exception()
@@ -361,7 +362,7 @@ _OF_THE_WIRE: Final = (b"content-encoding", b"content-length", b"transfer-encodi
 
 
 def _once(body: bytes) -> Receive:
-    """Return what receives one whole request, and then waits as for a caller that stays."""
+    """Return a receive function for one whole request, which then waits like a caller that stays connected."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
@@ -383,7 +384,8 @@ def _logged(prediction: asyncio.Task[None]) -> None:
 
 
 def _is_the_models(error: BaseException) -> bool:
-    """Whether what MLflow did not catch happened after the prediction; all else happens while it reads the input."""
+    """Return whether an exception that MLflow did not catch occurred after the prediction, not while reading its
+    input."""
     return any(
         frame.name in ("predictions_to_json", "unwrapped_predictions_to_json")
         for frame in traceback.extract_tb(error.__traceback__)
@@ -391,21 +393,21 @@ def _is_the_models(error: BaseException) -> bool:
 
 
 def _told(body: bytes) -> tuple[str, str | None]:
-    """What a failed answer of MLflow's says to the caller, and its error code."""
+    """Return the message and the error code for a failed answer of MLflow's."""
     try:
         answer: Any = json.loads(body)
     except ValueError:
         return body.decode("utf-8", "replace"), None
     fields = cast("dict[str, Any]", answer) if isinstance(answer, dict) else {}
     if "stack_trace" in fields:
-        # For whoever reads the pod's log; callers are not told.
+        # For the pod's log; callers do not get it.
         say(str(fields["stack_trace"]).strip())
     return str(fields.get("message") or "the request was refused"), fields.get("error_code")
 
 
 def without_input(message: str, request: str, known: frozenset[str]) -> str:
-    """Replace the words of a message that its request brought: those that are not plain words, and behind the first
-    colon or quote all. The model's own names stay."""
+    """Replace the words of a message that come from the request: those that are not plain words, and everything after
+    the first colon or quote. The model's own names are kept."""
     quoted = min((message.find(sign) for sign in "'\":" if sign in message), default=len(message))
 
     def hide(match: re.Match[str]) -> str:
@@ -419,7 +421,7 @@ def without_input(message: str, request: str, known: frozenset[str]) -> str:
 
 
 def public(message: str) -> str:
-    """A message without the caller's input, which MLflow repeats, and without paths of this container."""
+    """Return a message without the caller's input, which MLflow repeats, and without paths of this container."""
     # The second is a page of advice for users of MLflow 1.
     text = message.partition("\nInput:")[0].partition("IMPORTANT: ")[0]
     if "\nError: " in text:
@@ -438,7 +440,7 @@ async def _fail(
 
 
 def missed(error: BaseException | None) -> str | None:
-    """The library whose absence is behind an error; MLflow wraps what a model's own code raises."""
+    """Return the library whose absence caused an error; MLflow wraps exceptions of a model's own code."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError):
             return str(error.name).partition(".")[0]
@@ -447,14 +449,14 @@ def missed(error: BaseException | None) -> str | None:
 
 
 def loaded(volume: Volume, name: str) -> tuple[App, frozenset[str]] | None:
-    """Return MLflow's app with the model, and the names of its inputs; None if that fails, which is logged."""
+    """Return MLflow's app with the model, and the names of its inputs; on failure, log it and return None."""
     if volume.note.exists():
         say(volume.note.read_text(encoding="utf-8").strip())
         return None
     here = ", ".join(map(str, requirements(volume.model))) or "MLflow alone"
     say(f"Loading {name}, which names {here}")
-    # MLflow names all that was imported where the model was logged, a notebook's own libraries too: only what is missed
-    # while it is loaded and used counts.
+    # MLflow lists everything that was imported where the model was logged, including a notebook's own libraries. Only
+    # libraries that are missed during loading and use count.
     lacking = ", ".join(map(str, absent(volume.model)))
     if lacking:
         say(f"Warning: the image lacks what {name} names: {lacking}")
@@ -462,7 +464,7 @@ def loaded(volume: Volume, name: str) -> tuple[App, frozenset[str]] | None:
         from mlflow import tracing
         from mlflow.pyfunc import load_model, scoring_server
 
-        # No tracking server is in reach: each trace would be tried again and again before its prediction is answered.
+        # No tracking server is reachable: each trace would be retried many times before its prediction is answered.
         tracing.disable()
         model = load_model(str(volume.model))
         if lacking and model.input_example is not None:  # pyright: ignore[reportUnknownMemberType]
@@ -489,13 +491,13 @@ def loaded(volume: Volume, name: str) -> tuple[App, frozenset[str]] | None:
 
 
 def memory_for_requests(limit: int) -> int:
-    """Return the bytes that requests may take, beside what the process holds now."""
+    """Return the number of bytes that requests may take, in addition to the process's present memory."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return max(SMALLEST_BUDGET, int((limit - pages * os.sysconf("SC_PAGE_SIZE")) * READABLE))
 
 
 async def serve(app: App) -> None:
-    """Serve until SIGTERM, and end the process then, also if a prediction never ends."""
+    """Serve until SIGTERM, then end the process, even if a prediction never ends."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -514,7 +516,7 @@ async def serve(app: App) -> None:
 
 
 def main() -> int:
-    """Run the server as the pod does."""
+    """Run the server as in the pod."""
     started = time.monotonic()
     name = os.environ["MODEL_URI"]
     found = loaded(Volume(Path(os.environ["VOLUME"])), name)

@@ -1,9 +1,9 @@
-"""What the containers of a model's pod share: a volume, and how they say what goes on.
+"""Shared code of the containers of a model's pod: their volume, logging and error handling.
 
-The steps before the server (``fetch_model.py``, ``install_libraries.py``) wait for what may still come, and end with 1
-where it does not come in time, so that they are started again. What no waiting changes they leave in the volume as a
-note and end well: the server's container then says it and fails, since that is the container whose end ``pulumi up``
-reports.
+The steps before the server (``fetch_model.py``, ``install_libraries.py``) retry temporary errors, and exit with 1 after
+a timeout, so that they are restarted. Permanent errors are written to a marker file in the volume, and the step exits
+with 0: the server's container then reports the error and fails, because ``pulumi up`` reports the exit of that
+container only.
 """
 
 import importlib.metadata
@@ -28,15 +28,15 @@ SERVED_BY: Final = ("mlflow", "mlflow-skinny", "mlflow-tracing")
 
 
 class RefusedError(Exception):
-    """The step cannot go on, and no waiting changes that; the message says why and what to do."""
+    """Permanent error; the message says why and what to do."""
 
 
 class NotYetError(Exception):
-    """Something does not answer, which may pass; the message says what."""
+    """Temporary error, such as a server that does not answer; the message says what."""
 
 
 class Volume:
-    """The pod's volume of one model: what is in it is whole, as everything gets its name when it is complete."""
+    """Volume of one model's pod. Everything gets its final name when it is complete, so existing names are complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class Volume:
         self.note = folder / "refused"
 
     def fresh(self, name: str) -> Path:
-        """An empty folder for what is not complete yet."""
+        """Return an empty folder for incomplete content."""
         unfinished = self.folder / f".{name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -53,23 +53,23 @@ class Volume:
 
     @staticmethod
     def complete(unfinished: Path, target: Path) -> None:
-        """Gives what is complete its name; after a power loss it is still whole."""
+        """Give complete content its final name, durable across a power loss."""
         os.sync()
         unfinished.rename(target)
 
 
 def say(text: str) -> None:
-    """One line for whoever reads the container's log."""
+    """Print one line to the container's log."""
     print(text, file=sys.stderr, flush=True)
 
 
 def seconds(name: str, default: float) -> float:
-    """A number of seconds from the environment."""
+    """Return a number of seconds from the environment."""
     return float(os.environ.get(name, default))
 
 
 def patiently(attempt: Callable[[], None]) -> None:
-    """Tries until it works or the time is up. Each reason to wait is said once."""
+    """Retry until success or the deadline. Each reason for waiting is logged once."""
     deadline = time.monotonic() + seconds("WAIT_SECONDS", WAIT_SECONDS)
     said = ""
     while True:
@@ -85,7 +85,7 @@ def patiently(attempt: Callable[[], None]) -> None:
 
 
 def reach(url: str, what: str, **options: object) -> requests.Response:
-    """The answer of a server that must be there. Raises `NotYetError` where there is none, or one of trouble."""
+    """Return the answer of a required server. Raises `NotYetError` if it does not answer, or answers with an outage."""
     try:
         answer = requests.get(url, timeout=10, **options)  # pyright: ignore[reportArgumentType]
     except requests.RequestException as error:
@@ -102,7 +102,7 @@ def _cause(error: BaseException) -> str:
 
 
 def step(volume: Volume, run: Callable[[], None]) -> int:
-    """Runs a step before the server; its exit code."""
+    """Run a step before the server; return its exit code."""
     if volume.note.exists():
         return 0
     try:
@@ -121,12 +121,12 @@ def step(volume: Volume, run: Callable[[], None]) -> int:
 
 
 def brief(error: object) -> str:
-    """The text of an error in one line of bounded length."""
+    """Return the text of an error in one line of limited length."""
     return " ".join(str(error).split())[:500]
 
 
 def requirements(model: Path) -> Iterator[Requirement]:
-    """What the model says it needs beside MLflow, as far as it names packages of an index."""
+    """Return the model's requirements besides MLflow that are packages of an index."""
     file = model / "requirements.txt"
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
@@ -138,7 +138,7 @@ def requirements(model: Path) -> Iterator[Requirement]:
 
 
 def installed() -> dict[str, str]:
-    """The packages that Python finds here, with their versions; of two with one name the first counts."""
+    """Return the packages that Python finds here, with their versions; the first of each name counts."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         found.setdefault(canonicalize_name(distribution.name), distribution.version)
@@ -146,13 +146,13 @@ def installed() -> dict[str, str]:
 
 
 def absent(model: Path) -> list[Requirement]:
-    """What the model needs and this Python has in no version."""
+    """Return the model's requirements that this Python lacks in any version."""
     here = installed()
     return [wanted for wanted in requirements(model) if canonicalize_name(wanted.name) not in here]
 
 
 def unmet(model: Path) -> list[Requirement]:
-    """What the model needs and this Python has not, or in another version."""
+    """Return the model's requirements that this Python lacks, or has in another version."""
     here = installed()
     return [
         wanted

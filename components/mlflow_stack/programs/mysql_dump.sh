@@ -1,6 +1,6 @@
-# The step between `check` and `migrate` of mysql_schema.py, in an image with MariaDB's or MySQL's client tools: dumps a
-# database before its schema is upgraded, or puts back what an upgrade that was stopped half-way had begun with. What it
-# refuses it leaves for `migrate` to say.
+# Step between `check` and `migrate` of mysql_schema.py, in an image with MariaDB's or MySQL's client tools: dumps a
+# database before its schema is upgraded, or restores the dump of an interrupted upgrade. `migrate` reports what this
+# step refuses.
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -24,7 +24,7 @@ upgrade)
   dump=$(tool -dump dump) || refuse "the image for dumps has neither mariadb-dump nor mysqldump. Nothing was changed."
   case $dump in *mysqldump) options+=(--set-gtid-purged=OFF) ;; esac
   rm -f "$DUMPS"/*.partial
-  # What goes wrong here has changed nothing in the database.
+  # A failed dump changes nothing in the database.
   "$dump" "$connection" "${options[@]}" "$DATABASE" | gzip >"$file.partial" ||
     refuse "$DATABASE could not be dumped to the claim with the dumps: the log of the container 'dump' says why." \
       "Nothing was changed. Give the claim room or the user the right to read, then run the same command again."

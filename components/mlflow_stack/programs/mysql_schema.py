@@ -1,17 +1,17 @@
-"""Brings an MLflow database on MySQL or MariaDB to the schema of the MLflow that is installed here.
+"""Migration of an MLflow database on MySQL or MariaDB to the schema of the installed MLflow.
 
-Runs in the MLflow image, one step each time, named by the only argument. ``check``, ``migrate`` and between them
-``mysql_dump.sh`` are the containers of one Job; ``ready`` runs in every pod before its server.
+Runs in the MLflow image, one step each time, named by the only argument. ``check``, ``mysql_dump.sh`` and ``migrate``
+are the containers of one Job, in this order; ``ready`` runs in every pod before its server.
 
-- ``check`` changes nothing: whether the server and the database are fit, at which revision the schema is, and what is
-  to be done about it, as files in ``WORK`` for the steps after it.
-- ``migrate`` makes the schema, or upgrades it if it is still at the revision that the dump was made of.
-- ``ready`` waits for the database and writes the options that MLflow's driver reads, password included, to ``OPTIONS``.
+- ``check`` changes nothing. It checks the server and the database, determines the schema's revision, and writes the
+  action to take as files in ``WORK`` for the next steps.
+- ``migrate`` creates the schema, or upgrades it if it still has the dump's revision.
+- ``ready`` waits for the database and writes the options of MLflow's driver, password included, to ``OPTIONS``.
 
-The server commits each change of a schema by itself, so that a killed step leaves half of one. What is at work is
-therefore written into the database beforehand, as a table that only this project makes. A creation on an empty database
-is undone and repeated by the next run; an upgrade is undone by the dump from before it. What the step cannot understand
-it leaves alone: the Job exits with 1, and the last line on standard error says why and what to do.
+The server commits each schema change by itself, so a killed step leaves a partial schema. The running action is
+therefore recorded in the database beforehand, in a table that only this project creates. The next run undoes and
+repeats a creation on an empty database; it undoes an upgrade with the dump from before it. An unknown state is left
+unchanged: the Job exits with 1, and the last line on standard error says why and what to do.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from pymysql.constants import CR, ER
 from revisions import COUNTED, RefusedError, installed_version, known_revisions, made_after, say
 
 if TYPE_CHECKING:
-    Session = Connection[Any]  # generic in the types alone
+    Session = Connection[Any]  # generic in the types only
 else:
     Session = Connection
 
@@ -44,11 +44,11 @@ PAUSE_SECONDS: Final = 1
 WAIT_SECONDS: Final = int(os.environ.get("WAIT_SECONDS", "90"))
 MARKER: Final = "mlflow_stack_step"
 OLDEST: Final = {"MySQL": (8, 0), "MariaDB": (10, 6)}
-# What MLflow's migrations do.
+# Operations of MLflow's migrations.
 NEEDED: Final = frozenset(
     ("ALTER", "CREATE", "DELETE", "DROP", "INDEX", "INSERT", "REFERENCES", "SELECT", "TRIGGER", "UPDATE")
 )
-# What another attempt can change: a server that starts, that is restarted, or that has too many clients.
+# Errors that a retry can resolve: a server that starts, is restarted, or has too many clients.
 PASSING: Final = frozenset(
     {CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, 1040, 1053, 1129}
 )
@@ -56,20 +56,20 @@ PASSING: Final = frozenset(
 
 @dataclass(frozen=True)
 class Target:
-    """Which database, as the pod's environment says it."""
+    """Database to migrate, from the pod's environment."""
 
     host: str
     port: int
     database: str
     user: str
     password: bytes
-    """As it is in the Secret: the server compares bytes."""
+    """Password, as in the Secret: the server compares bytes."""
     authority: str | None
     """Path of the certificate authority's file; without it the server is not verified."""
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "Target":
-        """The target that the environment names."""
+        """Return the target of the environment."""
         return Target(
             host=environment["HOST"],
             port=int(environment["PORT"]),
@@ -85,32 +85,32 @@ class Target:
 
 @dataclass(frozen=True)
 class State:
-    """What is in a database."""
+    """State of a database."""
 
     tables: frozenset[str]
     """Its tables, without ours."""
     revision: str | None
-    """The schema's revision; None if there is no single one."""
+    """Revision of the schema; None if there is no single one."""
     marker: Mapping[str, Any] | None
-    """What a step of ours that did not end has left."""
+    """Record of one of our steps that did not end."""
 
 
 @dataclass
 class Plan:
-    """What ``check`` found to be done."""
+    """Action that ``check`` determined."""
 
     action: str
     """nothing, create, upgrade or restore."""
     revision: str | None = None
-    """The revision to upgrade from."""
+    """Revision to upgrade from."""
     dump: str | None = None
-    """The file in the dumps' folder that holds that revision."""
+    """File in the dumps' folder that holds that revision."""
     rows: dict[str, int] = field(default_factory=dict[str, int])
-    """How many rows the tables had in it."""
+    """Number of rows in each table at that revision."""
 
 
 def connect(target: Target) -> Session:
-    """A session, as soon as there is one: waits for a server that does not answer yet."""
+    """Open a session, and wait for a server that does not answer yet."""
     deadline = time.monotonic() + WAIT_SECONDS
     told = False
     while True:
@@ -158,7 +158,7 @@ def connect(target: Target) -> Session:
 
 
 def ask(session: Session, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """The rows that a statement gives."""
+    """Return the rows of a statement."""
     with session.cursor() as cursor:
         cursor.execute(statement, values or None)
         return list(cursor.fetchall())
@@ -166,8 +166,8 @@ def ask(session: Session, statement: str, *values: object) -> list[tuple[Any, ..
 
 @contextmanager
 def alone(session: Session, target: Target) -> Generator[None]:
-    """Keeps every other run of a step off the database. The server gives the lock back when this session has ended,
-    also after a kill, and not before the statement that it is at."""
+    """Exclude every other run of a step from the database. The server releases the lock when this session has ended,
+    also after a kill, but not before the running statement ends."""
     lock = f"mlflow-stack {hashlib.sha256(target.database.encode()).hexdigest()[:40]}"
     if ask(session, "select get_lock(%s, 0)", lock) != [(1,)]:
         say("Another schema step is at work on this database; waiting for it.")
@@ -180,7 +180,7 @@ def alone(session: Session, target: Target) -> Generator[None]:
 
 
 def state(session: Session, target: Target) -> State:
-    """What is in the database."""
+    """Return the state of the database."""
     listing = "select table_name, table_comment from information_schema.tables where table_schema = %s"
     comments = {name: comment for name, comment in ask(session, listing, target.database)}  # noqa: C416 - typed so
     marker = json.loads(comments.pop(MARKER)) if MARKER in comments else None
@@ -192,7 +192,7 @@ def state(session: Session, target: Target) -> State:
 
 
 def counts(session: Session, tables: frozenset[str]) -> dict[str, int]:
-    """How many rows the tables have that a migration must keep whole."""
+    """Count the rows of the tables that a migration must preserve."""
     return {
         table: ask(session, f"select count(*) from {table}")[0][0]  # noqa: S608
         for table in COUNTED
@@ -201,14 +201,14 @@ def counts(session: Session, tables: frozenset[str]) -> dict[str, int]:
 
 
 def others(session: Session, target: Target) -> int:
-    """How many other sessions the user has in the database."""
+    """Return the number of the user's other sessions in the database."""
     ((own,),) = ask(session, "select connection_id()")
     listed = ask(session, "show processlist")
     return sum(1 for one in listed if one[0] != own and one[1] == target.user and one[3] == target.database)
 
 
 def nobody_else(session: Session, target: Target) -> None:
-    """Refuses to replace a schema under servers that use it: what they write meanwhile could be lost."""
+    """Refuse to replace a schema that servers are using: what they write meanwhile could be lost."""
     deadline = time.monotonic() + min(WAIT_SECONDS, 30)
     while number := others(session, target):
         if time.monotonic() > deadline:
@@ -221,7 +221,7 @@ def nobody_else(session: Session, target: Target) -> None:
 
 
 def granted(session: Session, database: str) -> tuple[set[str], set[str]]:
-    """The user's privileges on the database, and those on everything."""
+    """Return the user's privileges on the database, and the global ones."""
     here: set[str] = set()
     everywhere: set[str] = set()
     for (line,) in ask(session, "show grants"):
@@ -237,14 +237,14 @@ def granted(session: Session, database: str) -> tuple[set[str], set[str]]:
 
 
 def pattern(name: str) -> str:
-    """A grant's database name as a regular expression: ``%`` and ``_`` are wildcards unless escaped."""
+    """Return a grant's database name as a regular expression: ``%`` and ``_`` are wildcards unless escaped."""
     wildcards = {"%": ".*", "_": "."}
     parts = re.findall(r"\\.|.", name.replace("``", "`"))
     return "".join(wildcards.get(part) or re.escape(part.removeprefix("\\")) for part in parts)
 
 
 def unfit(session: Session, target: Target) -> list[str]:
-    """What must be put right before MLflow's migrations can run, with the statement that does it."""
+    """Return the obstacles to MLflow's migrations, with the statement that removes each."""
     problems: list[str] = []
     ((version, charset, binlog, trusted),) = ask(
         session,
@@ -278,7 +278,7 @@ def unfit(session: Session, target: Target) -> list[str]:
 
 
 def half_made(session: Session, target: Target, found: State) -> str | None:
-    """Why the schema is none that a migration ended with; None if it is one."""
+    """Return why the schema is not the result of a migration; None if it is."""
     if found.revision is None:
         return "there are tables and no single revision beside them"
     tables, columns = made_after(found.revision)
@@ -296,7 +296,7 @@ def half_made(session: Session, target: Target, found: State) -> str | None:
 
 
 def plan(session: Session, target: Target, found: State) -> Plan:
-    """What is to be done about what is in the database."""
+    """Return the action for the state of the database."""
     head, known = known_revisions()
     marker = found.marker
     if marker is None and not found.tables:
@@ -338,7 +338,7 @@ def plan(session: Session, target: Target, found: State) -> Plan:
 
 
 def newer(target: Target, revision: str, head: str) -> RefusedError:
-    """A database that only another MLflow understands."""
+    """Return the error for a database that only another MLflow understands."""
     return RefusedError(
         f"{target} is at schema revision {revision}, which MLflow {installed_version()} does not know (its newest is "
         f"{head}): a newer MLflow wrote it. Nothing was changed. Use that version's image, or restore a dump of an "
@@ -347,7 +347,7 @@ def newer(target: Target, revision: str, head: str) -> RefusedError:
 
 
 def check(target: Target, work: Path) -> None:
-    """The first step: see the module's text."""
+    """Run the first step; see the module's docstring."""
     with closing(connect(target)) as session, alone(session, target):
         problems = unfit(session, target)
         if problems:
@@ -377,8 +377,8 @@ def check(target: Target, work: Path) -> None:
 
 
 def run_migrations(session: Session, make: Callable[[Any, Any], None]) -> None:
-    """Gives MLflow's own schema functions an engine on this very session, whose lock lasts as long as its last
-    statement; each migration is logged."""
+    """Give MLflow's own schema functions an engine on this session, whose lock lasts until its last statement; log each
+    migration."""
     import sqlalchemy
     from mlflow.store.db import utils
 
@@ -390,18 +390,18 @@ def run_migrations(session: Session, make: Callable[[Any, Any], None]) -> None:
 
 
 def mark(session: Session, step: str, todo: Plan) -> None:
-    """Says in the database what is at work in it, with one statement."""
+    """Record the running action in the database, with one statement."""
     text = json.dumps({"step": step, "revision": todo.revision, "dump": todo.dump, "rows": todo.rows})
     ask(session, f"create table {MARKER} (step int) comment = %s", text)
 
 
 def unmark(session: Session) -> None:
-    """The step in the database has ended."""
+    """Remove the record of the running action: the step has ended."""
     ask(session, f"drop table {MARKER}")
 
 
 def create(session: Session, target: Target, found: State, head: str) -> None:
-    """Makes the newest schema where there is nothing, or what a creation of ours has left."""
+    """Create the newest schema in an empty database, or after an unfinished creation of ours."""
     if found.marker is None:
         mark(session, "creation", Plan("create"))
     elif found.revision == head:
@@ -421,7 +421,7 @@ def create(session: Session, target: Target, found: State, head: str) -> None:
 
 
 def verify(session: Session, target: Target, head: str, rows: Mapping[str, int]) -> None:
-    """Fails unless the schema is at that revision with those rows."""
+    """Fail unless the schema has that revision with those rows."""
     found = state(session, target)
     if found.revision != head:
         raise RuntimeError(f"the new schema is at revision {found.revision}, not {head}")
@@ -432,7 +432,7 @@ def verify(session: Session, target: Target, head: str, rows: Mapping[str, int])
 
 
 def upgrade(session: Session, target: Target, found: State, todo: Plan, head: str) -> None:
-    """Upgrades a schema of which there is a dump."""
+    """Upgrade a schema of which a dump exists."""
     started = time.monotonic()
     if found.revision != todo.revision:
         raise RefusedError(
@@ -467,7 +467,7 @@ def upgrade(session: Session, target: Target, found: State, todo: Plan, head: st
 
 
 def migrate(target: Target, work: Path) -> None:
-    """The last step: see the module's text."""
+    """Run the last step; see the module's docstring."""
     todo = Plan(**json.loads((work / "plan.json").read_text()))
     if todo.action == "nothing":
         return
@@ -488,12 +488,12 @@ def migrate(target: Target, work: Path) -> None:
 
 
 def quoted(value: str) -> str:
-    """A value as the clients of MySQL and MariaDB read it in an option file."""
+    """Return a value as the clients of MySQL and MariaDB read it in an option file."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def tool_options(target: Target) -> bytes:
-    """The option file of the clients that dump and restore."""
+    """Return the option file of the clients that dump and restore."""
     lines = [
         "[client]",
         f"host={target.host}",
@@ -508,8 +508,8 @@ def tool_options(target: Target) -> bytes:
 
 
 def driver_options(target: Target) -> bytes:
-    """The option file of MLflow's driver, which takes off one pair of quotes and knows no escapes, encodes a password
-    as Latin-1, and with ``ssl-ca`` verifies the server's certificate and name (MLFLOW_MYSQL_SSL_CA would not)."""
+    """Return the option file of MLflow's driver, which removes one pair of quotes and knows no escapes, encodes a
+    password as Latin-1, and with ``ssl-ca`` verifies the server's certificate and name, unlike MLFLOW_MYSQL_SSL_CA."""
     lines = ["[client]", f'user="{target.user}"', f'password="{target.password.decode("latin-1")}"']
     if target.authority:
         lines.append(f"ssl-ca={target.authority}")
@@ -517,7 +517,7 @@ def driver_options(target: Target) -> bytes:
 
 
 def ready(target: Target, options: Path) -> None:
-    """What runs in every pod before its server, which would change a schema of another revision by itself."""
+    """Run the check of every pod before its server, which would itself migrate a schema of another revision."""
     head, _ = known_revisions()
     with closing(connect(target)) as session:
         found = state(session, target)
@@ -532,12 +532,12 @@ def ready(target: Target, options: Path) -> None:
 
 
 def summary(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def guarded(step: Callable[[], None]) -> str | None:
-    """Runs a step; what stops it is told in one line."""
+    """Run a step; report an error in one line."""
     try:
         step()
     except RefusedError as refusal:
@@ -549,7 +549,7 @@ def guarded(step: Callable[[], None]) -> str | None:
 
 
 def main() -> int:
-    """The step as the pod runs it; what stops it becomes the last line of the log and the exit code."""
+    """Run the step as in the pod; an error becomes the last line of the log and the exit code."""
     work = Path(os.environ.get("WORK", "."))
     refused = work / "refused"
     match sys.argv[1]:

@@ -1,8 +1,8 @@
-"""Estimates of the memory that MLflow needs to read a prediction request, before anything of it is read.
+"""Estimated memory that MLflow needs to read a prediction request, computed before reading it.
 
 A body of 20 MB can become gigabytes: empty lists in JSON, columns that each record names differently, compression. The
-constants are upper bounds of what the scoring app of MLflow 3.17.2 was measured to use above its idle memory, for the
-worst body of each kind. What a model does with its input is on top.
+constants are upper bounds of measurements: memory above idle of the scoring app of MLflow 3.17.2, for the worst body of
+each kind. The memory that a model uses for its input is not included.
 """
 
 import csv
@@ -12,38 +12,38 @@ import zlib
 from typing import Any, Final
 
 BYTE: Final = 14
-"""Text of four bytes a character, several copies of it."""
+"""Text of four bytes a character, in several copies."""
 CONTAINER: Final = 380
-"""A list or a map, parsed twice."""
+"""List or map, parsed twice."""
 ITEM: Final = 100
 KEY: Final = 700
-"""A name that occurs for the first time; as a column of a data frame, it is an array of its own."""
+"""Name that occurs for the first time; as a column of a data frame, it is a separate array."""
 CELL: Final = 16
-"""A value of a data frame; records that lack a name have one, too."""
+"""Value of a data frame; records that lack a name have one, too."""
 CSV_COLUMN: Final = 1300
 CSV_CELL: Final = 24
 OBJECT: Final = 100
-"""A value read from Parquet, where it becomes an object."""
+"""Value read from Parquet, where it becomes an object."""
 LARGEST_BATCH: Final = 65536
 MEMBERS: Final = 100
 """Members of a gzip body: for each, the rest of the body is copied."""
 
 _TEXT: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:)?|\\?\Z)', re.DOTALL)
-"""A text of JSON, and whether it is a name. One that never ends is all of the rest, so that no byte is read twice."""
+"""Text in JSON, and whether it is a name. An unterminated one extends to the end, so that no byte is read twice."""
 
 
 class TooLargeError(Exception):
-    """A body that becomes more than is allowed."""
+    """The body exceeds the limit when decompressed."""
 
 
 class TooManyMembersError(Exception):
-    """A gzip body of more members than are unpacked."""
+    """The gzip body has more members than are decompressed."""
 
 
 def unpacked(body: bytes, most: int) -> bytes:
-    """Return what a gzip body holds, at most so many bytes.
+    """Return the content of a gzip body, at most so many bytes.
 
-    Raises :class:`TooLargeError`, :class:`TooManyMembersError`, or ``zlib.error`` where it is none.
+    Raises :class:`TooLargeError`, :class:`TooManyMembersError`, or ``zlib.error`` if it is not gzip.
     """
     parts: list[bytes] = []
     size = 0
@@ -62,7 +62,7 @@ def unpacked(body: bytes, most: int) -> bytes:
 
 
 def weight(body: bytes, content_type: str, most: int) -> int:
-    """Return how many bytes reading the body may take; any number above ``most`` where it is more than that."""
+    """Return the number of bytes that reading the body may take; if it exceeds ``most``, any number above it."""
     kind = content_type.partition(";")[0].strip()
     if kind == "text/csv":
         return _csv(body)
@@ -81,7 +81,7 @@ def _json(body: bytes, most: int) -> int:
     names = body.count(b":")
     if flat > most or with_names(names) <= most:
         return with_names(names)
-    # Records repeat their names; only different ones are columns.
+    # Records repeat their names; only distinct ones are columns.
     different: set[bytes] = set()
     for match in _TEXT.finditer(body):
         if match[2]:
@@ -101,8 +101,8 @@ def _csv(body: bytes) -> int:
 
 
 def _parquet(body: bytes, most: int) -> int:
-    """The footer says how many values there are, and reading a few rows at a time how large they are: one entry of a
-    dictionary can stand in every row."""
+    """Return the estimate for Parquet. The footer has the number of values; their sizes are measured by reading a few
+    rows at a time, because one entry of a dictionary can be in every row."""
     from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
 
     file: Any = parquet.ParquetFile(io.BytesIO(body))

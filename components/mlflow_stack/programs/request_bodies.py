@@ -1,8 +1,8 @@
-"""Bounds of request bodies in the tracking server, as ASGI middleware.
+"""Limits on request bodies in the tracking server, as ASGI middleware.
 
-MLflow holds every body but an artifact's in memory, many times over: as bytes, as Python objects, as a message. So a
-body is bounded, counted by what it becomes where it is compressed, and the bodies that are at work together have the
-same bound. The others wait in front of it unread, in the order in which they came.
+MLflow holds every body except an artifact's in memory, many times over: as bytes, as Python objects, as a message.
+Therefore each body is limited, by its decompressed size, and all bodies in progress share the same limit. Further
+bodies wait unread, in order of arrival.
 """
 
 import asyncio
@@ -21,28 +21,28 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SMALL = 16 * 2**10
-"""Bytes of a body that passes without waiting: MLflow has 40 threads, so these are few bytes together."""
+"""Bytes of a body that passes without waiting: MLflow has 40 threads, so their total is small."""
 GRAPHQL = 64 * 2**10
-"""Bytes of a GraphQL request. MLflow parses it before it looks at its size, and takes 400 bytes for each."""
+"""Bytes of a GraphQL request. MLflow parses it before it checks its size, and takes 400 bytes for each."""
 GRAPHQL_WEIGHT = 5
-"""The memory that a byte of GraphQL takes, in those of another body."""
+"""Memory of a byte of GraphQL, relative to other bodies."""
 UPLOAD = 10 * 2**20
 """Bytes of an upload by the UI, MLflow's own limit. It is written to a file, and not parsed."""
 UPLOAD_WEIGHT = 1 / 16
 BODY_SECONDS = 60
-"""How long a body may take to arrive. The proxy sends it at once, when it has all of it."""
+"""Seconds in which a body must arrive. The proxy sends a complete body at once."""
 MEMBERS = 100
 """Members of a gzip body. MLflow copies the rest of the body for each, so that many of them take hours."""
 STEP = 2**20
 
 SLOWEST = 16 * 2**10
-"""Bytes a second of an upload, on average since the last look at it."""
+"""Minimum rate of an upload in bytes a second, on average since the last check."""
 LOOK_SECONDS = 30
-"""Time that is spent waiting for a client, between two such looks."""
+"""Seconds of waiting for a client between two checks."""
 
 
 class RefusedError(Exception):
-    """A request that is answered without MLflow."""
+    """Request that is answered without MLflow."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class GoneError(Exception):
 
 
 async def answer(send: Send, status: int, content: bytes, **headers: str) -> None:
-    """Send a whole answer."""
+    """Send a complete answer."""
     named = {"content-length": str(len(content)), **headers}
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": lines})
@@ -69,7 +69,7 @@ async def refuse(send: Send, error: RefusedError) -> None:
 
 
 class Budget:
-    """A number of bytes that requests share, first come, first served."""
+    """Number of bytes that requests share, first come, first served."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -78,7 +78,7 @@ class Budget:
 
     @asynccontextmanager
     async def taken(self, size: int) -> AsyncGenerator[None]:
-        """Hold some of the bytes, as soon as so many are free."""
+        """Hold some of the bytes, once they are free."""
         size = min(size, self.total)
         if self._waiting or self._free < size:
             turn = asyncio.get_running_loop().create_future()
@@ -108,9 +108,9 @@ class Budget:
 
 
 def inflated(body: bytes, bits: int, limit: int) -> int:
-    """Return what a body becomes, in bytes, up to the limit or to where it is damaged. Holds no more than a step of it.
+    """Return the decompressed size of a body, up to the limit or to where it is damaged, in constant memory.
 
-    :param bits: zlib's number for gzip, zlib or raw deflate. Of gzip all members are counted.
+    :param bits: zlib's number for gzip, zlib or raw deflate. All members of gzip are counted.
     """
     size, members, stream, rest = 0, 1, zlib.decompressobj(bits), body
     try:
@@ -136,7 +136,7 @@ def inflated(body: bytes, bits: int, limit: int) -> int:
 
 
 def decoded(encodings: set[str], body: bytes, limit: int) -> int:
-    """Return the bytes that MLflow would make of a compressed body, as far as the limit."""
+    """Return the number of bytes that MLflow would decompress a body to, up to the limit."""
     size = len(body)
     if "gzip" in encodings:
         size = max(size, inflated(body, zlib.MAX_WBITS | 16, limit))
@@ -144,13 +144,13 @@ def decoded(encodings: set[str], body: bytes, limit: int) -> int:
         # MLflow tries both.
         size = max(size, inflated(body, zlib.MAX_WBITS, limit), inflated(body, -zlib.MAX_WBITS, limit))
     if "zstd" in encodings:
-        # MLflow bounds these itself, by MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE.
+        # MLflow limits these itself, by MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE.
         size = limit
     return size
 
 
 def replayed(chunks: list[bytes], receive: Receive) -> Receive:
-    """Return a `receive` that gives a body again, and then what comes after it."""
+    """Return a `receive` that repeats a body, followed by whatever comes after it."""
 
     async def again() -> Message:
         if chunks:
@@ -162,7 +162,7 @@ def replayed(chunks: list[bytes], receive: Receive) -> Receive:
 
 
 class Bodies:
-    """The bound of one server's bodies."""
+    """Limits of one server's bodies."""
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
@@ -170,7 +170,7 @@ class Bodies:
         self._unpacking = asyncio.Lock()
 
     def _terms(self, path: str) -> tuple[int, float]:
-        """Return the largest body that a path takes, and the memory of one of its bytes, in those of another body."""
+        """Return the largest body that a path accepts, and its memory per byte, relative to other bodies."""
         if path.endswith("/graphql"):
             return min(GRAPHQL, self.largest), GRAPHQL_WEIGHT
         if path.endswith("/mlflow/upload-artifact"):
@@ -184,7 +184,7 @@ class Bodies:
         lengths = [int(value) for name, value in headers if name == b"content-length"]
         encodings = {value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-encoding"}
         limit, weight = self._terms(scope["path"])
-        # Without a length, which the proxy always states, a body counts as the largest.
+        # A body without a length, which the proxy always states, counts as the largest.
         size = max(lengths) if lengths else limit if _chunked(headers) else 0
         if size > limit:
             raise _too_large(limit)
@@ -196,7 +196,8 @@ class Bodies:
                 yield replayed(await _read(receive, limit), receive)
             return
         async with AsyncExitStack() as held:
-            # What a body becomes is known when it is there: one by one, since one that is judged is held as well.
+            # The decompressed size is known only after the body has arrived. One by one, because a body being measured
+            # is also in memory.
             async with self._unpacking:
                 chunks = await _read(receive, limit)
                 size = await asyncio.to_thread(decoded, encodings, b"".join(chunks), limit)
@@ -242,9 +243,9 @@ async def _read(receive: Receive, limit: int) -> list[bytes]:
 
 
 class Upload:
-    """The request of an upload, which is refused where it arrives too slowly. MLflow's own time is not counted.
+    """Upload, refused if it arrives too slowly. MLflow's own time does not count.
 
-    MLflow's app answers 500 to what is raised in it, so its answer is dropped in favour of ours.
+    MLflow's app answers 500 to exceptions raised in it, so its answer is dropped in favour of ours.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -294,7 +295,7 @@ class Upload:
 def bounded(app: App, largest: int, is_upload: Callable[[Scope], bool]) -> App:
     """Return the app with bounded bodies.
 
-    :param is_upload: Whether a request's body is an artifact, which MLflow streams.
+    :param is_upload: Returns whether a request's body is an artifact, which MLflow streams.
     """
     bodies = Bodies(largest)
 

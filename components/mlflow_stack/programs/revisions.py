@@ -1,6 +1,6 @@
-"""What the schema steps of every database share: the revisions that the MLflow here knows, and how a step speaks.
+"""Shared code of the schema steps of every database: the revisions of the installed MLflow, and logging.
 
-Read from the text of MLflow's migrations: importing MLflow takes seconds, and nearly every run finds nothing to do.
+Revisions are read from the text of MLflow's migrations: importing MLflow takes seconds, and most runs change nothing.
 """
 
 import ast
@@ -12,26 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-# No migration drops a row of these.
+# Tables of which no migration drops a row.
 COUNTED: Final = ("experiments", "runs", "params", "metrics", "registered_models", "model_versions")
 
 
 class RefusedError(Exception):
-    """The step cannot go on; the message says why and what to do."""
+    """Permanent error of the step; the message says why and what to do."""
 
 
 def say(text: str) -> None:
-    """One line for whoever reads the container's log."""
+    """Print one line to the container's log."""
     print(text, file=sys.stderr, flush=True)
 
 
 def installed_version() -> str:
-    """The version of MLflow here."""
+    """Return the version of the installed MLflow."""
     return importlib.metadata.version("mlflow")
 
 
 def _migrations() -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Of each migration the revision that it leads to, those that it starts from, and its text."""
+    """Return for each migration its revision, the revisions before it, and its text."""
     package = importlib.util.find_spec("mlflow")
     if package is None or not package.submodule_search_locations:
         raise RefusedError("MLflow is not installed in this image. Use an image that has it.")
@@ -44,7 +44,7 @@ def _migrations() -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 def known_revisions() -> tuple[str, frozenset[str]]:
-    """The newest schema revision of the MLflow here, and all that it can upgrade from."""
+    """Return the newest schema revision of the installed MLflow, and all that it can upgrade from."""
     migrations = list(_migrations())
     revisions = {revision for revision, _, _ in migrations}
     heads = revisions - {before for _, befores, _ in migrations for before in befores}
@@ -56,7 +56,7 @@ def known_revisions() -> tuple[str, frozenset[str]]:
 
 
 def made_after(revision: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """The tables, and the columns with their tables, that the migrations right after a revision add."""
+    """Return the tables, and the columns with their tables, that the migrations directly after a revision add."""
     texts = [text for _, befores, text in _migrations() if revision in befores]
     tables = {table for text in texts for table in re.findall(r"op\.create_table\(\s*\"(\w+)\"", text)}
     columns = {

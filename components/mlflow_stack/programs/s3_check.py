@@ -1,9 +1,9 @@
-"""Uses the bucket as the server will: lists, writes, reads and deletes one small object.
+"""Check of the bucket with the server's permissions: list, write, read and delete one small object.
 
-``S3_ROOT`` is where artifacts go. The last line says what is wrong, and where to put it right.
+``S3_ROOT`` is the root of the artifacts. The last line of the log names the error and its remedy.
 """
 
-# boto3 carries no types.
+# boto3 has no types.
 # pyright: basic
 
 import os
@@ -27,7 +27,7 @@ ADVICE = {
 
 
 def check(client: Any, bucket: str, prefix: str) -> str | None:
-    """What is wrong; None where all four are allowed."""
+    """Return what is wrong; None if all four operations are allowed."""
     key = "/".join(filter(None, (prefix, f".bucket-check-{secrets.token_hex(8)}")))
     body = secrets.token_bytes(32)
     steps: list[tuple[str, Callable[[], Any]]] = [

@@ -1,11 +1,11 @@
-"""MLflow's S3 artifact repository as the tracking server uses it, an MLflow plugin (`mlflow.artifact_repository`).
+"""MLflow's S3 artifact repository in the tracking server, an MLflow plugin (`mlflow.artifact_repository`).
 
-The server holds an artifact as a whole in ``/tmp`` while it passes it on to a client. Here these files together stay
-within ``SPOOL_BYTES`` and each within ``SPOOL_LARGEST``, so that no request, not even one for a whole folder, fills
-``/tmp``, for which Kubernetes would evict the pod. And what S3 refuses or cannot do is said as MLflow's own errors are.
+The server holds a whole artifact in ``/tmp`` while it passes it on to a client. This repository limits the total of
+these files to ``SPOOL_BYTES`` and each to ``SPOOL_LARGEST``, so that no request, not even for a whole folder, fills
+``/tmp``, for which Kubernetes would evict the pod. Errors of S3 are translated to MLflow's own errors.
 """
 
-# MLflow and boto3 carry no types.
+# MLflow and boto3 have no types.
 # pyright: basic
 
 import os
@@ -26,11 +26,11 @@ BYTES = int(os.environ["SPOOL_BYTES"])
 
 _lock = threading.Lock()
 _held: dict[Path, int] = {}
-"""The sizes of files that are there or being written."""
+"""Sizes of existing and unfinished files."""
 
 
 def reserve(file: Path, size: int) -> None:
-    """Makes an empty file for which there will be room. Raises `MlflowException` where there is none."""
+    """Create an empty file with reserved space. Raises `MlflowException` if there is no space."""
     if size > LARGEST:
         raise MlflowException(
             f"{file.name} has {size} bytes; through this server pass at most {LARGEST} (maxArtifactSize)", BAD_REQUEST
@@ -48,7 +48,7 @@ def reserve(file: Path, size: int) -> None:
 
 @contextmanager
 def said() -> Iterator[None]:
-    """Says errors of S3 as MLflow's: with a status, and a message that reaches the client."""
+    """Translate errors of S3 to MLflow's: with a status, and a message that reaches the client."""
     try:
         yield
     except (Boto3Error, ClientError, BotoCoreError) as error:
@@ -60,7 +60,7 @@ def said() -> Iterator[None]:
 
 
 class Repository(S3ArtifactRepository):
-    """Artifacts in S3, bounded on their way through this server."""
+    """Artifacts in S3, with limited temporary files."""
 
     def _upload_file(self, s3_client: Any, local_file: str, bucket: str, key: str) -> None:
         with said():

@@ -1,10 +1,10 @@
-"""Bounds of the tracking server's searches: how long a statement may take, and a regular expression that ends.
+"""Limits on the tracking server's searches: query time, and regular expressions in linear time.
 
-SQLite calls Python for ``RLIKE``, and Python's ``re`` can take hours over one text, in which no other thread runs. RE2
-takes time in proportion to the text; it comes with PyArrow, which MLflow depends on.
+SQLite calls Python for ``RLIKE``. Python's ``re`` can take hours for one text, and blocks all other threads. RE2 takes
+time in proportion to the text; it is part of PyArrow, a dependency of MLflow.
 """
 
-# MLflow, PyArrow and SQLAlchemy carry no types.
+# MLflow, PyArrow and SQLAlchemy have no types.
 # pyright: basic
 
 import time
@@ -12,29 +12,29 @@ from functools import wraps
 from typing import Any
 
 SECONDS = 25
-"""How long one query may take: less than the 30 s after which MLflow's MySQL driver gives up."""
+"""Seconds of one query: less than the 30 s after which MLflow's MySQL driver gives up."""
 STEPS = 10_000
-"""SQLite's instructions between two looks at the clock."""
+"""SQLite's instructions between two checks of the clock."""
 
 LONGEST = 500
-"""Characters of a regular expression: RE2's time grows with it, too."""
+"""Characters of a regular expression, with which RE2's time also grows."""
 
 LONGEST_FILTER = 100_000
-"""Characters of a filter with its order: MLflow parses each megabyte for half a minute, in which other threads wait."""
+"""Characters of a filter with its order: MLflow parses a megabyte in half a minute, in which other threads wait."""
 
 FILTERS = ("filter", "filter_string", "filters", "order_by")
-"""Fields of requests that hold one."""
+"""Fields of requests with a filter or an order."""
 
 TOO_LONG = (
     f"the search took longer than {SECONDS} s and was ended. Narrow it: name experiments, compare with = or a LIKE "
     "pattern that starts with text, or ask for fewer results."
 )
 TIMED_OUT = (3024, 1969, 3699)
-"""What MySQL and MariaDB say of a statement, and MySQL of a regular expression, past its time."""
+"""Error codes of MySQL and MariaDB for a statement past its time, and of MySQL for a regular expression."""
 
 
 def matches(pattern: str | None, text: object) -> bool:
-    """Return whether RE2 finds the pattern in the text. Raises `ValueError` where it is no pattern of RE2."""
+    """Return whether RE2 finds the pattern in the text. Raises `ValueError` if RE2 rejects the pattern."""
     import pyarrow
     import pyarrow.compute
 
@@ -68,7 +68,7 @@ def _bound_mysql(connection: Any) -> None:
 
 
 def bind(engine: Any) -> None:
-    """Bound the queries of a SQLAlchemy engine."""
+    """Limit the queries of a SQLAlchemy engine."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import BAD_REQUEST
     from sqlalchemy import event
@@ -93,7 +93,7 @@ def bind(engine: Any) -> None:
 
     @event.listens_for(engine, "handle_error")
     def explain(context: Any) -> None:
-        """Answer 400: MLflow would answer 503, and its client would ask again."""
+        """Answer 400: MLflow would answer 503, and its client would retry."""
         state = context.connection.info.get("search", {}) if context.connection is not None else {}
         error = context.original_exception
         if message := state.pop("refused", None):
@@ -117,7 +117,7 @@ def judge(request: Any) -> None:
 
 
 def bound() -> None:
-    """Bound every search of this process. Raises where this MLflow has other internals."""
+    """Limit every search of this process. Raises if MLflow's internals are not as expected."""
     import mlflow.server.handlers as handlers
     import mlflow.store.db.utils as databases
 

@@ -1,9 +1,9 @@
-"""Brings the SQLite database of an MLflow server to the schema of the MLflow that is installed here.
+"""Migration of the SQLite database of an MLflow server to the schema of the installed MLflow.
 
 Runs in the MLflow image before the server, with the database's path in ``DATABASE``. The database is never changed in
-place: what is made or upgraded is another file, which is checked and then takes the database's name at once; the old
-one stays beside it as ``<database>.<revision>.bak``. A run that is killed at any moment leaves the old database or the
-new one, and the next run goes on from there. What it cannot understand it leaves alone: it exits with 1, and the last
+place: the new or upgraded one is another file, which is checked and then replaces the database atomically; the old one
+is kept beside it as ``<database>.<revision>.bak``. A run that is killed at any moment leaves the old or the new
+database, and the next run continues from there. An unknown state is left unchanged: the step exits with 1, and the last
 line on standard error says why and what to do.
 """
 
@@ -24,26 +24,26 @@ from revisions import COUNTED, RefusedError, installed_version, known_revisions,
 
 LOCK_SECONDS: Final = 600
 BUSY_SECONDS: Final = 20
-# A migration may write a table anew, beside the old one, with a journal of what it replaces.
+# A migration may copy a table in the database, with a journal of the replaced pages.
 ROOM: Final = 3
 SPARE_BYTES: Final = 32 << 20
-COPIED_PAGES: Final = 4096  # at once
+COPIED_PAGES: Final = 4096  # pages at once
 SIDECARS: Final = ("-journal", "-wal", "-shm")
 
 
 def beside(database: Path, ending: str) -> Path:
-    """The file with the database's name and an ending."""
+    """Return the path of the file with the database's name and a suffix."""
     return database.with_name(database.name + ending)
 
 
 def discard(database: Path) -> None:
-    """Deletes a database file and what SQLite may have left beside it."""
+    """Delete a database file and SQLite's files beside it."""
     for ending in ("", *SIDECARS):
         beside(database, ending).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,7 +53,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def alone(database: Path) -> Generator[None]:
-    """Keep every other step and every server off the database, until this step ends or is killed."""
+    """Exclude every other step and every server from the database, until this step ends or is killed."""
     try:
         descriptor = claim_lock.take(beside(database, ".lock"), "schema step", LOCK_SECONDS)
     except claim_lock.LockError as error:
@@ -65,12 +65,12 @@ def alone(database: Path) -> Generator[None]:
 
 
 def connect(database: Path) -> sqlite3.Connection:
-    """Opens a database that exists. Reading from it first undoes what a killed server had not committed."""
+    """Open an existing database. The first read rolls back what a killed server had not committed."""
     return sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def revision(connection: sqlite3.Connection) -> str | None:
-    """The schema revision of a database; None if nothing was ever made in it."""
+    """Return the schema revision of a database; None if nothing was ever created in it."""
     tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     revisions: list[str] = []
     if "alembic_version" in tables:
@@ -87,7 +87,7 @@ def revision(connection: sqlite3.Connection) -> str | None:
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many rows the tables have that a migration must keep whole."""
+    """Count the rows of the tables that a migration must preserve."""
     tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     return {
         table: connection.execute(f"select count(*) from {table}").fetchone()[0]  # noqa: S608
@@ -97,7 +97,7 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def need_room(folder: Path, wanted: int, what: str) -> None:
-    """Refuses to begin what the volume has no room for."""
+    """Refuse to begin if the volume has not enough space."""
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise RefusedError(
@@ -107,7 +107,7 @@ def need_room(folder: Path, wanted: int, what: str) -> None:
 
 
 def no_orphans(database: Path) -> None:
-    """Refuses to make a database beside the journal of one that is gone: SQLite would apply it to the new one."""
+    """Refuse to create a database beside the journal of a deleted one: SQLite would apply it to the new one."""
     orphans = [path.name for ending in SIDECARS if (path := beside(database, ending)).exists() and path.stat().st_size]
     if orphans:
         raise RefusedError(
@@ -117,22 +117,22 @@ def no_orphans(database: Path) -> None:
 
 
 def copying(_status: int, remaining: int, total: int) -> None:
-    """Says how far a long copy is."""
+    """Log the progress of a long copy."""
     if total > 100 * COPIED_PAGES and (total - remaining) // COPIED_PAGES % 100 == 0:
         say(f"  copied {total - remaining} of {total} pages")
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies what is committed in a database into a new file, which has no journal beside it afterwards."""
+    """Copy the committed content of a database into a new file, which has no journal beside it afterwards."""
     discard(target)
     with closing(connect(source)) as whole, closing(sqlite3.connect(target, isolation_level=None)) as into:
-        into.execute("pragma synchronous = off")  # synced when it is whole
+        into.execute("pragma synchronous = off")  # synced when it is complete
         whole.backup(into, pages=COPIED_PAGES, progress=copying)
         into.execute("pragma journal_mode = delete")
 
 
 def run_migrations(database: Path, migrate: Callable[[Any, Any], None]) -> None:
-    """Gives MLflow's own schema functions an engine on the file; each migration is logged."""
+    """Give MLflow's own schema functions an engine on the file; log each migration."""
     import sqlalchemy
     import sqlalchemy.event
     from mlflow.store.db import utils
@@ -144,7 +144,7 @@ def run_migrations(database: Path, migrate: Callable[[Any, Any], None]) -> None:
     )
 
     def hasten(raw: sqlite3.Connection, _: object) -> None:
-        raw.execute("pragma synchronous = off")  # thrown away if this run is killed, synced when it is whole
+        raw.execute("pragma synchronous = off")  # discarded if this run is killed, synced when it is complete
 
     sqlalchemy.event.listen(engine, "connect", hasten)
     try:
@@ -154,7 +154,7 @@ def run_migrations(database: Path, migrate: Callable[[Any, Any], None]) -> None:
 
 
 def verify(database: Path, head: str, rows: dict[str, int]) -> None:
-    """Fails unless the file is a sound database of that revision with those rows."""
+    """Fail unless the file is an intact database of that revision with those rows."""
     with closing(connect(database)) as connection:
         found = revision(connection)
         if found != head:
@@ -175,7 +175,7 @@ def verify(database: Path, head: str, rows: dict[str, int]) -> None:
 
 
 def keep(database: Path, old: str) -> Path:
-    """Gives the database a second name, which it keeps when it is replaced."""
+    """Give the database a second name, which it keeps when it is replaced."""
     number = 0
     while True:
         backup = beside(database, f".{old}{f'.{number}' if number else ''}.bak")
@@ -196,7 +196,7 @@ def keep(database: Path, old: str) -> Path:
 
 
 def publish(new: Path, database: Path) -> None:
-    """Lets a finished file take the database's name, at once and lasting."""
+    """Replace the database by a finished file, atomically and durably."""
     for path in (beside(new, ending) for ending in SIDECARS):
         if path.exists():
             raise RefusedError(f"{path.name} is left beside the finished database. Nothing was changed; report this.")
@@ -208,7 +208,7 @@ def publish(new: Path, database: Path) -> None:
 
 
 def create(database: Path, head: str) -> None:
-    """Makes a database with the newest schema and nothing in it."""
+    """Create an empty database with the newest schema."""
     no_orphans(database)
     need_room(database.parent, SPARE_BYTES, "a new database")
     new = beside(database, ".new")
@@ -223,11 +223,11 @@ def create(database: Path, head: str) -> None:
 
 
 def upgrade(database: Path, connection: sqlite3.Connection, old: str, head: str) -> None:
-    """Replaces the database by an upgraded copy."""
+    """Replace the database by an upgraded copy."""
     started = time.monotonic()
     size = database.stat().st_size
     need_room(database.parent, ROOM * size + SPARE_BYTES, f"upgrading {size / 2**20:.0f} MiB")
-    # No journal is left beside what replaces the database, and nobody writes to it until it is replaced.
+    # No journal may remain beside the replacement, and nobody writes to the database until it is replaced.
     mode = connection.execute("pragma journal_mode = delete").fetchone()[0]
     if mode != "delete":
         raise RefusedError(
@@ -266,7 +266,7 @@ def upgrade(database: Path, connection: sqlite3.Connection, old: str, head: str)
 
 
 def run(database: Path) -> None:
-    """The schema step: see the module's text."""
+    """Run the schema step; see the module's docstring."""
     head, known = known_revisions()
     with alone(database):
         discard(beside(database, ".new"))
@@ -291,7 +291,7 @@ def run(database: Path) -> None:
 
 
 def guarded(step: Callable[[], None]) -> int:
-    """Runs a step; what stops it becomes the last line of the log and the exit code."""
+    """Run a step; an error becomes the last line of the log and the exit code."""
     try:
         step()
     except RefusedError as refusal:
@@ -312,7 +312,7 @@ def guarded(step: Callable[[], None]) -> int:
 
 
 def main() -> int:
-    """The step as the pod runs it."""
+    """Run the step as in the pod."""
     return guarded(lambda: run(Path(os.environ["DATABASE"]).absolute()))
 
 

@@ -1,10 +1,10 @@
-"""The ASGI app of the tracking server: MLflow's own, with this project's bounds (an MLflow plugin, ``mlflow.app``).
+"""ASGI app of the tracking server: MLflow's own, with this project's limits (an MLflow plugin, ``mlflow.app``).
 
-``mlflow server --app-name mlflow-stack`` starts it. Each bound is a module: bodies of requests, answers of the Flask
-app, artifact locations, searches. Each fails the start where the MLflow here has other internals than it expects.
+``mlflow server --app-name mlflow-stack`` starts it. Each limit is a module: bodies of requests, answers of the Flask
+app, artifact locations, searches. Each refuses to start if MLflow's internals are not as expected.
 """
 
-# MLflow carries no types.
+# MLflow has no types.
 # pyright: basic
 
 import logging
@@ -20,15 +20,15 @@ from typing import Any, cast
 _logger = logging.getLogger("mlflow.server")
 
 ARTIFACTS = ("/api/2.0/mlflow-artifacts/artifacts/", "/ajax-api/2.0/mlflow-artifacts/artifacts/")
-"""What MLflow streams."""
+"""Routes that MLflow streams."""
 STUCK_SECONDS = 120
-"""How long all threads may be taken before the health page says so: longer than any search or database timeout."""
+"""Seconds after which the health page reports that all threads are busy: longer than any search or database timeout."""
 ABANDONED_SECONDS = 3600
-"""How long an upload that another server may still write has not been written to before it counts as abandoned."""
+"""Seconds without a write after which an upload counts as abandoned, if another server may still write it."""
 
 
 def unprefixed(scope: MutableMapping[str, Any], prefix: str) -> MutableMapping[str, Any]:
-    """Return the scope with the path that MLflow streams artifacts under: it mounts these without the prefix, and its
+    """Return the scope with the path under which MLflow streams artifacts: MLflow mounts it without the prefix, and its
     routes under the prefix hold whole bodies in memory."""
     path: str = scope.get("path", "")
     if prefix and scope.get("method") in ("GET", "PUT") and path.removeprefix(prefix).startswith(ARTIFACTS):
@@ -43,7 +43,7 @@ def is_upload(scope: MutableMapping[str, Any]) -> bool:
 
 
 def sweep(folder: Path, before: float) -> int:
-    """Delete what uploads left that a killed server did not finish; return how many files others may still write."""
+    """Delete unfinished uploads of a killed server; return the number of files that others may still write."""
     from mlflow.store.artifact.local_artifact_repo import _TEMP_ARTIFACT_PREFIX
 
     left = deleted = 0
@@ -68,7 +68,7 @@ def _sweep_on_start() -> None:
     if not folder.is_absolute():
         return
     if "CLAIM_LOCK" in os.environ:
-        # The claim is this server's alone.
+        # The claim belongs to this server only.
         sweep(folder, time.time())
         return
     while sweep(folder, time.time() - ABANDONED_SECONDS):
@@ -88,17 +88,17 @@ def _name_outside_locations(rules: Any) -> None:
 
 
 def _settle_auth() -> None:
-    """Import once what MLflow imports in every search. Where its own packages are missing, as in MLflow's image, the
-    import would start again each time, and searches at once would find it half done and end with 500."""
+    """Import once what MLflow imports in every search. If its own packages are missing, as in MLflow's image, each
+    search would repeat the import, and concurrent searches would find it incomplete and end with 500."""
     try:
         import mlflow.server.auth  # noqa: F401
     except ImportError:
-        # For Python this is a module that cannot be imported, which MLflow expects.
+        # Python treats this as a module that cannot be imported, which MLflow expects.
         sys.modules["mlflow.server.auth"] = cast(Any, None)
 
 
 def create_app() -> Callable[..., Any]:
-    """Return MLflow's app, bounded."""
+    """Return MLflow's app with the limits."""
     import locations
     import mlflow.server.fastapi_app as served
     import request_bodies
@@ -119,7 +119,7 @@ def create_app() -> Callable[..., Any]:
     async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             if scope["path"] == f"{prefix}/health" and scope["method"] in ("GET", "HEAD"):
-                # Without a thread: a server whose threads wait for a database lives.
+                # Without a thread: a server whose threads wait for a database is alive.
                 healthy = not stuck.now()
                 content = b"OK" if healthy else b"every thread is taken and none comes free"
                 await request_bodies.answer(send, 200 if healthy else 503, content, content_type="text/plain")

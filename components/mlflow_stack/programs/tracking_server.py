@@ -1,7 +1,7 @@
-"""The tracking server's start: the lock on its claim, then ``mlflow server`` with this project's app.
+"""Start of the tracking server: lock its claim, then run ``mlflow server`` with this project's app.
 
-The lock is this process's, which stays the container's first process as ``mlflow server``: another pod's server on the
-same claim waits until the container has ended, whatever made it.
+This process holds the lock and becomes ``mlflow server``, as the container's first process. Any other pod's server on
+the same claim waits until the container has ended.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 import claim_lock
 
 WAIT_SECONDS = 150
-"""Less than the start probe allows, so that the last words of a pod that waits are these."""
+"""Less than the startup probe allows, so that this error is the last line of a waiting pod's log."""
 
 
 def empty(folder: Path) -> None:
-    """Delete what is in a folder: a container that was killed leaves its ``/tmp`` to the next, artifacts and all."""
+    """Delete the content of a folder: a killed container leaves its ``/tmp`` to the next one, including artifacts."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -26,7 +26,7 @@ def empty(folder: Path) -> None:
 
 
 def claim(lock: Path) -> None:
-    """Wait for the claim's lock, and keep it for as long as this process lives, as whatever program."""
+    """Wait for the claim's lock, and keep it for the lifetime of this process, across `exec`."""
     try:
         descriptor = claim_lock.take(lock, "server", WAIT_SECONDS)
     except claim_lock.LockError as error:
@@ -39,8 +39,8 @@ def _end(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Replace this process by MLflow's, once the claim is its own."""
-    # The first process of a container ignores what it does not handle.
+    """Replace this process by MLflow's, once it holds the claim's lock."""
+    # The first process of a container ignores signals that it does not handle.
     signal.signal(signal.SIGTERM, _end)
     if lock := os.environ.get("CLAIM_LOCK"):
         claim(Path(lock))

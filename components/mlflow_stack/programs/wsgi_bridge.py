@@ -1,10 +1,10 @@
-"""The bridge between MLflow's ASGI server and its Flask app, with back-pressure.
+"""Bridge between MLflow's ASGI server and its Flask app, with back-pressure.
 
-MLflow's own bridge puts an answer into a queue without end, so that a download lies in memory as a whole where its
-reader is slower than the disk. Here a chunk is read when the one before is sent, and between them no thread is held.
+MLflow's own bridge puts an answer into an unbounded queue, so that memory holds a whole download if its reader is
+slower than the disk. Here each chunk is read after the previous one is sent, and no thread is held in between.
 """
 
-# MLflow, Starlette and anyio carry no types.
+# MLflow, Starlette and anyio have no types.
 # pyright: basic
 
 import time
@@ -17,19 +17,19 @@ import anyio.to_thread
 CHUNK = 256 * 2**10
 """Bytes that are read at once."""
 SEARCH_THREADS = 20
-"""Threads that searches may take, half of the 40 that there are: the others log and read runs meanwhile."""
+"""Threads for searches, half of the 40: the others log and read runs meanwhile."""
 
 _finished = 0
-"""Calls of the Flask app that came to an end."""
+"""Number of calls of the Flask app that have ended."""
 
 
 def finished() -> int:
-    """Return how many calls came to an end."""
+    """Return the number of calls that have ended."""
     return _finished
 
 
 class Responder:
-    """One request to the Flask app."""
+    """Request to the Flask app."""
 
     searching: anyio.CapacityLimiter | None = None
 
@@ -78,7 +78,7 @@ class Responder:
 
     @staticmethod
     async def _watch(receive: Any, scope: anyio.CancelScope) -> None:
-        """Stop reading for a client that is gone."""
+        """Stop reading for a client that has disconnected."""
         while (await receive())["type"] != "http.disconnect":
             pass
         scope.cancel()
@@ -95,7 +95,7 @@ class Responder:
     def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
         if exc_info is not None and self._start:
             raise exc_info[1].with_traceback(exc_info[2])
-        # An answer that says its length is a file or a text, and not events that come now and then.
+        # An answer with a length is a file or a text, not a stream of events.
         self._finite = any(name.lower() == "content-length" for name, _ in headers)
         self._start = {
             "type": "http.response.start",
@@ -118,7 +118,7 @@ class Responder:
 
 
 def installed() -> None:
-    """Put the bridge into MLflow, in this process. Raises where this MLflow has other internals."""
+    """Install the bridge in MLflow, in this process. Raises if MLflow's internals are not as expected."""
     import mlflow.server.fastapi_app as served
 
     used = served._EfficientWSGIMiddleware.__call__.__code__.co_names
@@ -128,7 +128,7 @@ def installed() -> None:
 
 
 class Stuck:
-    """Whether every thread has been taken for so long that the process should be started again."""
+    """Detector of stuck threads: all busy for so long that the process should be restarted."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -136,7 +136,7 @@ class Stuck:
         self._finished = 0
 
     def now(self) -> bool:
-        """Look, at each question of the kubelet's: threads all taken, and no call ended since the first such look."""
+        """Check at each probe of the kubelet: all threads busy, and no call ended since the first such check."""
         limiter = anyio.to_thread.current_default_thread_limiter()
         if limiter.borrowed_tokens < limiter.total_tokens or _finished != self._finished:
             self._since, self._finished = None, _finished
