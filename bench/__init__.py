@@ -1,1 +1,1 @@
-"""What the stack costs, as ratios measured side by side in one run: `make bench`."""
+"""Cost of the stack, as ratios measured side by side in one run: `make bench`."""

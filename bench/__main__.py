@@ -1,7 +1,7 @@
 """The command behind `make bench`.
 
-Works on an instance of its own, `bench`, which it deletes when it ends; KEEP=1 keeps it, and uses it again. A cold
-`make up` is measured whole where MLFLOW_STACK_CACHE names an empty folder.
+Works on its own instance, `bench`, which it deletes at the end; KEEP=1 keeps and reuses it. If MLFLOW_STACK_CACHE is an
+empty folder, a cold `make up` is measured.
 """
 
 import os
@@ -16,14 +16,14 @@ from bench.result import Line, Results
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.progress import Progress
 
-# Memory first, while nothing but `up` itself has used the server.
+# Memory first, while only `up` itself has used the server.
 PARTS: dict[str, Callable[[Platform, Progress, bool], list[Line]]] = {
     "memory": memory.measure,
     "throughput": throughput.measure,
     "guessing": guessing.measure,
     "preview": preview.measure,
     "rollout": rollout.measure,
-    # Last, as they set a key of the stack.
+    # Last, because they set a key of the stack.
     "transfer": transfer.measure,
     "models": models.measure,
 }
@@ -34,7 +34,7 @@ NAMES = ("up", *PARTS)
 @click.option("--short", is_flag=True, help="Few rounds: whether it works, not what it costs. Writes nothing.")
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="Only these parts. Writes nothing.")
 def main(short: bool, only: tuple[str, ...]) -> None:
-    """The entry point."""
+    """Run the benchmark."""
     results = Results(machine.facts())
     keep = bool(os.environ.get("KEEP"))
     platform = Platform()
@@ -56,7 +56,7 @@ def main(short: bool, only: tuple[str, ...]) -> None:
 
 
 def measure(platform: Platform, progress: Progress, results: Results, short: bool, parts: tuple[str, ...]) -> None:
-    """Measures the named parts; one that fails does not keep the others from it."""
+    """Measure the named parts; a failed part does not stop the others."""
     if "up" in parts:
         results.steps += ups.measure(platform, progress)
     else:

@@ -1,7 +1,7 @@
-"""Runs in the tracking server's container, with Python's own library alone: guesses at passwords beside a user.
+"""Password guesses beside a user, run in the tracking server's container with Python's standard library only.
 
-Each caller has a loopback address of its own, which nginx tells apart. Reads what to do as JSON from standard input,
-the password with it; writes one JSON line per pair of measurements.
+Each caller has its own loopback address, so that nginx tells them apart. Reads its task as JSON from standard input,
+including the password; writes one JSON line per pair of measurements.
 """
 
 import base64
@@ -17,7 +17,7 @@ GUESSER, USER = "127.0.0.2", "127.0.0.3"
 
 
 def seconds(order: dict[str, Any], source: str, name: str, password: str, wanted: int) -> float:
-    """How long one request takes, over a connection of its own. It must be answered as wanted."""
+    """Return the duration of one request on its own connection. The answer must have the expected status."""
     token = base64.b64encode(f"{name}:{password}".encode()).decode()
     connection = http.client.HTTPConnection("127.0.0.1", order["port"], timeout=60, source_address=(source, 0))
     started = time.monotonic()
@@ -31,13 +31,13 @@ def seconds(order: dict[str, Any], source: str, name: str, password: str, wanted
 
 
 def guess(order: dict[str, Any], stop: threading.Event) -> None:
-    """One guess after the other."""
+    """Send one guess after the other."""
     while not stop.is_set():
         seconds(order, GUESSER, order["user"], "a wrong guess", 401)
 
 
 def main() -> None:
-    """Pairs of guesses at a known and an unknown name; then of a user's requests, with guesses going on and without."""
+    """Measure pairs of guesses at a known and an unknown name, then of a user's requests with and without guesses."""
     order = json.load(sys.stdin)
     user, password = order["user"], order["password"]
     for _ in range(order["rounds"]):

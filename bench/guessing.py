@@ -1,4 +1,4 @@
-"""What guesses at passwords cost who guesses, tell about names, and cost everybody else."""
+"""Cost of password guesses to the guesser and to other users, and whether they reveal names."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ GUESSERS = 20
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """Through the proxy's internal port, as both ports ask for the password in the same way."""
+    """Measures the proxy's internal port, because both ports check passwords in the same way."""
     client = platform.secret("mlflow-client")
     user, password = (base64.b64decode(client[f"MLFLOW_TRACKING_{part}"]).decode() for part in ("USERNAME", "PASSWORD"))
     order = {

@@ -1,6 +1,6 @@
-"""Runs in the tracking server's container, with nothing but Python's own library: the same requests to two ports.
+"""Same requests to two ports, run in the tracking server's container with Python's standard library only.
 
-Reads what to do as JSON from standard input, the password with it; writes one JSON line per pair of measurements.
+Reads its task as JSON from standard input, including the password; writes one JSON line per pair of measurements.
 """
 
 import http.client
@@ -17,7 +17,7 @@ Request = tuple[str, dict[str, Any]]
 
 
 class Client:
-    """One connection that is kept open."""
+    """Persistent connection."""
 
     def __init__(self, port: int, headers: dict[str, str]) -> None:
         """`port`: on loopback."""
@@ -25,7 +25,7 @@ class Client:
         self._headers = headers
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer, which must be 200."""
+        """Send a request; return the answer, which must be 200."""
         self._connection.request("POST", API + path, json.dumps(body), self._headers)
         answer = self._connection.getresponse()
         content = answer.read()
@@ -35,7 +35,7 @@ class Client:
 
 
 def seconds(port: int, headers: dict[str, str], connections: int, requests: list[Request]) -> float:
-    """How long the requests take over a number of connections at once."""
+    """Return the duration of the requests over a number of concurrent connections."""
     clients = [Client(port, headers) for _ in range(connections)]
     for client in clients:
         client.post("/experiments/search", {"max_results": 1})
@@ -52,7 +52,7 @@ def seconds(port: int, headers: dict[str, str], connections: int, requests: list
 
 
 def run_with(client: Client, experiment: str, number: int) -> str:
-    """A run as a training leaves it: a few parameters and metrics."""
+    """Return a run as a training creates it: a few parameters and metrics."""
     run = client.post("/runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]["run_id"]
     metrics = [{"key": f"m{key}", "value": number + key, "timestamp": 1, "step": 0} for key in range(5)]
     params = [{"key": f"p{key}", "value": str(number + key)} for key in range(5)]
@@ -61,7 +61,7 @@ def run_with(client: Client, experiment: str, number: int) -> str:
 
 
 def operations(client: Client) -> dict[str, Callable[[], Request]]:
-    """What makes the next request of each kind. Every written value is new."""
+    """Return the generators of each kind's next request. Every written value is new."""
     experiment = client.post("/experiments/create", {"name": f"bench {time.time()}"})["experiment_id"]
     runs = [run_with(client, experiment, number) for number in range(50)]
     run = runs[0]
@@ -87,7 +87,7 @@ def operations(client: Client) -> dict[str, Callable[[], Request]]:
 
 
 def main() -> None:
-    """Proxied and direct in turns, the first of the two changing from round to round."""
+    """Measure proxied and direct requests in turns, alternating the order from round to round."""
     order = json.load(sys.stdin)
     ways = {name: (way["port"], way["headers"]) for name, way in order["ways"].items()}
     make = operations(Client(*ways["direct"]))

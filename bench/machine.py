@@ -1,4 +1,4 @@
-"""Facts of the machine without which numbers say little."""
+"""Properties of the machine that results depend on."""
 
 import os
 import platform as this
@@ -11,7 +11,7 @@ from bench.platform import Platform, run
 
 
 def facts() -> dict[str, str]:
-    """Of the hardware, the system and how busy it is, before anything is measured."""
+    """Return hardware, system and load, before anything is measured."""
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return {
@@ -27,7 +27,7 @@ def facts() -> dict[str, str]:
 
 
 def versions(platform: Platform) -> dict[str, str]:
-    """Of what was measured."""
+    """Return the versions of the measured programs."""
     node = platform.kubectl("get", "nodes", "--output", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}")
     return {
         "MLflow": version("mlflow"),

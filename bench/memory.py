@@ -20,7 +20,7 @@ _MIB = 2**20
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """Anonymous memory of all processes of each pod, both idle at the same time."""
+    """Measure anonymous memory of all processes of each pod, both idle at the same time."""
     with progress.step("bench: idle memory", 50) as step:
         try:
             defaults = _start_defaults(platform)
@@ -38,7 +38,7 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
 
 
 def _settle(pod: dict[str, Any]) -> None:
-    """Waits until the pod's memory changes by less than one in a hundred within five seconds."""
+    """Wait until the pod's memory changes by less than one in a hundred within five seconds."""
     deadline = time.monotonic() + SETTLES
     before, now = 0, anonymous(pod)
     while abs(now - before) > now / 100 and time.monotonic() < deadline:
@@ -47,7 +47,7 @@ def _settle(pod: dict[str, Any]) -> None:
 
 
 def anonymous(pod: dict[str, Any]) -> int:
-    """Bytes of anonymous memory that the processes of a pod on this machine hold. Raises `LocalError` for none."""
+    """Return the anonymous memory of a pod's processes on this machine, in bytes. Raises `LocalError` for none."""
     uid = f"pod{pod['metadata']['uid']}"
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
@@ -64,7 +64,7 @@ def anonymous(pod: dict[str, Any]) -> int:
 
 
 def _start_defaults(platform: Platform) -> dict[str, Any]:
-    """A pod that runs `mlflow server` as its documentation says: SQLite, four workers, jobs."""
+    """Return a pod that runs `mlflow server` as in its documentation: SQLite, four workers, jobs."""
     container = {
         "name": "mlflow",
         "image": platform.config["mlflow-stack:image"],

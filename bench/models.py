@@ -1,4 +1,4 @@
-"""A model's server against `mlflow models serve` of the same model, and its two ways in against each other."""
+"""Model server against `mlflow models serve` of the same model, and its two ports against each other."""
 
 import base64
 import time
@@ -14,11 +14,11 @@ from mlflow_stack_cli.progress import Progress
 MEMORY_GOAL = 0.6
 LATENCY_GOAL = 1.15
 KEPT_GOAL = 1.05
-"""Memory after malformed requests against after a first few: nothing of them stays."""
+"""Limit of memory after malformed requests, relative to that after the first few: none of them is kept."""
 MALFORMED = 6
-"""The first few, two of each kind: what answering one makes the server load once is not counted."""
+"""The first few, two of each kind: modules that the server loads once for an answer are not counted."""
 COUNT = 300
-"""Predictions of one measurement: their 99th percentile leaves out the three slowest."""
+"""Predictions of one measurement: the 99th percentile ignores the three slowest."""
 ROUNDS = 15
 MOST_SECONDS = 60
 SERVED = "bench-served"
@@ -40,7 +40,7 @@ print(info.registered_model_version)
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """Memory of both, idle after the same requests; the 99th percentile of both ways in, in turns."""
+    """Measure memory of both, idle after the same requests, and the 99th percentile of both ports, in turns."""
     with progress.step("bench: models", 120) as step:
         try:
             step.detail("training and serving one")
@@ -107,7 +107,7 @@ def _ways(platform: Platform) -> dict[str, Any]:
 
 
 def _start_other(platform: Platform, version: str) -> dict[str, Any]:
-    """A pod that serves the model as MLflow's documentation says, with what is in the image."""
+    """Return a pod that serves the model as in MLflow's documentation, with the image's packages."""
     serve = f"mlflow models serve --model-uri models:/ridge/{version} --env-manager local --host 127.0.0.1 --port 5000"
     container = {
         "name": "mlflow",

@@ -1,4 +1,4 @@
-"""The instance that is measured, and the programs that work on it."""
+"""Measured instance, and the programs that work on it."""
 
 import json
 import os
@@ -17,74 +17,74 @@ from sandbox.paths import PROJECT, Instance
 
 INSTANCE = "bench"
 NAMESPACE = "mlflow-dev"
-"""Of the stack that `up` makes, as its stack file says."""
+"""Namespace of the stack that `up` creates, as in its stack file."""
 
 
 class Platform:
-    """The instance `bench` with the stack `dev` in it."""
+    """Instance `bench` with the stack `dev`."""
 
     def __init__(self) -> None:
         self.instance = Instance.open(INSTANCE)
         self._environment: dict[str, str] | None = None
 
     def url_of(self, port: int) -> str:
-        """The address of a NodePort."""
+        """Return the address of a NodePort."""
         return f"http://{self.instance.node_address}:{port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `make env` exports, over this process's own."""
+        """This process's environment, overridden by the variables of `make env`."""
         if self._environment is None:
             self._environment = exported(self.local("env").stdout)
         return self._environment
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration that `up` wrote for its stack."""
+        """Configuration that `up` wrote for its stack."""
         return yaml.safe_load((self.instance.root / "stacks" / "Pulumi.dev.yaml").read_text())["config"]
 
     def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the project's own command line, as make calls it."""
+        """Run a command of the project's command line, as make calls it."""
         return run(sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", "dev", *arguments)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """kubectl's output."""
+        """Run kubectl; return its output."""
         return run("kubectl", *arguments, stdin=stdin, env=self.environment).stdout
 
     def objects(self, kinds: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
-        """Objects of a namespace."""
+        """Return objects of a namespace."""
         text = self.kubectl("get", kinds, "--namespace", namespace, "--output", "json", *arguments)
         return json.loads(text)["items"]
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
-        """Gives objects to the cluster. On standard input, as some are Secrets."""
+        """Apply objects. On standard input, because some are Secrets."""
         self.kubectl(
             "apply", "--filename", "-", stdin=json.dumps({"kind": "List", "apiVersion": "v1", "items": [*documents]})
         )
 
     def client(self, program: str) -> str:
-        """The output of a program with MLflow's client, as `make client-env` sets it up."""
+        """Run a program with MLflow's client, as `make client-env` sets it up; return its output."""
         variables = {**os.environ, **exported(self.local("client-env").stdout)}
         return run(sys.executable, "-c", program, env=variables).stdout
 
     def configure(self, keys: Mapping[str, Any]) -> None:
-        """Sets keys of the stack file, as somebody would by hand."""
+        """Set keys of the stack file, as a user would by hand."""
         file = self.instance.root / "stacks" / "Pulumi.dev.yaml"
         content = yaml.safe_load(file.read_text())
         content["config"] |= keys
         file.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def tracking_pod(self) -> dict[str, Any]:
-        """The pod of the stack that `up` made."""
+        """Return the pod of the stack that `up` created."""
         (pod,) = self.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
         return pod
 
     def secret(self, name: str) -> dict[str, Any]:
-        """A Secret of the stack that `up` made, values in base64."""
+        """Return a Secret of the stack that `up` created, with values in base64."""
         return json.loads(self.kubectl("get", "secret", name, "--namespace", NAMESPACE, "--output", "json"))["data"]
 
     def close(self, keep: bool) -> None:
-        """Takes the instance down and deletes it, unless it is to be kept."""
+        """Take the instance down and delete it, unless it is to be kept."""
         if not keep:
             self.local("down")
             self.local("clean", "--force")
@@ -92,7 +92,7 @@ class Platform:
 
 @dataclass
 class Stack:
-    """A stack of a program in the instance's state backend, beside the one that `up` made."""
+    """Stack of a program in the instance's state backend, beside the one that `up` created."""
 
     platform: Platform
     name: str
@@ -101,9 +101,9 @@ class Stack:
     config: dict[str, Any]
 
     def __enter__(self) -> "Stack":
-        """Makes the stack, empty."""
+        """Create the stack, empty."""
         with tempfile.TemporaryDirectory(dir=self.platform.instance.root) as scratch:
-            # `stack init` writes the salt beside the Pulumi.yaml that it finds, which is not to be the checkout's.
+            # `stack init` writes the salt beside the Pulumi.yaml that it finds, which must not be the checkout's.
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {self.project}\nruntime: python\n")
             plain = {key: value for key, value in self._environment.items() if key != "PULUMI_OPTION_CONFIG_FILE"}
             run("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive", cwd=Path(scratch), env=plain)
@@ -113,12 +113,12 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Forgets the stack; what it made is the caller's to delete."""
+        """Remove the stack; the caller deletes its objects."""
         self.pulumi("stack", "rm", self.name, "--yes", "--force", "--preserve-config")
         self._file.unlink()
 
     def pulumi(self, *arguments: str) -> str:
-        """pulumi's output."""
+        """Run pulumi; return its output."""
         options = (*arguments, "--non-interactive")
         return run("pulumi", *options, cwd=self.program, env=self._environment).stdout
 
@@ -137,7 +137,7 @@ class Stack:
 def run(
     *argv: str, stdin: str | None = None, cwd: Path = PROJECT, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A program that must end well. Raises `LocalError` with its last lines."""
+    """Run a program that must succeed. Raises `LocalError` with its last lines."""
     done = subprocess.run(argv, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
@@ -146,6 +146,6 @@ def run(
 
 
 def exported(script: str) -> dict[str, str]:
-    """The environment of a shell that evaluated `script`."""
+    """Return the environment of a shell that evaluated `script`."""
     shell = run("bash", "-c", 'eval "$1"; env -0', "bash", script, env=os.environ)
     return dict(line.split("=", 1) for line in shell.stdout.split("\0") if "=" in line)

@@ -1,7 +1,7 @@
-"""Runs in a model's container, with nothing but Python's own library: the same predictions to each port, in turns.
+"""Same predictions to each port, in turns, run in a model's container with Python's standard library only.
 
-Reads what to do as JSON from standard input, the password with it; writes one JSON line per round: the 99th percentile
-of each way, in seconds.
+Reads its task as JSON from standard input, including the password; writes one JSON line per round: the 99th percentile
+of each port, in seconds.
 """
 
 import http.client
@@ -16,7 +16,7 @@ MALFORMED = [b"{", b"x" * 3_000_000, json.dumps({"dataframe_records": [{"age": "
 
 
 def ask(connection: http.client.HTTPConnection, way: dict, body: str | bytes, wanted: int) -> float:
-    """The seconds of one request."""
+    """Return the seconds of one request."""
     started = time.perf_counter()
     connection.request("POST", way["path"] + "/invocations", body, way["headers"])
     answer = connection.getresponse()
@@ -27,13 +27,13 @@ def ask(connection: http.client.HTTPConnection, way: dict, body: str | bytes, wa
 
 
 def percentile(values: list[float]) -> float:
-    """The 99th, by nearest rank."""
+    """Return the 99th percentile, by nearest rank."""
     return sorted(values)[math.ceil(len(values) * 0.99) - 1]
 
 
 def main() -> None:
-    """Both ways in turns, request by request, so that what else the machine does meets both; the first one changes from
-    round to round."""
+    """Measure both ports in turns, request by request, so that other load affects both; alternate the order from round
+    to round."""
     order = json.load(sys.stdin)
     ways = order["ways"]
     connections = {name: http.client.HTTPConnection("127.0.0.1", way["port"], timeout=60) for name, way in ways.items()}

@@ -1,4 +1,4 @@
-"""A preview without changes against one of a bare program with as many resources."""
+"""Preview without changes against one of a bare program with as many resources."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ NAMESPACE = "bench-bare"
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """Previews in turns, the first of the two changing from round to round."""
+    """Measure previews in turns, alternating the order from round to round."""
     counts = _resources(platform)
     rounds = 2 if short else ROUNDS
     program = platform.instance.root / "bare"
@@ -46,7 +46,7 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
 
 
 def _resources(platform: Platform) -> dict[str, int]:
-    """How many resources of each kind the stack has; its own entry and providers, which every stack has, left out."""
+    """Count the stack's resources by kind, except its own entry and providers, which every stack has."""
     exported = run("pulumi", "stack", "export", "--non-interactive", env=platform.environment).stdout
     types = Counter(one["type"].split(":")[0] for one in json.loads(exported)["deployment"]["resources"])
     return {"components": types["mlflow-stack"], "random": types["random"], "kubernetes": types["kubernetes"]}

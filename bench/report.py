@@ -21,7 +21,7 @@ _MISSED = "#d1495b"
 
 
 def show(results: Results) -> None:
-    """Prints the lines."""
+    """Print the lines."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "ours", "other", "ratio", "goal", ""):
         table.add_column(name, justify="left" if not name else "right")
@@ -40,7 +40,7 @@ def show(results: Results) -> None:
 
 
 def write(results: Results, folder: Path = FOLDER) -> Path:
-    """Writes `<date>.md`, `.json` and `.svg`; returns the first. What the same day had before is replaced."""
+    """Write `<date>.md`, `.json` and `.svg`, replacing those of the same day; return the first."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{date.today().isoformat()}.md"
     plot(results.lines, file.with_suffix(".svg"))
@@ -56,7 +56,7 @@ def write(results: Results, folder: Path = FOLDER) -> Path:
 
 
 def plot(lines: list[Line], file: Path) -> None:
-    """The ratios as bars, each with its goal."""
+    """Draw the ratios as bars, each with its goal."""
     mpl.rcParams["svg.hashsalt"] = "bench"
     figure, axes = plt.subplots(figsize=(9, 0.55 * len(lines) + 1.4), layout="constrained")
     for row, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""What was measured."""
+"""Results of the measurements."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -7,46 +7,46 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Line:
-    """One thing measured on ours and on what it is compared with, in pairs taken right after each other."""
+    """One quantity, measured on ours and on its counterpart, in pairs taken directly after each other."""
 
     name: str
     unit: str
-    """Of the measurements, such as `s` or `MiB`."""
+    """Unit of the measurements, such as `s` or `MiB`."""
     pairs: list[tuple[float, float]]
-    """Ours, and the other."""
+    """Our value and the other's."""
     better: Literal["at least", "at most"]
-    """On which side of the goal the ratio is to be."""
+    """Side of the goal on which the ratio passes."""
     goal: float
     against: str
-    """What the other is, in a few words."""
+    """Short description of the counterpart."""
 
     @property
     def ours(self) -> float:
-        """The median of ours."""
+        """Median of our values."""
         return median(ours for ours, _ in self.pairs)
 
     @property
     def other(self) -> float:
-        """The median of the other."""
+        """Median of the other's values."""
         return median(other for _, other in self.pairs)
 
     @property
     def ratios(self) -> list[float]:
-        """Ours over the other, pair by pair."""
+        """Ratios of ours to the other, pair by pair."""
         return [ours / other for ours, other in self.pairs]
 
     @property
     def ratio(self) -> float:
-        """The median of the pairs' ratios, so that what slows both does not count."""
+        """Median of the pairs' ratios, so that load that slows both does not count."""
         return median(self.ratios)
 
     @property
     def met(self) -> bool:
-        """Whether the ratio is on the goal's side."""
+        """Whether the ratio meets the goal."""
         return self.ratio >= self.goal if self.better == "at least" else self.ratio <= self.goal
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON form."""
         return {
             "name": self.name,
             "against": self.against,
@@ -62,24 +62,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Steps:
-    """How long each step of a command took. Steps may overlap, so that their sum is more than the whole."""
+    """Duration of each step of a command. Steps may overlap, so that their sum exceeds the total."""
 
     name: str
     seconds: float | None
-    """Of the whole command; none where only the steps are known."""
+    """Duration of the whole command; None if only the steps are known."""
     steps: list[tuple[str, float]]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the JSON form."""
         return {"name": self.name, "seconds": self.seconds, "steps": dict(self.steps)}
 
 
 @dataclass
 class Results:
-    """All of a run."""
+    """Results of a whole run."""
 
     machine: dict[str, str]
     lines: list[Line] = field(default_factory=list[Line])
     steps: list[Steps] = field(default_factory=list[Steps])
     failures: list[str] = field(default_factory=list[str])
-    """What could not be measured, and why."""
+    """Failed measurements, with the reason."""

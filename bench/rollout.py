@@ -1,4 +1,4 @@
-"""`pulumi up` from nothing to ready against `kubectl apply` of the very objects that it made."""
+"""`pulumi up` from nothing to ready, against `kubectl apply` of the same objects."""
 
 import json
 import threading
@@ -30,13 +30,13 @@ class Took:
     """Seconds from the start of the command."""
 
     first: float
-    """To the first 200 through the address, from a page that reads the database."""
+    """Until the first 200 through the address, from a page that reads the database."""
     end: float
-    """To the end of the command."""
+    """Until the end of the command."""
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """To the first answer, and to the end of the command. Which of the two goes first changes from round to round."""
+    """Measure the time to the first answer and to the end of the command, alternating the order from round to round."""
     rounds = 1 if short else ROUNDS
     pairs: list[tuple[Took, Took]] = []
     with progress.step("bench: pulumi up and kubectl apply", 75 * rounds) as step:
@@ -116,13 +116,13 @@ def _timed(platform: Platform, command: Callable[[], object]) -> Took:
 
 
 def _captured(platform: Platform) -> Objects:
-    """The objects of the stack as one would write them by hand. Secrets among them, so never in a file."""
+    """Return the stack's objects as written by hand. They include Secrets, so they are never written to a file."""
     namespace = json.loads(platform.kubectl("get", "namespace", NAMESPACE, "--output", "json"))
     return [_cleaned(one) for one in (namespace, *platform.objects(_KINDS, NAMESPACE, "--selector", _OURS))]
 
 
 def _cleaned(live: dict[str, Any]) -> dict[str, Any]:
-    """An object without what the cluster added to it."""
+    """Return an object without the fields that the cluster added."""
     kept = {key: value for key, value in live.items() if key not in ("status", "metadata")}
     metadata = {key: live["metadata"][key] for key in ("name", "namespace", "labels") if key in live["metadata"]}
     if live["kind"] == "Namespace":

@@ -14,15 +14,15 @@ from mlflow_stack_cli.progress import Progress, Step
 GOAL = 0.95
 NAMES = {"log_metric": "log_metric", "log_batch": "log_batch, 1000 metrics", "search_runs": "search_runs, 50 runs"}
 COUNTS = {"log_metric": 160, "log_batch": 8, "search_runs": 32}
-"""Requests of one measurement, which takes about a second: many short pairs are disturbed less than few long ones."""
+"""Requests of one measurement, which takes about a second: many short pairs are less noisy than few long ones."""
 ROUNDS = 21
 MOST_SECONDS = 90
-"""No round begins later; a busy machine has fewer rounds."""
+"""Seconds after which no round begins; a busy machine has fewer rounds."""
 CONNECTIONS = 4
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """One line for each kind of request."""
+    """Measure each kind of request."""
     pod = platform.tracking_pod()["metadata"]["name"]
     rounds = 3 if short else ROUNDS
     counts = {name: number // 4 if short else number for name, number in COUNTS.items()}
@@ -63,8 +63,7 @@ def _ways(platform: Platform) -> dict[str, Any]:
 def run_in_pod(
     platform: Platform, pod: str, container: str, program: str, order: dict[str, Any], step: Step, lines: int
 ) -> list[dict[str, Any]]:
-    """Runs a program in a container, which takes its order from standard input; the lines of JSON that it wrote, of
-    which `lines` are expected."""
+    """Run a program in a container with a task on standard input; return its `lines` lines of JSON."""
     argv = ["kubectl", "exec", "--stdin", pod, "--namespace", NAMESPACE, "--container", container]
     measured: list[dict[str, Any]] = []
     with subprocess.Popen(

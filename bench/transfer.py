@@ -17,13 +17,13 @@ _MIB = 2**20
 
 
 def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
-    """The most that all processes of the pod hold meanwhile, against what they held before."""
+    """Measure the peak memory of all processes of the pod, against the memory before."""
     megabytes = 100 if short else MEGABYTES
     run("pulumi", "config", "set", "maxArtifactSize", "3Gi", "--non-interactive", env=platform.environment)
     platform.local("up")
     client = {**os.environ, **exported(platform.local("client-env").stdout)}
     train = [sys.executable, str(PROJECT / "examples" / "quickstart" / "train.py"), "--megabytes"]
-    # What a first transfer makes the server load is not counted.
+    # Modules that the server loads at a first transfer do not count.
     run(*train, "1", env=client)
     pod = platform.tracking_pod()
     before = memory.anonymous(pod)

@@ -1,4 +1,4 @@
-"""How long `make up` takes, step by step: warm as measured here, cold as it was when this machine last built."""
+"""Duration of `make up`, step by step: warm as measured here, cold as in this machine's last build."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from mlflow_stack_cli.paths import cache_dir
 from mlflow_stack_cli.progress import Progress
 
 _LINE = re.compile(r"\s*(?:(\d+) min )?([\d.]+) s  (\S.*?)\s*$")
-# Steps that empty caches alone bring; the others are measured.
+# Steps that only empty caches cause; the others are measured.
 _COLD = ("build ", "debian-", "image: ", "install ", "supervisor ")
 
 
 def measure(platform: Platform, progress: Progress) -> list[Steps]:
-    """A new instance, the same again, and after `down`. Returns with the instance up."""
+    """Measure a new instance, a repetition, and an `up` after `down`. Returns with the instance up."""
     new = "new instance" if not platform.instance.node.exists() else "instance kept from before (KEEP=1)"
     with progress.step("bench: up", 70):
         first = _up(platform, new)
@@ -28,7 +28,7 @@ def measure(platform: Platform, progress: Progress) -> list[Steps]:
 
 
 def cold() -> Steps:
-    """What the builds took when they were last needed, as the command line notes it beside the caches."""
+    """Return the durations of the last builds, which the command line records beside the caches."""
     known: dict[str, float] = json.loads((cache_dir() / "timings.json").read_text())
     return Steps(
         "what empty caches add: each build as it last really ran on this machine (Go's own cache may have been warm)",
@@ -38,7 +38,7 @@ def cold() -> Steps:
 
 
 def steps_of(text: str) -> list[tuple[str, float]]:
-    """The table that `up` ends with."""
+    """Return the table that `up` ends with."""
     found = (_LINE.fullmatch(line) for line in text.splitlines())
     return [(one[3], 60 * int(one[1] or 0) + float(one[2])) for one in found if one]
 

@@ -1,4 +1,4 @@
-"""What the whole suite has: a count for each layer, and no skips."""
+"""Settings of the whole suite: a count for each layer, and no skips."""
 
 import gc
 from collections import Counter
@@ -16,8 +16,8 @@ LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e
 
 @pytest.fixture(scope="module", autouse=True)
 def _swept() -> Iterator[None]:
-    """Pulumi leaves tasks behind, of which asyncio tells when they are collected; CPython 3.11's parser fails where
-    that happens in its midst (gh-106905). So each module's go with it."""
+    """Collect garbage after each module. Pulumi leaves tasks behind that asyncio reports when they are collected, and
+    CPython 3.11's parser fails if that happens while it runs (gh-106905)."""
     yield
     gc.collect()
 

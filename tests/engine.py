@@ -18,7 +18,7 @@ SECRET = {rpc._special_sig_key: rpc._special_secret_sig}
 
 @dataclass
 class Registration:
-    """One resource as it was registered."""
+    """Registered resource."""
 
     type: str
     name: str
@@ -26,7 +26,7 @@ class Registration:
     inputs: dict[str, Any]
     """Inputs with secrets unwrapped."""
     secret_inputs: set[str]
-    """Paths of the inputs that are secret."""
+    """Paths of secret inputs."""
     protect: bool
     delete_before_replace: bool
     dependencies: list[str]
@@ -38,12 +38,12 @@ class Registration:
 
 @dataclass
 class Deployment:
-    """What one run of a program left."""
+    """Record of one run of a program."""
 
     registrations: list[Registration] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
     generated: dict[str, str] = field(default_factory=dict)
-    """The passwords that the random provider made, by resource name."""
+    """Passwords of the random provider, by resource name."""
 
     def one(self, kind: str, name: str | None = None) -> Registration:
         found = self.all(kind, name)
@@ -59,7 +59,7 @@ class Deployment:
 
 
 class _Mocks(mocks.Mocks):
-    """Answers as the providers would: random results are the same for the same name, autonames have a suffix."""
+    """Stand-in for the providers: random results are stable for a name, autonames have a suffix."""
 
     def __init__(self, preview: bool) -> None:
         self.preview = preview
@@ -150,9 +150,9 @@ def deploy(
     secret_keys: list[str] | None = None,
     into: list[Deployment] | None = None,
 ) -> Deployment:
-    """Runs a program against the recording engine; errors in it, and in every ``apply``, are raised.
+    """Run a program against the recording engine; raise its errors, including those in every ``apply``.
 
-    ``into`` receives the record also where the program fails."""
+    ``into`` receives the record even if the program fails."""
     with _run(preview, config or {}, secret_keys or []) as (loop, monitor):
         if into is not None:
             into.append(monitor.deployment)
@@ -180,7 +180,7 @@ async def _resolved(value: Any) -> Any:
 
 
 def run_main(config: Mapping[str, str], secret_keys: list[str] | None = None, *, preview: bool = False) -> Deployment:
-    """Runs the project's own ``__main__.py`` with a configuration."""
+    """Run the project's own ``__main__.py`` with a configuration."""
     return deploy(
         lambda: runpy.run_path(str(PROJECT / "__main__.py"), run_name="__main__") and None,
         preview=preview,

@@ -1,4 +1,4 @@
-"""Changes that a team makes, one after the other, and what a preview says of each: tests/program/previews/*.md."""
+"""A team's successive changes, and the preview of each: tests/program/previews/*.md."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def _rename(repository: Repository) -> None:
 
 
 def rename_with_alias(repository: Repository) -> None:
-    """What `_rename` leaves out."""
+    """Rename the type, with the alias that `_rename` omits."""
     _rename(repository)
     alias = f'pulumi.ResourceOptions(aliases=[pulumi.Alias(type_="{STORE}")])'
     repository.replace(
@@ -56,7 +56,7 @@ CHANGES: dict[str, Edit] = {
     ),
     "mysql-image": _set(image=NEWEST),
 }
-"""In this order, each on top of those before it."""
+"""In this order, each on top of the previous ones."""
 
 SMALL = {"requests": {"cpu": "20m"}}
 LARGE: dict[str, Any] = {
@@ -74,7 +74,7 @@ LARGE: dict[str, Any] = {
     "models": [{"name": "diabetes", "uri": "models:/diabetes@champion", "version": 3, "resources": SMALL}],
     "resources": SMALL,
 }
-"""Another team's stack, with a model and nothing on a claim that servers share."""
+"""Another team's stack, with a model and without a claim shared by servers."""
 
 ELSEWHERE = {"backendStore": {"mysql": {"host": "db.example.com", "existingSecret": "db"}}}
 
@@ -84,10 +84,10 @@ LARGE_CHANGES: dict[str, Edit] = {
     "other-bucket": _set(artifactStore={"s3": {**LARGE["artifactStore"]["s3"], "bucket": "other"}}),
     "other-database": _set(**ELSEWHERE, release=["mlflow-database", "mysql://mlflow-database.large/mlflow"]),
 }
-"""What that team changes."""
+"""Changes of that team."""
 
 REFUSED = frozenset({"renamed", "other-bucket"})
-"""Those that lose data and are taken back."""
+"""Changes that lose data and are reverted."""
 
 
 def golden(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A checkout of the project with a history of its own, in which a team changes its stack file and its program."""
+"""Checkout of the project with its own history, in which a team changes its stack file and its program."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ def files() -> list[str]:
 
 
 class Repository:
-    """The project's files as they are now, in a folder, as the first commit."""
+    """Copy of the project's present files in a folder, as the first commit."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
@@ -38,12 +38,12 @@ class Repository:
         self.commit(lambda _: None, "Start")
 
     def _environment(self, whole: Path) -> None:
-        """An environment with the packages of another one, and the components of this folder."""
+        """Create an environment with the packages of another one, and the components of this folder."""
         home = self.folder / ".venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
         (packages,) = home.glob("lib/*/site-packages")
         (shared,) = whole.glob("lib/*/site-packages")
-        # A path that is added so has no editable install of its own.
+        # A path added like this has no editable install.
         (packages / "shared.pth").write_text(f"{self.folder / 'components'}\n{shared}\n")
         (home / "bin" / "uv").symlink_to(whole / "bin" / "uv")
         (home / ".ready").touch()
@@ -56,7 +56,7 @@ class Repository:
         return done.stdout
 
     def commit(self, edit: Edit, message: str) -> None:
-        """Edits the stack's configuration or other files, and commits."""
+        """Edit the stack's configuration or other files, and commit."""
         edit(self)
         content = {"config": {f"mlflow-stack:{key}": value for key, value in self.config.items() if value is not None}}
         (self.folder / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump(content))
@@ -65,28 +65,28 @@ class Repository:
         self._settle()
 
     def replace(self, file: str, old: str, new: str) -> None:
-        """Edits one file; the text must be there once."""
+        """Replace a text that occurs exactly once in a file."""
         path = self.folder / file
         text = path.read_text()
         assert text.count(old) == 1, (file, old)
         path.write_text(text.replace(old, new))
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A verb of the Makefile, whatever it ends with."""
+        """Run a verb of the Makefile, whatever its exit status."""
         return self.run("make", "--silent", *arguments, f"STACK={STACK}")
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """A program in the folder, whatever it ends with."""
+        """Run a program in the folder, whatever its exit status."""
         return subprocess.run(
             command, cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, check=False
         )
 
     def reset(self, head: str) -> None:
-        """Forgets what was committed since."""
+        """Discard later commits."""
         self.git("reset", "--quiet", "--hard", head)
         self._settle()
 
     def _settle(self) -> None:
-        """The environment is the tests' own: make shall not make it anew for the requirements of this history."""
+        """Mark the environment as up to date: it is the tests' own, and make must not rebuild it for this history."""
         for name in ("requirements.txt", "requirements.lock", "components/pyproject.toml"):
             os.utime(self.folder / name, (0, 0))

@@ -1,4 +1,4 @@
-"""What a preview costs at least: as many resources as a stack has, with nothing in them."""
+"""Minimal cost of a preview: as many resources as a stack has, all empty."""
 
 import pulumi
 import pulumi_kubernetes as k8s

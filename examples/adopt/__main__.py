@@ -1,4 +1,4 @@
-"""An MLflow on what is there already, none of which becomes the stack's own."""
+"""MLflow on existing resources, none of which the stack takes over."""
 
 import pulumi
 import pulumi_kubernetes as k8s

@@ -1,4 +1,4 @@
-"""One model, fetched from an MLflow that somebody else runs, behind a password of its own."""
+"""One model, fetched from an external MLflow, behind its own password."""
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -19,7 +19,7 @@ htpasswd = k8s.core.v1.Secret(
 )
 addresses = Addresses("serving", namespace)
 ModelServer(
-    # What the addresses are called, a dash, the model's name.
+    # The address is named after this, a dash and the model's name.
     "serving-diabetes",
     {
         "namespace": namespace,

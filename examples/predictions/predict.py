@@ -1,4 +1,4 @@
-"""Asks a served model for predictions, with nothing but Python's own library.
+"""Client of a served model that requests predictions, with Python's standard library only.
 
     eval "$(make -s client-env)"
     python examples/predictions/predict.py diabetes "$(pulumi stack output modelUrls --json)"
@@ -22,11 +22,11 @@ age,sex,bmi,bp,s1,s2,s3,s4,s5,s6
 
 
 def predictions(url: str, rows: str) -> list[float]:
-    """What the model says of each row. Ends the program with the server's own words where it refuses."""
+    """Return the model's predictions, one per row. If the server refuses, exit with its message."""
     pair = f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ['MLFLOW_TRACKING_PASSWORD']}"
     headers = {"Content-Type": "text/csv", "Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     request = urllib.request.Request(f"{url}/invocations", rows.encode(), headers)
-    # An authority of one's own, where the address has a certificate of one.
+    # The certificate authority of the address, if it is not a public one.
     trusted = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
     try:
         with urllib.request.urlopen(request, context=trusted) as answer:

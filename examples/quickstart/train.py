@@ -1,4 +1,4 @@
-"""Trains on scikit-learn's diabetes data and logs everything to the tracking server that the environment names.
+"""Training on scikit-learn's diabetes data that logs everything to the tracking server of the environment.
 
     eval "$(make -s client-env)" && python examples/quickstart/train.py
 
@@ -29,7 +29,7 @@ ALIAS = "champion"
 
 
 def figure(actual: object, predicted: object) -> Figure:
-    """Predictions against what was measured."""
+    """Plot predictions against measurements."""
     drawing = Figure(figsize=(5, 5), layout="constrained")
     axes = drawing.subplots()
     axes.scatter(actual, predicted, s=12)
@@ -40,7 +40,7 @@ def figure(actual: object, predicted: object) -> Figure:
 
 
 def random_file(path: Path, megabytes: int) -> str:
-    """Writes a file that does not compress; returns its SHA-256."""
+    """Write an incompressible file; return its SHA-256."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for _ in range(megabytes):
@@ -56,7 +56,7 @@ def sha256(path: Path) -> str:
 
 
 def round_trip(run_id: str, megabytes: int) -> None:
-    """Uploads a large artifact, downloads it again and compares."""
+    """Upload a large artifact, download it again and compare."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.bin"
         wanted = random_file(path, megabytes)

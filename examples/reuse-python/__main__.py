@@ -1,4 +1,4 @@
-"""An MLflow beside whatever else this project declares."""
+"""MLflow beside the other resources of this project."""
 
 import pulumi
 import pulumi_kubernetes as k8s

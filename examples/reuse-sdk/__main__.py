@@ -1,4 +1,4 @@
-"""The component as a plugin, used through its generated SDK, as from every language that Pulumi knows."""
+"""Component as a plugin, used through its generated SDK, as from every language of Pulumi."""
 
 import pulumi
 import pulumi_kubernetes as k8s

@@ -1,4 +1,4 @@
-"""A training job for the MLflow of another stack, whose outputs say where it is."""
+"""Training job for the MLflow of another stack, whose outputs state its address."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ namespace = mlflow.require_output("namespace")
 cluster = k8s.Provider("cluster")
 here = pulumi.ResourceOptions(provider=cluster)
 
-# An immutable map under a new name for each text, so that another text is another job.
+# An immutable map with a name for each text, so that another text creates another job.
 program = k8s.core.v1.ConfigMap(
     "train",
     metadata={"namespace": namespace},
@@ -51,7 +51,7 @@ k8s.batch.v1.Job(
                             "read_only_root_filesystem": True,
                             "capabilities": {"drop": ["ALL"]},
                         },
-                        # What `pulumi up` prints of a job that fails.
+                        # `pulumi up` prints this if the job fails.
                         "termination_message_policy": "FallbackToLogsOnError",
                         "volume_mounts": [
                             {"name": "program", "mount_path": "/program", "read_only": True},
@@ -68,5 +68,5 @@ k8s.batch.v1.Job(
     },
     opts=here,
 )
-# A secret there is one here, too.
+# A secret of the other stack is one here, too.
 pulumi.export("clientEnv", mlflow.require_output("clientEnv"))

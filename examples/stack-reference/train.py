@@ -1,4 +1,4 @@
-"""What the job runs: a small fit, logged. MLflow's client finds the server in the environment."""
+"""Script of the job: a small fit, logged. MLflow's client finds the server in the environment."""
 
 import mlflow
 from sklearn.datasets import load_diabetes

@@ -1,4 +1,4 @@
-"""Two MLflows in one namespace, which share nothing but that."""
+"""Two MLflows that share only a namespace."""
 
 import pulumi
 import pulumi_kubernetes as k8s

@@ -1,5 +1,5 @@
-"""What one `expose` value makes: exact objects, and every list that follows from it. That controllers act on them is
-shown in tests/e2e."""
+"""Objects of each `expose` value, exactly, and every list that follows from it. tests/e2e shows that controllers act on
+them."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def stack(expose: dict[str, Any], **args: Any) -> engine.Deployment:
 
 
 def exposed(expose: dict[str, Any], **backends: str) -> engine.Deployment:
-    """An Exposure alone, with model servers by name."""
+    """Exposure without a stack, with model servers by name."""
 
     def program() -> None:
         Exposure(

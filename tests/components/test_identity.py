@@ -1,6 +1,6 @@
-"""Guards of the data's identity: what they hold, what depends on them, and what is replaced with them.
+"""Guards of the data's identity: their content, their dependents, and what is replaced with them.
 
-That the engine then refuses, and in which order it replaces, is shown in tests/process/test_identity.py.
+tests/process/test_identity.py shows that the engine then refuses, and its order of replacements.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def test_holds_where_the_data_is(args: dict[str, Any], records: str, artifacts: 
 
 
 def test_a_store_of_another_kind_has_the_same_guard() -> None:
-    """The engine would otherwise delete one and create another, and find out at the end of the update."""
+    """Otherwise the engine would delete one and create another, and fail at the end of the update."""
     parents = {
         (one.parent, one.name, one.protect)
         for args in ({}, {"backend_store": EXTERNAL, "artifact_store": BUCKET})
@@ -63,7 +63,7 @@ def test_nothing_writes_to_other_data_before_its_guard() -> None:
 
     assert "mlflow-records-identity" in waits("Job", "mlflow-schema")
     assert "mlflow-artifacts-identity" in waits("Job", "mlflow-bucket-check")
-    # The server from before is up until both have succeeded.
+    # The previous server is up until both have succeeded.
     assert {"mlflow-schema", "mlflow-bucket-check"} <= waits("RandomId", "mlflow-identity")
     assert "mlflow-records-identity" in {
         urn.rsplit("::", 1)[-1] for urn in stack().one("StatefulSet", "mlflow").dependencies

@@ -1,5 +1,5 @@
-"""Exact inputs of the encryption keys and of the pod that has them. That MLflow reads what they encrypt is shown in
-tests/process/test_encryption_keys.py."""
+"""Exact inputs of the encryption keys and of the pod that has them. tests/process/test_encryption_keys.py shows that
+MLflow can decrypt with them."""
 
 import json
 from typing import Any

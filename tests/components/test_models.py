@@ -1,4 +1,4 @@
-"""What a model server registers: exact inputs of its children. That they work is shown in tests/e2e."""
+"""Exact inputs of a model server's children. tests/e2e shows that they work."""
 
 import json
 
@@ -31,7 +31,7 @@ def env(container: dict) -> dict[str, str]:
 
 
 def of(deployment: engine.Deployment, model: str) -> list[str]:
-    """The kinds of the resources that a model adds."""
+    """Return the kinds of the resources that a model adds."""
     prefix = f"mlflow-{model}"
     return sorted(
         one.type.rsplit(":", 1)[-1]

@@ -1,4 +1,4 @@
-"""What a stack on MySQL registers: exact inputs. What the schema Job does is shown in tests/process on real servers."""
+"""Exact inputs of a stack on MySQL. tests/process runs the schema Job's steps on real servers."""
 
 import pulumi
 import pytest
@@ -26,7 +26,7 @@ def env(container: dict) -> dict[str, str]:
 
 
 def servers(replicas: int, *, exclusive: bool = False) -> engine.Deployment:
-    """A tracking server alone, of parts that say whether several pods may have them."""
+    """Tracking server without a stack, whose parts state whether several pods may mount them."""
     parts = [PodParts(exclusive=exclusive)]
     args = {"namespace": "n", "addresses": Addresses("mlflow", "n"), "parts": parts, "replicas": replicas}
     return engine.deploy(lambda: TrackingServer("mlflow", args) and None)
@@ -45,7 +45,7 @@ def test_the_password_is_in_one_secret_and_reaches_mlflow_as_a_file() -> None:
     spec = pod(deployment, "StatefulSet", "mlflow")
     mlflow = spec["containers"][0]
     assert env(mlflow)["MLFLOW_BACKEND_STORE_URI"] == f"mysql+pymysql://db.example.com:3307/my-db?{OPTIONS}"
-    # What MLflow mounts is its driver's options, in memory; the password itself only the step that writes them.
+    # MLflow mounts its driver's options, in memory; only the step that writes them mounts the password itself.
     mounts = {mount["name"]: mount["mountPath"] for mount in mlflow["volumeMounts"]}
     assert mounts["mysql-options"] == "/run/mlflow-stack-mysql"
     assert "mysql-password" not in mounts

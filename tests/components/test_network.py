@@ -1,4 +1,4 @@
-"""What a NetworkPolicy of ours says. That the local cluster enforces it is shown in tests/e2e."""
+"""Rules of our NetworkPolicies. tests/e2e shows that the local cluster enforces them."""
 
 import pulumi
 import pytest

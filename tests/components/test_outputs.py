@@ -1,5 +1,5 @@
-"""An Output in every field of the args: it arrives resolved in what is declared, or it is refused by name before
-anything is declared. The fields come from the declarations, so that a new one is tried, too."""
+"""Outputs in every field of the args: each arrives resolved in what is declared, or is refused by name before anything
+is declared. The fields come from the declarations, so that new ones are covered."""
 
 import asyncio
 import typing
@@ -25,7 +25,7 @@ CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 
 
 def _reference(kind: str) -> dict[str, Any]:
-    """Args with a model whose variable comes from an existing object."""
+    """Return args with a model whose variable comes from an existing object."""
     source = {kind: {"name": "settings", "key": "key"}}
     return {**ADOPTED, "models": [{"name": "iris", "env": [{"name": "A", "value_from": source}]}]}
 
@@ -53,7 +53,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "internal_from": {"internal_from": [{}]},
     "egress": {"egress": [{"cidr": "192.0.2.0/24", "port": 443}]},
 }
-"""What stands beside a field, by the longest beginning of its path."""
+"""Fields required beside a field, by the longest prefix of its path."""
 
 VALUES: dict[str, Any] = {
     "namespace": "made",
@@ -105,12 +105,12 @@ VALUES: dict[str, Any] = {
     "internal_from[0].namespace_selector.x": "jobs",
     "internal_from[0].pod_selector.x": "worker",
 }
-"""The fields that take an Output, with a value for each."""
+"""Fields that accept an Output, with a value for each."""
 KNOWN_KEYS = {"passwords": "mlflow", "rotation": "mlflow"}
 
 
 def paths(hint: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Every field and item of the args, maps and lists themselves included."""
+    """Yield every field and item of the args, including maps and lists themselves."""
     hint = plain_type(hint)
     if at:
         yield at
@@ -124,7 +124,7 @@ def paths(hint: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int
 
 
 def key(path: tuple[str | int, ...]) -> str:
-    """The path as messages show it."""
+    """Return the path in the spelling of messages."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -135,7 +135,7 @@ EVERY = {key(path): path for path in paths(MlflowStackArgs)}
 
 
 def args(where: str, value: Any) -> dict[str, Any]:
-    """Accepted args with a value at one place."""
+    """Return accepted args with a value at one place."""
     begins = [one for one in CONTEXT if where == one or where.startswith((f"{one}.", f"{one}["))]
     tree: Any = deepcopy(CONTEXT[max(begins, key=len)]) if begins else {}
     made = tree
@@ -150,7 +150,7 @@ def args(where: str, value: Any) -> dict[str, Any]:
 
 
 def declared(where: str, value: Any, *, known: bool | None = None, preview: bool = False) -> dict[str, Any]:
-    """What is declared with a value, as an Output where ``known`` says whether it is known."""
+    """Return what is declared with a value, as a known or unknown Output if ``known`` is set."""
 
     def program() -> None:
         MlflowStack("mlflow", args(where, value if known is None else later(value, known=known)))
@@ -160,7 +160,7 @@ def declared(where: str, value: Any, *, known: bool | None = None, preview: bool
 
 
 def open_places(before: Any, after: Any) -> int:
-    """How many values of one are not known in the other; it fails where they differ otherwise."""
+    """Count the values of one that are unknown in the other; fail if they differ otherwise."""
     if after == rpc.UNKNOWN != before:
         return 1
     if isinstance(before, dict) and isinstance(after, dict):
@@ -174,7 +174,7 @@ def open_places(before: Any, after: Any) -> int:
 
 
 def later(value: Any, *, known: bool = True) -> pulumi.Output[Any]:
-    """An Output as a resource of the same program has it."""
+    """Return an Output as of a resource of the same program."""
 
     def settled(result: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_event_loop().create_future()
@@ -193,7 +193,7 @@ def test_every_field_that_takes_an_output_has_a_value_here() -> None:
 def test_output_arrives_as_the_same_value_does_when_it_is_known(where: str) -> None:
     plain = declared(where, VALUES[where])
     assert declared(where, VALUES[where], known=True) == plain
-    if where != "backend_store.mysql.port":  # numbers come from a plugin as floats
+    if where != "backend_store.mysql.port":  # a plugin passes numbers as floats
         return
     assert declared(where, float(VALUES[where]), known=True) == plain
 
@@ -202,7 +202,7 @@ def test_output_arrives_as_the_same_value_does_when_it_is_known(where: str) -> N
 def test_preview_leaves_open_what_follows_from_an_unknown_output(where: str) -> None:
     plain, after = (declared(where, VALUES[where], known=one, preview=True) for one in (None, False))
     assert set(plain) == set(after)
-    # What is not known is not marked as secret either.
+    # Unknown values are not marked as secret either.
     assert sum(open_places(plain[one][0], after[one][0]) for one in plain) > 0
 
 

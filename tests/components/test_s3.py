@@ -1,4 +1,4 @@
-"""What the artifact stores add to a stack: exact inputs. That S3 works so is shown in tests/process and tests/e2e."""
+"""Exact inputs of the artifact stores' objects. tests/process and tests/e2e show that S3 works with them."""
 
 import json
 

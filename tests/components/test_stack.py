@@ -1,4 +1,4 @@
-"""What MlflowStack registers: exact inputs of its children. That a cluster accepts them is shown in tests/e2e."""
+"""Exact inputs of MlflowStack's children. tests/e2e shows that a cluster accepts them."""
 
 from fractions import Fraction
 
@@ -418,7 +418,7 @@ def test_existing_users_are_mounted_by_every_proxy() -> None:
 
 
 def requested(spec: dict) -> dict[str, Fraction]:
-    """The scheduler finds room for this: the containers together, or one that ends before them."""
+    """The scheduler reserves this: the containers together, or one init container that needs more."""
 
     def amounts(container: dict) -> dict[str, Fraction]:
         stated = {**container["resources"]["limits"], **container["resources"]["requests"]}

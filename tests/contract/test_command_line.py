@@ -1,7 +1,7 @@
-"""The command `mlflow-stack` of an installed wheel, in a copy of examples/reuse-python outside the repository.
+"""Command `mlflow-stack` of an installed wheel, in a copy of examples/reuse-python outside the repository.
 
-Without an engine and a cluster: `kubectl` and `pulumi` are stand-ins that note how they are called. The same commands
-on a real node are in tests/e2e/test_examples.py.
+Without an engine and a cluster: stand-ins for `kubectl` and `pulumi` record their calls. tests/e2e/test_examples.py
+runs the same commands on a real node.
 """
 
 import json
@@ -51,7 +51,7 @@ sys.exit(print(os.environ["STACKS"]) if sys.argv[1:3] == ["stack", "ls"] else 1)
 
 @dataclass
 class Consumer:
-    """A project of its own, with the wheel in its environment."""
+    """Separate project, with the wheel in its environment."""
 
     folder: Path
     programs: Path

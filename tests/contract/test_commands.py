@@ -1,4 +1,4 @@
-"""Each command that a document shows runs in a test, or a comment right before its block says why it does not."""
+"""Commands in documents: each runs in a test, or a comment directly before its block says why it does not."""
 
 import re
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ DOCUMENTS = [
     *sorted((engine.PROJECT / "examples").rglob("README.md")),
 ]
 SUPPORT = [engine.PROJECT / "tests" / "e2e" / name for name in ("fixtures.py", "platform_under_test.py")]
-"""What end-to-end tests run through."""
+"""Modules that end-to-end tests share."""
 RUN = re.compile(r"<!-- run by (\S+::\w+(?:, \S+::\w+)*) -->")
 NOT_RUN = re.compile(r"<!-- not run: \S.+ -->")
 VERBS = re.compile(r"^[^#]*?\b(make|pulumi|kubectl)(?: -\S+)*((?: [a-z][a-z-]*\b(?![/=.]))+)", re.M)
 GROUPS = ("config", "stack", "state")
-"""Commands of pulumi that have commands of their own."""
+"""Commands of pulumi with subcommands."""
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
-    """Yield each block of commands: where it is, the line before it, and its text."""
+    """Yield each block of commands: location, preceding line and text."""
     for document in DOCUMENTS:
         lines = document.read_text().splitlines()
         for number, line in enumerate(lines):
@@ -38,7 +38,7 @@ BLOCKS = list(blocks())
 
 
 def verbs(commands: str) -> set[str]:
-    """What make, pulumi and kubectl are told to do."""
+    """Yield the commands that make, pulumi and kubectl get."""
     found: set[str] = set()
     for program, words in VERBS.findall(commands):
         said = words.split()
@@ -62,7 +62,7 @@ def test_a_block_of_commands_runs_or_says_why_not(where: str, marker: str, comma
         text = (engine.PROJECT / file).read_text()
         assert re.search(rf"^def {test}\(", text, re.MULTILINE), one
         sources += text + "".join(path.read_text() for path in SUPPORT if "/e2e/" in file)
-    # A test that reads the document runs all of it; any other spells what it runs.
+    # A test that reads the document runs all of it; any other repeats the command.
     document = Path(where.partition(":")[0])
     name = document.parent.name if document.name == "README.md" else document.name
     reads = bool(name) and f'"{name}"' in sources and ("README.md" in sources or name != document.parent.name)

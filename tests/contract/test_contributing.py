@@ -28,7 +28,7 @@ HELD = {
         "sandbox/services/modules/cert-manager": "the last release whose module has the controller",
     },
 }
-"""Folders with pins that Dependabot leaves alone, and why."""
+"""Folders whose pins Dependabot ignores, with the reason."""
 MANIFESTS = {"pip": ("requirements.txt", "pyproject.toml"), "gomod": ("go.mod",)}
 
 

@@ -68,7 +68,7 @@ CONFIG = json.loads((engine.PROJECT / "docs" / "stack-file.schema.json").read_te
 
 
 def released(text: str) -> str:
-    """Blank the changelog's sections of released versions, which name what was there then."""
+    """Blank the changelog's sections of released versions, which name former files."""
     sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     return "".join(
         blanked(one) if one.startswith("## ") and "unreleased" not in one.splitlines()[0].lower() else one
@@ -77,12 +77,12 @@ def released(text: str) -> str:
 
 
 def blanked(text: str) -> str:
-    """Replace all but line ends, so that what follows keeps its line."""
+    """Replace everything except line ends, so that the rest keeps its line numbers."""
     return re.sub(r".", " ", text)
 
 
 def names() -> Iterator[tuple[str, str]]:
-    """Each text in backticks, with its document and line."""
+    """Yield each text in backticks, with its document and line."""
     for document in DOCUMENTS:
         text = (engine.PROJECT / document).read_text()
         text = released(text) if document == "CHANGELOG.md" else text
@@ -101,7 +101,7 @@ def is_file(name: str) -> bool:
 
 
 def is_test(name: str) -> bool:
-    """Return whether a test has this name, in the file before `::` where one is given."""
+    """Return whether a test has this name, in the file before `::` if one is given."""
     file, _, test = name.partition("[")[0].rpartition("::")
     return any(re.search(rf"^def {test}\(", text, re.MULTILINE) for path, text in SOURCES.items() if file in ("", path))
 

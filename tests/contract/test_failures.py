@@ -61,7 +61,8 @@ TEXTS = [" ".join(text.replace("`", "").split()) for text in printed()]
 
 
 def messages() -> list[str]:
-    """Return what the first column has in backticks and is more than one word; verbs of make are no messages."""
+    """Return the messages in backticks of the first column, which have more than one word; make's verbs are not
+    messages."""
     rows = [line for line in PAGE.read_text().splitlines() if re.match(r"\| (?!message|---)", line)]
     quoted = [one for row in rows for one in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
     return [one for one in quoted if " " in one and not one.startswith("make ")]

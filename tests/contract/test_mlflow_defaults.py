@@ -1,4 +1,4 @@
-"""The decisions about MLflow's variables and options, against the installed MLflow and the containers' environment."""
+"""Decisions about MLflow's variables and options, against the installed MLflow and the containers' environment."""
 
 import functools
 import math
@@ -21,14 +21,14 @@ TABLE = yaml.safe_load((engine.PROJECT / "docs" / "mlflow-defaults.yaml").read_t
 DECIDED: dict[str, dict[str, Any]] = TABLE["decided"]
 HOLDS: dict[str, Any] = {name: value for group in TABLE["holds"] for name, value in group["variables"].items()}
 KINDS = {"path", "random", "per-process", "published-secret", "address"}
-"""What makes a default of a laptop unfit for a pod."""
+"""Reasons for which a default of a laptop is unfit for a pod."""
 
 NAMES = (
     re.compile(r"""["'](_?MLFLOW_[A-Z0-9_]+)["']"""),
     re.compile(r"""(?:environ(?:\.get|\.pop|\.setdefault)?\s*[\[(]|getenv\()\s*["'](\w+)["']"""),
     re.compile(r"""^\s*_?[A-Z_]+_ENV(?:_VAR)? *= *["'](\w+)["']""", re.MULTILINE),
 )
-"""How MLflow's source names a variable: by its prefix, where it is read, or as a constant."""
+"""Forms in which MLflow's source names a variable: by its prefix, where it is read, or as a constant."""
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def defaults() -> dict[str, Any]:
 
 @functools.cache
 def variables() -> frozenset[str]:
-    """Return every name that MLflow's source uses as a variable, without the skills that it only ships as text."""
+    """Return every name that MLflow's source uses as a variable, except in skills, which are shipped as text only."""
     sources = [path for path in Path(mlflow.__file__).parent.rglob("*.py") if "skills" not in path.parts]
     texts = [path.read_text() for path in sources]
     return frozenset(defaults()) | {name for text in texts for pattern in NAMES for name in pattern.findall(text)}

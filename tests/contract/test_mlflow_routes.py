@@ -1,4 +1,4 @@
-"""Kinds of paths of the proxy, against the routes of the installed MLflow: a newer one may add some that stream."""
+"""Kinds of paths of the proxy, against the routes of the installed MLflow: a newer one may add streaming ones."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ for included in app.routes:
 print(json.dumps(found))
 """
 FILES = re.compile("artifact|upload|download|file|stream|attachment|export|import")
-"""What the path of a route that carries files is likely to hold."""
+"""Words in the paths of routes that are likely to carry files."""
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def test_each_route_with_files_has_a_reviewed_kind() -> None:
         },
         "graphql": {"GET /graphql", "POST /graphql"},
         "page": {"GET /", "GET /static-files/a/b"},
-        # JSON alone; the assistant is denied.
+        # Only JSON; the assistant is denied.
         "api": {
             "GET /API/2.0/mlflow-artifacts/artifacts",
             "GET /API/2.0/mlflow-artifacts/presigned/a/b",

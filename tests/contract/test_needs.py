@@ -1,4 +1,4 @@
-"""Needs of a stack, against the fields of its args: each field that names an existing object is looked up."""
+"""Needs of a stack, against the fields of its args: each field that refers to an existing object is checked."""
 
 import itertools
 import re
@@ -14,15 +14,15 @@ from mlflow_stack.servers import encryption_keys as keys
 from mlflow_stack.validate import hints, plain_type
 
 NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gateway|^issuer$|_ref$")
-"""Fields that name an existing object, by convention."""
+"""Fields that refer to an existing object, by convention."""
 OBJECT = ("an object's name", "namespace/name")
-"""Demands of the rules on a field that names one."""
+"""Rules of fields that refer to an object."""
 
 Path = tuple[str, ...]
 
 
 def fields(kind: type = MlflowStackArgs, at: Path = ()) -> Iterator[Path]:
-    """The paths of all plain fields; `[]` is an item of a list."""
+    """Yield the paths of all plain fields; `[]` is an item of a list."""
     for name, hint in hints(kind).items():
         plain, path = plain_type(hint), (*at, name)
         if typing.get_origin(plain) is not None and not isinstance(plain, type):
@@ -35,7 +35,7 @@ def fields(kind: type = MlflowStackArgs, at: Path = ()) -> Iterator[Path]:
 
 
 def args_with(path: Path, value: str) -> Iterator[dict[str, Any]]:
-    """Args with one field, and each choice of the required fields beside it that are one of a few."""
+    """Yield args with one field, for each choice of the exclusive fields required beside it."""
     levels: list[list[dict[str, Any]]] = []
     kind: Any = MlflowStackArgs
     for name in path:
@@ -56,7 +56,7 @@ def args_with(path: Path, value: str) -> Iterator[dict[str, Any]]:
 
 
 def names_an_object(path: Path) -> bool:
-    """Return whether a field is called as those that name an existing object, or judged as an object's name."""
+    """Return whether a field is named like those that refer to an existing object, or validated as an object's name."""
     if any(map(NAMES.search, path[-2:])) and path[-1] != "key":
         return True
     for args in args_with(path, "Not_A_Name!"):
@@ -70,7 +70,7 @@ def names_an_object(path: Path) -> bool:
 
 
 def needed(args: dict[str, Any]) -> Sequence[Need]:
-    """Return the needs of args that are not judged: only the field in question is a complete one."""
+    """Return the needs of args that are not validated: only the field in question is complete."""
     return Spec("mlflow", validate.filled(MlflowStackArgs, args)).needs
 
 

@@ -1,6 +1,6 @@
-"""The component as a plugin: a process of its own, asked to construct as by an engine, with this test as the engine.
+"""Component as a plugin: a separate process that constructs for this test, which acts as the engine.
 
-That a real engine constructs through the plugin is shown in tests/e2e.
+tests/e2e shows that a real engine constructs through the plugin.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ LATER = rpc._special_output_value_sig
 
 
 class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineServicer):
-    """An engine that writes down what is registered."""
+    """Engine that records registrations."""
 
     def __init__(self) -> None:
         self.registered: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ def construct(plugin: provider_pb2_grpc.ResourceProviderStub, monitor: tuple[Mon
 
 
 def later(value: Any) -> dict[str, Any]:
-    """An Output of another resource, as the engine sends it."""
+    """Return an Output of another resource, as the engine sends it."""
     sent: dict[str, Any] = {rpc._special_sig_key: LATER, "dependencies": ["urn:pulumi:s::p::t::other"]}
     return sent if value is None else {**sent, "value": value}
 

@@ -1,4 +1,4 @@
-"""The public contract: what other languages see of the package, and the documents generated from it."""
+"""Public contract: the package as other languages see it, and the documents generated from it."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_the_versions_agree() -> None:
 
 
 def test_the_distribution_is_not_taken_for_that_of_a_provider() -> None:
-    """Pulumi's Python host asks for a plugin for each one whose name begins like this, and generated SDKs do."""
+    """Pulumi's Python host and generated SDKs request a plugin for each distribution with this prefix."""
     name = tomllib.loads((COMPONENTS / "pyproject.toml").read_text())["project"]["name"]
     assert not re.match(r"pulumi[-_]", name)
 
@@ -72,7 +72,7 @@ def test_no_module_defers_annotations_which_the_analyzer_cannot_read(path: Path)
 
 
 def test_the_plugin_starts_as_its_own_process() -> None:
-    """A plugin's first line is the port it answers on. That an engine constructs through it is shown in tests/e2e."""
+    """A plugin's first line is its port. tests/e2e shows that an engine constructs through it."""
     with subprocess.Popen(
         [sys.executable, str(COMPONENTS), "127.0.0.1:1"], stdout=subprocess.PIPE, text=True
     ) as plugin:
@@ -193,7 +193,7 @@ def test_editors_accept_what_the_program_accepts(config: dict) -> None:
 
 
 def test_a_value_that_is_one_of_a_few_is_so_in_every_schema() -> None:
-    """And no other text is accepted for it."""
+    """No other text is accepted for it."""
 
     def literals(kind: type, at: str = "") -> Iterator[tuple[str, Any]]:
         for name, hint in validate.hints(kind).items():
@@ -231,7 +231,7 @@ def test_secrets_are_secret_in_the_schema() -> None:
 def test_the_readme_program_passes_a_strict_type_checker(tmp_path: Path) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```$", (engine.PROJECT / "README.md").read_text(), re.M | re.S)
     (tmp_path / "__main__.py").write_text(program)
-    # Installed as by pip, not as the editable install of this checkout.
+    # Installed as by pip, unlike the editable install of this checkout.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     (packages,) = (tmp_path / "venv").glob("lib/*/site-packages")
     shutil.copytree(COMPONENTS / "mlflow_stack", packages / "mlflow_stack")

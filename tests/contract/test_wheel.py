@@ -1,4 +1,4 @@
-"""The wheel that `pip install` builds: it has the package's files, and every kind registers from an installation."""
+"""Wheel built by `pip install`: it has the package's files, and every kind registers from an installation."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ print(json.dumps({"from": mlflow_stack.__file__, "kinds": sorted(kinds)}))
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # A copy, since setuptools builds beside the sources.
+    # A copy, because setuptools builds beside the sources.
     sources = shutil.copytree(engine.PROJECT / "components", folder / "components")
     subprocess.run([UV, "build", "--quiet", "--wheel", "--out-dir", folder, sources], check=True)
     (built,) = folder.glob("*.whl")

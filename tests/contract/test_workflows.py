@@ -1,4 +1,4 @@
-"""Files that platforms and pre-commit read: judged by linters and by the readers' own schemas; pins have a source."""
+"""Files of platforms and pre-commit, validated by linters and by the readers' own schemas; pins have a source."""
 
 import re
 import subprocess

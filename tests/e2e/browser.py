@@ -1,4 +1,4 @@
-"""A browser: Debian's Chromium with a HOME of its own, which trusts one authority and finds one instance's names."""
+"""Browser: Debian's Chromium with its own HOME, which trusts one authority and resolves one instance's names."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from sandbox.images.debian import debian
 from sandbox.paths import Instance
 
 _RUN = Path(__file__).with_name("browser.sh")
-# dbus-x11: debootstrap does not find out what provides a message bus.
+# dbus-x11: debootstrap does not resolve which package provides a message bus.
 _PACKAGES = ("chromium", "dbus-x11", "fonts-dejavu-core", "libnss3-tools")
 WIDTH, HEIGHT = 1280, 800
 PATIENCE = 180_000
@@ -27,7 +27,7 @@ class Browser:
     """Chromium that reaches the node of an instance and nothing else."""
 
     def __init__(self, instance: Instance, home: Path, *, trusting: bool = True) -> None:
-        """`home`: an empty folder; `trusting`: whether the instance's authority is put into its profile."""
+        """`home`: an empty folder; `trusting`: whether its profile trusts the instance's authority."""
         self._instance = instance
         self._home = home
         with Progress() as progress:
@@ -42,14 +42,14 @@ class Browser:
 
     @contextmanager
     def visit(self, user: tuple[str, str] | None) -> Iterator[BrowserContext]:
-        """A visit by somebody who answers the question for a password so, or not at all."""
+        """Open a page as a user who answers the password prompt, or dismisses it."""
         with sync_playwright() as playwright:
             context = playwright.chromium.launch_persistent_context(
                 self._home / "profile",
                 executable_path=_RUN,
                 env=self._environment("/usr/lib/chromium/chromium"),
                 args=[
-                    "--no-sandbox",  # which root cannot have
+                    "--no-sandbox",  # root cannot use it
                     "--no-proxy-server",
                     f"--host-resolver-rules=MAP *.{self._instance.domain} {self._instance.node_address}, "
                     "MAP * ~NOTFOUND",

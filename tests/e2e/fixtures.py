@@ -1,6 +1,6 @@
-"""One node for all end-to-end tests: the instance `test`, made by the command that `make up` runs.
+"""Node for all end-to-end tests: the instance `test`, created by the command that `make up` runs.
 
-KEEP=1 leaves it running, and uses it again.
+KEEP=1 leaves it running, and reuses it.
 """
 
 import os
@@ -19,7 +19,7 @@ from sandbox.paths import Instance
 
 
 def local(*arguments: str) -> str:
-    """A command of the project's own command line; its output."""
+    """Run a command of the project's command line; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", "dev", *arguments],
         cwd=engine.PROJECT,
@@ -32,7 +32,7 @@ def local(*arguments: str) -> str:
 
 
 def exported(script: str) -> dict[str, str]:
-    """The environment of a shell that evaluated what `make env` prints."""
+    """Return the environment of a shell that evaluated the output of `make env`."""
     shell = subprocess.run(
         ["bash", "-c", 'eval "$1"; env -0', "bash", script], capture_output=True, text=True, check=True
     )
@@ -41,7 +41,7 @@ def exported(script: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def first_up() -> Iterator[str]:
-    """What the first `up` from nothing printed."""
+    """Output of the first `up` from an empty machine."""
     keep = bool(os.environ.get("KEEP"))
     if not keep:
         local("clean", "--force")
@@ -64,17 +64,17 @@ def platform(first_up: str) -> Platform:
 
 @pytest.fixture(scope="session")
 def client(platform: Platform) -> dict[str, str]:
-    """What `make client-env` exports for the stack that `make up` made."""
+    """Variables that `make client-env` exports for the stack of `make up`."""
     script = platform.local("client-env").stdout
     given = exported(script)
-    # What the tests themselves ask with `requests`.
+    # For requests of the tests themselves with `requests`.
     os.environ["REQUESTS_CA_BUNDLE"] = given["REQUESTS_CA_BUNDLE"]
     return {name: value for name, value in given.items() if name.startswith("MLFLOW_")}
 
 
 @pytest.fixture(scope="session")
 def stranger(platform: Platform) -> Iterator[Visitor]:
-    """A pod of somebody else, in a namespace of its own, that no policy selects."""
+    """Foreign pod, in its own namespace, that no policy selects."""
     platform.namespace("stranger")
     yield platform.visitor("stranger")
     platform.kubectl("delete", "namespace", "stranger")

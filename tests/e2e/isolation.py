@@ -1,4 +1,4 @@
-"""Whether a packet could leave the machine: read from routes and packet filter, never probed."""
+"""Isolation from the network, checked in routes and packet filter and never probed."""
 
 import ipaddress
 import shlex
@@ -12,12 +12,13 @@ Network = ipaddress.IPv4Network
 
 
 def default_routes(routes: str) -> list[str]:
-    """The lines of `ip route` that lead anywhere."""
+    """Return the lines of `ip route` that lead off the machine."""
     return [line for line in routes.splitlines() if line.split()[:1] in (["default"], ["0.0.0.0/0"])]
 
 
 def masquerades(rules: str, networks: list[Network], link: str) -> list[str]:
-    """The lines of `iptables-save` that give packets from one of the networks another address on another link."""
+    """Return the lines of `iptables-save` that translate addresses of packets from one of the networks to another
+    link."""
     return [line for line in rules.splitlines() if _hides(shlex.split(line), networks, link)]
 
 
@@ -36,8 +37,8 @@ def _hides(words: list[str], networks: list[Network], link: str) -> bool:
 
 
 def ways_out(instance: Instance, routes: str) -> list[str]:
-    """What must not be there: `routes` is the node's own `ip route`."""
-    # The node's program: the machine may have none.
+    """Return the ways off the machine that must not exist: `routes` is the node's own `ip route`."""
+    # The node's program, because the machine may lack it.
     rules = subprocess.run(
         ["chroot", str(ensure(Progress()).root), "iptables-save", "--table", "nat"],
         capture_output=True,

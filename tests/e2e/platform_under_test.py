@@ -1,4 +1,4 @@
-"""The node that end-to-end tests share: the command line, kubectl, stacks of other programs."""
+"""Node shared by the end-to-end tests: the command line, kubectl, stacks of other programs."""
 
 import base64
 import json
@@ -28,15 +28,15 @@ from sandbox.cluster import Node
 from sandbox.paths import Instance
 
 INSTANCE = os.environ.get("MLFLOW_STACK_TEST_INSTANCE", "test")
-"""The instance that tests make and delete; another name lets two checkouts test at once."""
+"""Instance that tests create and delete; another name allows two checkouts to test at the same time."""
 DEV_PORT = 30500
-"""The NodePort that the local overlay gives to the stack that `make up` makes."""
+"""NodePort that the local overlay gives to the stack of `make up`."""
 WAIT = 120
-"""Seconds within which a mounted Secret reaches its pod, with a kubelet's default settings."""
+"""Seconds in which a mounted Secret reaches its pod, with a kubelet's default settings."""
 
 
 def eventually(what: str, probe: Callable[[], object], seconds: float = WAIT, pause: float = 1) -> Any:
-    """The first true answer of a probe; fails with the last one after a while."""
+    """Return the first true answer of a probe; fail with the last one after a timeout."""
     end = time.monotonic() + seconds
     while True:
         answer = probe()
@@ -47,7 +47,7 @@ def eventually(what: str, probe: Callable[[], object], seconds: float = WAIT, pa
 
 
 def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int:
-    """The HTTP status of a request; 0 where there is no whole answer: no connection, a cut one, none in time."""
+    """Return the HTTP status of a request; 0 without a complete answer: no connection, a cut one, none in time."""
     method = options.pop("method", "GET")
     try:
         return requests.request(method, url, auth=auth, timeout=options.pop("timeout", 30), **options).status_code
@@ -57,7 +57,7 @@ def status(url: str, auth: tuple[str, str] | None = None, **options: Any) -> int
 
 
 def sent(url: str, auth: tuple[str, str], trust: str, *, mebibytes: int, chunked: bool, method: str = "PUT") -> int:
-    """The status of a large request, also where it is answered, and the connection closed, before all is sent."""
+    """Return the status of a large request, even if the server answers and closes the connection before all is sent."""
     _, _, host, path = url.split("/", 3)
     token = base64.b64encode(":".join(auth).encode()).decode()
     size = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {mebibytes * 2**20}"
@@ -82,7 +82,7 @@ def blocks(document: Path) -> list[str]:
 
 @dataclass
 class Platform:
-    """A started node and the environment in which pulumi and kubectl reach it."""
+    """Running node, with the environment in which pulumi and kubectl reach it."""
 
     instance: Instance
     node: Node
@@ -91,7 +91,7 @@ class Platform:
     """References of the local images: mlflow, proxy."""
 
     def local(self, *arguments: str, check: bool = True, stack: str = "dev") -> subprocess.CompletedProcess[str]:
-        """A command of the project's own command line, as make calls it."""
+        """Run a command of the project's command line, as make calls it."""
         command = [sys.executable, "-m", "sandbox", "--instance", INSTANCE, "--stack", stack, *arguments]
         done = subprocess.run(command, cwd=engine.PROJECT, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}"
@@ -100,7 +100,7 @@ class Platform:
     def run(
         self, *command: str, check: bool = True, stdin: str | None = None, cwd: Path = engine.PROJECT, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """A program in the environment that `make env` gives."""
+        """Run a program in the environment of `make env`."""
         done = subprocess.run(
             command,
             cwd=cwd,
@@ -120,13 +120,13 @@ class Platform:
         return json.loads(self.kubectl("get", kind, "--namespace", namespace, "--output", "json", *arguments))["items"]
 
     def first_process(self) -> psutil.Process:
-        """The node's PID 1, as the machine sees it; all else of the node is below it."""
+        """Id of the node's PID 1 on the machine; all other processes of the node are below it."""
         pid = self.node.pid()
         assert pid is not None
         return psutil.Process(pid)
 
     def processes(self) -> dict[psutil.Process, list[str]]:
-        """The arguments of the node's processes, without those that ended meanwhile."""
+        """Return the arguments of the node's processes, except those that ended meanwhile."""
         found: dict[psutil.Process, list[str]] = {}
         for process in self.first_process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -134,7 +134,7 @@ class Platform:
         return found
 
     def server(self, namespace: str) -> dict[str, Any]:
-        """The one tracking pod."""
+        """The only tracking pod."""
         (pod,) = self.objects("pods", namespace, "--selector", "app.kubernetes.io/component=tracking")
         return pod
 
@@ -142,7 +142,7 @@ class Platform:
         self.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(documents))
 
     def serve(self, service: services.Service, **config: Any) -> None:
-        """Starts one of the local services for a stack of this configuration."""
+        """Start a local service for a stack with this configuration."""
         with Progress() as progress:
             self.node.load(progress, service.program(progress))
             full = {f"mlflow-stack:{key}": value for key, value in config.items()}
@@ -153,13 +153,13 @@ class Platform:
             )
 
     def namespace(self, name: str, **labels: str) -> None:
-        """A namespace that is there before the stack, with PodSecurity enforced."""
+        """Create a namespace that exists before the stack, with PodSecurity enforced."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted", **labels}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
     def visitor(self, namespace: str, claim: str | None = None, secrets: Sequence[str] = ()) -> "Visitor":
-        """Another pod of the namespace, with Python in it and these Secrets as its environment, that may mount a claim
-        at /mlflow."""
+        """Run another pod in the namespace, with Python, these Secrets as its environment, and optionally a claim
+        mounted at /mlflow."""
         volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []
         self.apply(
             {
@@ -236,7 +236,7 @@ print(json.dumps([read, found]))
 
 @dataclass
 class Visitor:
-    """A pod in which tests run Python."""
+    """Pod in which tests run Python."""
 
     platform: Platform
     namespace: str
@@ -248,7 +248,7 @@ class Visitor:
         return self.platform.kubectl("exec", *where, "--", "python", "-c", program, *arguments, stdin=stdin).strip()
 
     def connects(self, *targets: str) -> list[str]:
-        """Of each address with a port: open or closed."""
+        """Return for each address with a port whether it is open or closed."""
         return self.python(_CONNECT, *targets).split()
 
     def address(self) -> str:
@@ -256,17 +256,18 @@ class Visitor:
         return self.platform.kubectl("get", *name, "--output=jsonpath={.status.podIP}")
 
     def listen(self, port: int, folder: str = "/tmp") -> str:
-        """Serves a folder; where."""
+        """Serve a folder; return its address."""
         self.python(_LISTEN, str(port), folder)
         return f"{self.address()}:{port}"
 
     def holds(self, *canaries: str) -> tuple[int, list[str]]:
-        """How many files and entries of its first process the container could read, and in which of them one is."""
+        """Return the number of files and process entries that the container could read, and those that contain a
+        text."""
         read, found = json.loads(self.python(_LOOK, stdin="\n".join(canaries)))
         return read, found
 
     def copy(self, source: Path, target: str) -> None:
-        """Copies the content of a folder into the pod."""
+        """Copy the content of a folder into the pod."""
         names = sorted(path.name for path in source.iterdir())
         archive = subprocess.run(["tar", "-C", str(source), "-cf", "-", *names], capture_output=True, check=True).stdout
         done = subprocess.run(
@@ -284,7 +285,7 @@ class Visitor:
 
 
 class Secret(str):
-    """A value that a stack file holds encrypted."""
+    """Encrypted value in a stack file."""
 
 
 def _secrets(tree: Any, path: str) -> Iterator[tuple[str, Secret]]:
@@ -302,7 +303,7 @@ def _without_secrets(tree: Any) -> Any:
 
 @dataclass
 class Stack:
-    """One stack of a program, in the shared instance's state backend."""
+    """Stack of a program, in the shared instance's state backend."""
 
     platform: Platform
     name: str
@@ -312,13 +313,14 @@ class Stack:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Beside the instance's own stack files, in which its `pulumi` refuses to keep another project's keys.
+        # Beside the instance's own stack files: its `pulumi` refuses to keep another project's keys in them.
         self.file = self.platform.instance.root / f"e2e.{self.name}.yaml"
         self._initialise()
         self.configure()
 
     def _initialise(self) -> None:
-        """`stack init` has no option for the stack file: in the program's folder it would write the salt there."""
+        """Create the stack. `stack init` has no option for the stack file: in the program's folder it would write the
+        salt."""
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {self.project}\nruntime: python\n")
             init = ("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive")
@@ -326,7 +328,7 @@ class Stack:
             self.file.write_text((Path(scratch) / f"Pulumi.{self.name}.yaml").read_text())
 
     def configure(self, **config: Any) -> None:
-        """Merges keys into the stack's configuration."""
+        """Merge keys into the stack's configuration."""
         self.config.update(config)
         content = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
         stated = {f"{self.project}:{key}": value for key, value in self.config.items() if value is not None}
@@ -347,14 +349,14 @@ class Stack:
         return self.pulumi("up", "--yes", "--skip-preview", check=check)
 
     def unchanged(self) -> None:
-        """A preview proposes nothing."""
+        """Check that a preview proposes no change."""
         self.pulumi("preview", "--expect-no-changes")
 
     def output(self, name: str) -> Any:
         return json.loads(self.pulumi("stack", "output", "--json", "--show-secrets").stdout)[name]
 
     def destroy(self) -> None:
-        """The whole stack, its protected data included."""
+        """Destroy the whole stack, including its protected data."""
         self.pulumi("state", "unprotect", "--all", "--yes")
         self.pulumi("destroy", "--yes", "--skip-preview")
         self.pulumi("stack", "rm", self.name, "--yes", "--force")
@@ -362,10 +364,10 @@ class Stack:
 
 
 def quickstart(client: Mapping[str, str], *arguments: str) -> str:
-    """Runs the quickstart with MLflow's client; its output."""
+    """Run the quickstart with MLflow's client; return its output."""
     done = subprocess.run(
         [sys.executable, str(engine.PROJECT / "examples/quickstart/train.py"), *arguments],
-        # Does not wait long for a server that is gone.
+        # Do not wait long for a server that is gone.
         env={**os.environ, **client, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The programs in `examples/`, by the commands of their READMEs: up, what each is for, no change, down, deleted."""
+"""Programs in `examples/`, run by the commands of their READMEs: up, purpose, no change, down, delete."""
 
 import json
 import os
@@ -30,9 +30,9 @@ SMALL = {"requests": {"cpu": "50m"}}
 ELSEWHERE = "elsewhere"
 LANGUAGE_YAML = Path(__file__).parent / "language_yaml"
 ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "not the old default"}
-"""The first user of an MLflow with its own authentication."""
+"""First user of an MLflow with its own authentication."""
 
-# Status and body of one request, with a password or without.
+# Status and body of one request, with or without a password.
 ASK = """
 import json, sys, requests
 url, user, body = sys.argv[1:4]
@@ -45,7 +45,7 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 class Example:
-    """A folder of `examples/` in a checkout of its own, and the shell of somebody who follows its README."""
+    """Folder of `examples/` in its own checkout, with the shell of a user who follows its README."""
 
     def __init__(self, platform: Platform, name: str, checkout: Path, settings: Mapping[str, Any]) -> None:
         self.platform = platform
@@ -53,7 +53,7 @@ class Example:
         self.checkout = checkout
         self.folder = checkout / "examples" / name
         self.commands = blocks(self.folder / "README.md")
-        # Beside what the README sets: images of this node, small requests, other names.
+        # In addition to the README's settings: images of this node, small requests, other names.
         config = {f"{name}:{key}": value for key, value in settings.items()}
         (self.folder / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
         self.env = {
@@ -61,7 +61,7 @@ class Example:
             for name, value in platform.environment.items()
             if name not in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_PRESERVE_CONFIG")
         }
-        # The lock's versions are here; a plugin of another one is not asked for.
+        # The lock's versions are installed; no other plugin version is requested.
         self.env["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
 
     def shell(self, script: str, cwd: Path) -> str:
@@ -72,7 +72,7 @@ class Example:
         return done.stdout
 
     def up(self, **instead: str) -> None:
-        """The README's first commands; ``instead`` are values of this node for configuration that they set."""
+        """Run the README's first commands; ``instead`` replaces configuration values for this node."""
         script = self.commands[0]
         for key, value in instead.items():
             script, count = re.subn(rf"^(pulumi config set {key}) \S+", rf"\1 {value}", script, flags=re.M)
@@ -83,7 +83,8 @@ class Example:
         return json.loads(self.shell("pulumi stack output --json --show-secrets", self.folder))
 
     def ends(self, namespace: str, kept: set[str], left: set[str]) -> None:
-        """As it was declared; down by the README's last but one commands, which keep data, then deleted by its last."""
+        """Check that nothing changes; run the README's last commands: the last but one keeps data, the last deletes
+        it."""
         self.shell("pulumi preview --expect-no-changes", self.folder)
         self.shell(self.commands[-2], self.folder)
         assert kinds(self.platform, namespace) == kept
@@ -105,7 +106,7 @@ def args(platform: Platform) -> dict[str, Any]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the examples use of the checkout."""
+    """Parts of the checkout that the examples use."""
     (tmp_path / ".venv").symlink_to(engine.PROJECT / ".venv")
     shutil.copytree(engine.PROJECT / "examples", tmp_path / "examples")
     return tmp_path
@@ -117,7 +118,7 @@ def ask(visitor: Visitor, url: str, user: str = "", password: str = "", body: st
 
 
 def kinds(platform: Platform, namespace: str) -> set[str]:
-    """What is in a namespace, but for what Kubernetes itself puts there and a visitor."""
+    """Return the objects in a namespace, except those of Kubernetes itself and of a visitor."""
     listed = platform.kubectl(
         *("get", "all,secrets,configmaps,persistentvolumeclaims,networkpolicies,serviceaccounts,ingresses"),
         *("--namespace", namespace, "--output", "name"),
@@ -171,13 +172,13 @@ def test_the_guide_to_reuse_leads_to_a_secret_password(
 
 
 def command_line(example: Example, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command `mlflow-stack` of the example's environment, whatever it ends with."""
+    """Run the command `mlflow-stack` of the example's environment, whatever its exit status."""
     command = [example.folder / "venv" / "bin" / "mlflow-stack", *arguments]
     return subprocess.run(command, cwd=example.folder, env=example.env, capture_output=True, text=True, check=False)
 
 
 def check_red_line(example: Example) -> None:
-    """A change that loses data is refused by its preview, before preflight looks for the other claim."""
+    """The preview refuses a change that loses data, before preflight looks for the other claim."""
     before = (example.folder / "Pulumi.dev.yaml").read_text()
     example.shell("pulumi config set --path args.backend_store.pvc.existing_claim other", example.folder)
     preview = command_line(example, "preview")
@@ -193,7 +194,7 @@ def check_red_line(example: Example) -> None:
 
 
 def check_pin(example: Example, namespace: str, password: str) -> None:
-    """An alias becomes a version of the registry that the stack itself is, through a forwarded port."""
+    """`pin` turns an alias into a version of the stack's own registry, through a forwarded port."""
     file = example.folder / "Pulumi.dev.yaml"
     before = file.read_text()
     content = yaml.safe_load(before)
@@ -218,7 +219,7 @@ def check_pin(example: Example, namespace: str, password: str) -> None:
             )
             env = {**example.env, **server}
             subprocess.run([sys.executable, "-c", register], env=env, check=True)
-            # Of this environment, which has the extra `pin`; installing it in the example's takes minutes.
+            # From this environment, which has the extra `pin`; installing it in the example's takes minutes.
             pin = [Path(sys.executable).with_name("mlflow-stack"), "--cwd", example.folder, "pin"]
             moved = subprocess.run([*pin, "--check"], env=env, capture_output=True, text=True, check=False)
             assert (moved.returncode, moved.stdout) == (1, "iris: not pinned → 1 (models:/iris@champion)\n")
@@ -233,7 +234,7 @@ def check_pin(example: Example, namespace: str, password: str) -> None:
 
 @pytest.fixture
 def plugin(checkout: Path) -> None:
-    """The components are in the checkout, as they are a plugin there."""
+    """The components are in the checkout, as a plugin."""
     for name in subprocess.run(
         ["git", "ls-files", "components", "requirements.lock"],
         cwd=engine.PROJECT, capture_output=True, text=True, check=True,
@@ -244,14 +245,14 @@ def plugin(checkout: Path) -> None:
 
 @pytest.fixture
 def yaml_host() -> Path:
-    """The folder of Pulumi's host for YAML programs."""
+    """Return the folder of Pulumi's host for YAML programs."""
     with Progress() as progress:
         package = "github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml"
         return go_binary(progress, "pulumi-language-yaml", LANGUAGE_YAML, package, estimate=120).parent
 
 
 def check_plugin(example: Example, namespace: str) -> None:
-    """A program that uses the component as a plugin, from `up` to its end."""
+    """Run a program that uses the component as a plugin, from `up` to deletion."""
     declared = yaml.safe_load((example.folder / "Pulumi.yaml").read_text())["config"]
     assert declared["image"]["default"] == tracking.DEFAULT_IMAGE
     assert declared["proxyImage"]["default"] == proxy.DEFAULT_IMAGE
@@ -284,7 +285,7 @@ def test_a_program_with_the_generated_sdk_keeps_secrets_secret_and_numbers_whole
     images = {"image": args["image"], "proxyImage": args["proxy_image"]}
     example = Example(platform, "reuse-sdk", checkout, images)
     check_plugin(example, "by-sdk")
-    # How it ends is not asked: a Python host that is built here does not know its last step.
+    # The exit status is ignored: a Python host built here does not know its last step.
     told = example.shell("pulumi package add ../../components 2>&1 || true", example.folder)
     assert "Successfully generated an SDK for the mlflow-stack package" in told
 
@@ -347,7 +348,7 @@ def test_what_was_there_before_is_used_and_stays(platform: Platform, args: dict[
 
 @pytest.fixture
 def registry(platform: Platform) -> Iterator[str]:
-    """An MLflow that no stack made, with its own authentication, and a model in it."""
+    """MLflow that no stack created, with its own authentication and a model."""
     platform.namespace(ELSEWHERE)
     visitor = platform.visitor(ELSEWHERE)
     platform.apply(
@@ -459,11 +460,11 @@ INSTEAD: dict[str, dict[str, Any]] = {
     "exposure kind": {"expose": {"kind": "ingress", "className": "traefik", "tls": {}}},
     "claim": {"backendStore": {"pvc": {"existingClaim": "of-one-node"}}},
 }
-"""What of `examples/csc-rahti` is not here: no public host is asked, nobody serves Routes, volumes are of one node."""
+"""Differences from `examples/csc-rahti`: no public host, nobody serves Routes, volumes are local to the node."""
 PARTS_OF_THE_PLATFORM = {"platform": "kubernetes"}
-"""On OpenShift `restricted-v2` fills UID and fsGroup into the pods; here nobody does, so the stack states them."""
+"""On OpenShift, `restricted-v2` sets UID and fsGroup of the pods; here the stack sets them."""
 
-# A file store with one run, as the template's server left it.
+# File store with one run, as the template's server left it.
 FILE_STORE = """
 import pathlib
 run, experiment = "0" * 31 + "1", pathlib.Path("/mlflow/mlruns/0")
@@ -491,7 +492,7 @@ def merged(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_what_rahti_would_be_sent_is_accepted_by_a_server(platform: Platform, tmp_path: Path) -> None:
-    """As it is, by a server that knows Routes."""
+    """Sent to a server that knows Routes, as it is."""
     project = Project.read(engine.PROJECT)
     recording = capture.capture(project, "rahti", project.config(RAHTI) or {})
     render.write(render.manifests(recording.resources), tmp_path)
@@ -541,7 +542,7 @@ def test_the_template_s_deployment_comes_up_with_its_runs(platform: Platform, ar
     assert run["data"]["params"] == [{"key": "alpha", "value": "0.5"}]
     assert ask(visitor, f"http://mlflow.{namespace}.svc{SEARCH}", "team", "wrong")[0] == 401
     visitor.leave()
-    # Who is in none of its networks is refused, the password in hand. The name of the certificate is another one here.
+    # Clients outside its networks are refused, even with the password. The certificate has another name here.
     own = platform.instance.domain
     told = subprocess.run(
         ["curl", "--silent", "--show-error", "--cacert", str(authority.root(platform.instance)),

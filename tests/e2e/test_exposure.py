@@ -1,4 +1,4 @@
-"""The public address, as a browser, a stranger and other pods see it: of dev, under a path, and through a Gateway."""
+"""Public address as seen by a browser, a stranger and other pods: of dev, under a path, and through a Gateway."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ METADATA = "169.254.169.254"
 
 @dataclass(frozen=True)
 class Address:
-    """A public address, and what its client is given."""
+    """Public address with the credentials of its client."""
 
     url: str
     client: dict[str, str]
@@ -44,9 +44,9 @@ class Address:
 
 @pytest.fixture(scope="module")
 def stack(platform: Platform) -> Iterator[Stack]:
-    """Two more servers: one under a path for this machine alone, one through the node's Gateway.
+    """Two more servers: one under a path, only for this machine, one through the node's Gateway.
 
-    The first one has a certificate of its own, issued by cert-manager; the second one that of the Gateway.
+    The first one has its own certificate, issued by cert-manager; the second one uses the Gateway's.
     """
     platform.serve(services.CERT_MANAGER)
     platform.namespace(NAMESPACE)
@@ -84,7 +84,7 @@ def stack(platform: Platform) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module", params=["dev", "path", "gateway"])
 def address(request: pytest.FixtureRequest, platform: Platform, client: dict[str, str]) -> Address:
-    """Each of the three, with a run and a model on it."""
+    """The three addresses, each with a run and a model."""
     if request.param == "dev":
         return Address(client["MLFLOW_TRACKING_URI"], client)
     stack: Stack = request.getfixturevalue("stack")
@@ -94,13 +94,13 @@ def address(request: pytest.FixtureRequest, platform: Platform, client: dict[str
 
 @pytest.fixture(scope="module", autouse=True)
 def found(platform: Platform) -> None:
-    """This machine finds the names of this module's stacks, as `up` lets it find those of its own."""
+    """Make the names of this module's stacks resolvable on this machine, as `up` does for its own."""
     for name in ("path", "gateway"):
         hosts.add(platform.instance, f"{name}.{platform.instance.domain}")
 
 
 def screenshot(page: Page, name: str, folder: Path) -> None:
-    """Kept for a look: pytest keeps the folders of its last three runs."""
+    """Screenshots, kept for inspection: pytest keeps the folders of its last three runs."""
     file = folder / f"{name}.png"
     page.screenshot(path=file)
     print(file)
@@ -113,14 +113,14 @@ def test_a_browser_that_knows_the_authority_is_asked_for_the_password(
     unknown = pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID")
     with Browser(platform.instance, tmp_path / "stranger", trusting=False).visit(None) as visit, unknown:
         visit.new_page().goto(url)
-    # Nobody is there to type the password into Chromium's own dialog.
+    # The tests cannot type the password into Chromium's own dialog.
     asked = pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS")
     with Browser(platform.instance, tmp_path / "friend").visit(None) as visit, asked:
         visit.new_page().goto(url)
 
 
 def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp_path: Path) -> None:
-    """Makes an experiment, looks at the figure of a run, opens a model."""
+    """Create an experiment, look at the figure of a run, open a model."""
     run = re.findall(r"^run: .*#(/experiments/\d+/runs/\w+)$", quickstart(address.client, "--megabytes", "1"), re.M)[0]
     with Browser(platform.instance, tmp_path / "home").visit(address.auth) as visit:
         page = visit.new_page()
@@ -134,12 +134,12 @@ def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp
         with page.expect_response(lambda one: one.url.endswith("/experiments/create")) as made:
             page.get_by_role("dialog").get_by_role("button", name="Create").click()
         assert (made.value.request.method, made.value.status) == ("POST", 200)
-        # It opens the experiment, and then a page of it: whoever goes elsewhere before that is taken back there.
+        # The UI opens the experiment, and then a page of it: a visit elsewhere before that is redirected back.
         page.wait_for_url(re.compile(r"#/experiments/\d+/\w+"))
         expect(page.get_by_role("dialog")).to_have_count(0)
         screenshot(page, "experiment", tmp_path)
         page.goto(f"{address.url}/#{run}/artifacts/predictions.png")
-        # Of 5 inches, at 100 dots an inch.
+        # 5 inches, at 100 dots an inch.
         page.wait_for_function("[...document.images].some(image => image.naturalWidth === 500)")
         screenshot(page, "figure", tmp_path)
         page.goto(f"{address.url}/#/models/diabetes")
@@ -168,7 +168,7 @@ print(connection.getresponse().status)
 
 @pytest.fixture(scope="module")
 def colleague(platform: Platform, stack: Stack) -> Iterator[Visitor]:
-    """A pod in the namespace of the servers."""
+    """Pod in the namespace of the servers."""
     visitor = platform.visitor(NAMESPACE)
     visitor.listen(9999)
     yield visitor
@@ -177,7 +177,7 @@ def colleague(platform: Platform, stack: Stack) -> Iterator[Visitor]:
 
 @pytest.fixture(scope="module")
 def metadata_service(platform: Platform) -> Iterator[str]:
-    """What clouds answer at the link-local address, inside the node's own network."""
+    """Stand-in for a cloud's metadata service at the link-local address, inside the node's own network."""
     platform.node.run("ip", "address", "add", f"{METADATA}/32", "dev", "lo")
     platform.namespace("metadata", **{"pod-security.kubernetes.io/enforce": "privileged"})
     command = ["python", "-m", "http.server", "--directory", "/tmp", "--bind", METADATA, "80"]
@@ -200,7 +200,7 @@ def metadata_service(platform: Platform) -> Iterator[str]:
 
 
 def pod_of(platform: Platform, name: str) -> dict:
-    """The tracking pod of one of this module's servers."""
+    """Return the tracking pod of one of this module's servers."""
     (pod,) = platform.objects(
         "pods", NAMESPACE, "--selector", f"app.kubernetes.io/instance={name},app.kubernetes.io/component=tracking"
     )
@@ -208,7 +208,7 @@ def pod_of(platform: Platform, name: str) -> dict:
 
 
 def answer(platform: Platform, visitor: Visitor, host: str, path: str, **headers: str) -> int:
-    """The status that a pod gets through the ingress controller, as a client outside would."""
+    """Return the status that a pod gets through the ingress controller, as an external client would."""
     trust = authority.root(platform.instance).read_text()
     return int(visitor.python(ASK, platform.instance.node_address, host, path, trust, json.dumps(headers)))
 
@@ -268,7 +268,7 @@ def test_only_who_is_allowed_comes_in_whatever_address_is_claimed(
 def test_other_pods_reach_the_proxy_alone_and_only_as_allowed(
     platform: Platform, stack: Stack, stranger: Visitor, colleague: Visitor
 ) -> None:
-    """Public port: through the controller alone. Internal port: from the same namespace alone."""
+    """The public port accepts only the controller, the internal port only the same namespace."""
     pod = pod_of(platform, "path")["status"]["podIP"]
     ports = [f"{pod}:{port}" for port in (8080, 8081, 5000)]
     wanted = ["closed", "open", "closed"]
@@ -290,7 +290,7 @@ def test_the_server_opens_no_connection_that_it_need_not(
 
 
 def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, stranger: Visitor) -> None:
-    """Half of them never end their headers, half never end their body; each sends a byte now and then."""
+    """Half of the clients never end their headers, half never end their body; each sends a byte now and then."""
     host = f"gateway.{platform.instance.domain}"
     env = stack.output("gateway")
     token = base64.b64encode(f"{env['MLFLOW_TRACKING_USERNAME']}:{env['MLFLOW_TRACKING_PASSWORD']}".encode()).decode()
@@ -304,7 +304,7 @@ def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, s
             slow[-1].sendall((start + "\r\n" * (number % 2)).encode())
         for _ in range(5):
             for one in slow:
-                with suppress(OSError):  # one too many of a client's: refused
+                with suppress(OSError):  # above the limit of connections: refused
                     one.sendall(b"x")
             assert answer(platform, stranger, host, "/readyz") == 200
             assert answer(platform, stranger, host, SEARCH) == 401
@@ -314,7 +314,7 @@ def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, s
     assert status(f"https://{host}{SEARCH}", (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])) == 200
 
 
-# What OpenShift's restricted-v2 refuses of a pod, before it fills in UID, GID and fsGroup itself.
+# Checks of OpenShift's restricted-v2, before it sets UID, GID and fsGroup itself.
 RESTRICTED_V2 = {
     "no fixed UID": "!has(pod.securityContext.runAsUser) && containers.all(c, !has(c.securityContext.runAsUser))",
     "no fixed fsGroup": "!has(pod.securityContext.fsGroup)",
@@ -330,7 +330,7 @@ RESTRICTED_V2 = {
 
 @pytest.fixture
 def openshift(platform: Platform) -> Iterator[str]:
-    """A namespace in which Routes are known and pods are judged as by restricted-v2."""
+    """Namespace with the API of Routes, in which pods are validated as by restricted-v2."""
     namespace = "openshift"
     with Progress() as progress:
         route = crds.definitions(progress, crds.ROUTE)
@@ -370,7 +370,7 @@ def openshift(platform: Platform) -> Iterator[str]:
 
 
 def test_openshift_would_take_route_and_pod(platform: Platform, openshift: str) -> None:
-    """By its own definition of a Route, and by the rules of restricted-v2; nothing is stored."""
+    """Validated by OpenShift's definition of a Route and by the rules of restricted-v2; nothing is stored."""
 
     def sent(kind: str, **args: Any) -> dict[str, Any]:
         expose = {"kind": "route", "host": "mlflow.example.com", "path": "/mlflow", "allow_from": ["192.0.2.0/24"]}

@@ -1,5 +1,5 @@
-"""Model servers of the stack that `make up` makes: from a training to predictions, and what goes wrong between. Runs
-before other stacks share the node."""
+"""Model servers of the stack of `make up`: from training to predictions, with failures in between. Runs before other
+stacks share the node."""
 
 import base64
 import difflib
@@ -34,7 +34,7 @@ JSON = "application/json"
 
 
 class Registry:
-    """The models that are served here, as MLflow's client registered them."""
+    """Models that are served here, registered with MLflow's client."""
 
     def __init__(self, client: dict[str, str], folder: Path) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ class Registry:
         self.big = self._custom("big", [], "block = bytearray(2**30)\nblock[::4096] = b'x' * len(block[::4096])")
 
     def _custom(self, name: str, requirements: list[str], begins: str) -> str:
-        """A model from code, with a module of its own beside it."""
+        """Log a model from code, with its own module beside it."""
         (self.folder / "ours.py").write_text("mark = '!'\n")
         code = self.folder / f"{name}.py"
         code.write_text(
@@ -61,7 +61,7 @@ class Registry:
             "        return [loud(text) + mark for text in model_input['text']]\n"
             "mlflow.models.set_model(Model())\n"
         )
-        # As a model is logged where its libraries are: MLflow runs its code once.
+        # As a model is logged where its libraries are installed: MLflow runs its code once.
         library = self.folder / "shouting.py"
         library.write_text("def loud(text):\n    return text.upper()\n")
         logged = mlflow.pyfunc.log_model(
@@ -84,7 +84,7 @@ def registry(client: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Served:
-    """The models of the stack, and their addresses."""
+    """Models of the stack, and their addresses."""
 
     def __init__(self, platform: Platform, client: dict[str, str]) -> None:
         self.platform = platform
@@ -93,7 +93,7 @@ class Served:
         self.file = platform.instance.root / "stacks" / "Pulumi.dev.yaml"
 
     def configure(self, *models: dict[str, Any]) -> None:
-        """Writes the models into the stack file, as somebody would by hand."""
+        """Write the models into the stack file, as a user would by hand."""
         content = yaml.safe_load(self.file.read_text())
         ports = content["config"]["mlflow-stack:expose"]["kind"] == "nodeport"
         for number, model in enumerate(models):
@@ -114,7 +114,7 @@ class Served:
         return requests.post(f"{url}/invocations", data=body, headers=headers, **options)
 
     def serves(self, url: str, expected: list[float]) -> bool:
-        """Whether two rows are answered as expected; an answer that does not come is none."""
+        """Return whether two rows are answered as expected; a missing answer counts as no."""
         try:
             answer = self.post(url, TWO)
         except requests.RequestException:
@@ -127,7 +127,7 @@ class Served:
 
     @contextmanager
     def load(self, url: str, body: str) -> Iterator[list[Any]]:
-        """Eight connections that ask all the time; their answers, or what went wrong."""
+        """Run eight connections that send requests all the time; yield their answers and errors."""
         answers: list[Any] = []
         stop = threading.Event()
 
@@ -168,7 +168,7 @@ def served(platform: Platform, client: dict[str, str]) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def colleague(platform: Platform) -> Iterator[Visitor]:
-    """A pod in the namespace of the servers."""
+    """Pod in the namespace of the servers."""
     visitor = platform.visitor(NAMESPACE)
     yield visitor
     visitor.leave()
@@ -176,7 +176,7 @@ def colleague(platform: Platform) -> Iterator[Visitor]:
 
 @pytest.fixture(scope="module")
 def index(colleague: Visitor, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A package index in the cluster, with one library; its address."""
+    """Package index in the cluster, with one library; its address."""
     folder = tmp_path_factory.mktemp("index") / "shouting"
     folder.mkdir()
     name = "shouting-1.0-py3-none-any.whl"
@@ -283,7 +283,7 @@ def test_the_server_s_container_holds_no_secret(served: Served, client: dict[str
 def test_other_pods_reach_the_proxies_alone_and_only_as_allowed(
     served: Served, index: str, stranger: Visitor, colleague: Visitor
 ) -> None:
-    """Public port: through the controller alone. Internal port: from the same namespace alone."""
+    """The public port accepts only the controller, the internal port only the same namespace."""
     (model,) = served.pods("diabetes")
     addresses = [pod["status"]["podIP"] for pod in (model, served.platform.server(NAMESPACE))]
     ports = [f"{address}:{port}" for address in addresses for port in (8080, 8081, 5000)]

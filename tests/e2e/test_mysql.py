@@ -1,4 +1,4 @@
-"""A deployed MariaDB under three tracking servers: killed, gone, refused and re-keyed while clients write."""
+"""MariaDB in the cluster under three tracking servers: killed, unreachable, refusing and re-keyed during writes."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ NAME = "team"
 PORT = DEV_PORT + 20
 API = "/api/2.0/mlflow"
 KILLS = 5 if "KILLS" in os.environ else 1
-"""`make soak` names a number of kills."""
+"""`make soak` sets a number of kills."""
 # Nothing here stores an artifact.
 BUCKET = {
     "bucket": "nowhere",
@@ -42,12 +42,12 @@ BUCKET = {
 
 @dataclass
 class Team:
-    """The stack, and how its users see it."""
+    """The stack, as its users see it."""
 
     platform: Platform
     stack: Stack
     interrupted: subprocess.CompletedProcess[str]
-    """The first `up`, whose schema Job was killed while it made the tables."""
+    """The first `up`, whose schema Job was killed while it created the tables."""
 
     def env(self) -> dict[str, str]:
         return self.stack.output(NAME)
@@ -59,7 +59,7 @@ class Team:
         return self.objects("pods", "tracking")
 
     def ready(self) -> int:
-        """How many servers are ready."""
+        """Return the number of ready servers."""
         conditions = [one for pod in self.servers() for one in pod["status"].get("conditions", [])]
         return sum((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
 
@@ -67,7 +67,7 @@ class Team:
         return [one["restartCount"] for pod in self.servers() for one in pod["status"]["containerStatuses"]]
 
     def sql(self, statement: str) -> str:
-        """What the deployed server answers its own administrator."""
+        """Return the answer of the deployed server to its own administrator."""
         (secret,) = [
             one
             for one in self.platform.objects("secrets", NAMESPACE)
@@ -85,7 +85,7 @@ class Team:
         return self.platform.kubectl("exec", *where, "--", "sh", "-c", program, statement).strip()
 
     def login(self, password: str) -> str:
-        """What the server says to MLflow's user with this password, as to any client in the network."""
+        """Return the server's answer to MLflow's user with this password, as to any client in the network."""
         program = (
             "umask 077; cat >/tmp/login.cnf; "
             "mariadb --defaults-file=/tmp/login.cnf --skip-column-names --batch --execute='select 1' 2>&1; "
@@ -97,7 +97,7 @@ class Team:
         return self.platform.kubectl("exec", *where, "--", "sh", "-c", program, stdin=options).strip()
 
     def inside(self, path: str) -> int:
-        """The status of a path, asked in a server's pod."""
+        """Return the status of a path, requested in a server's pod."""
         program = (
             "import sys, urllib.request, urllib.error\n"
             "try: print(urllib.request.urlopen(sys.argv[1], timeout=20).status)\n"
@@ -111,14 +111,14 @@ class Team:
 
 @dataclass
 class Writers:
-    """Four clients that each log one metric after the other, and note what the server acknowledged."""
+    """Four clients that log one metric after the other, and record what the server acknowledged."""
 
     url: str
     auth: tuple[str, str]
     run: str
     acknowledged: list[int] = field(default_factory=list)
     failures: list[float] = field(default_factory=list)
-    """When a request got no 200."""
+    """Times of requests without a 200."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def post(self, path: str, body: dict) -> requests.Response | None:
@@ -166,11 +166,11 @@ def assert_kept(team: Team, writers: Writers) -> None:
 
 
 def _migration(platform: Platform) -> psutil.Process | None:
-    """The process that makes the tables, once it talks to the database."""
+    """Return the process that creates the tables, once it is connected to the database."""
     for process, words in platform.processes().items():
         with suppress(FileNotFoundError):
             migrates = words[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
-            # In the pod's network, which psutil does not look into: a connection to port 3306.
+            # In the pod's network, which psutil does not inspect: a connection to port 3306.
             if migrates and ":0CEA 01 " in Path(f"/proc/{process.pid}/net/tcp").read_text():
                 return process
     return None
@@ -219,7 +219,7 @@ def test_other_pods_reach_neither_the_database_nor_mlflow(team: Team, stranger: 
     colleague = team.platform.visitor(NAMESPACE)
     wanted = ["closed", "closed", "closed", "open", "open"]
     eventually("a colleague is let in", lambda: colleague.connects(*stores, *ports) == wanted, 30)
-    # A node port's public side is for everyone.
+    # A node port's public side is open to everyone.
     assert stranger.connects(*stores, *ports) == ["closed", "closed", "closed", "closed", "open"]
     assert Visitor(team.platform, NAMESPACE, server["metadata"]["name"], "mlflow").connects(*stores) == ["open", "open"]
     colleague.leave()
@@ -242,7 +242,7 @@ def test_what_was_acknowledged_outlives_a_killed_database(team: Team) -> None:
         (database,) = team.objects("pods", "database")
         return database["status"]["containerStatuses"][0]["restartCount"]
 
-    # A kubelet tells it later than it does it.
+    # A kubelet reports it later than it does it.
     eventually("the database's restarts are told", lambda: restarted() == KILLS)
 
 
@@ -258,7 +258,7 @@ def test_without_a_database_servers_are_alive_and_not_ready(team: Team) -> None:
 
 
 def test_a_documented_backup_brings_back_what_was_lost(team: Team, tmp_path: Path) -> None:
-    """By the commands of the documents, word for word, with this stack's namespace and name, and another home."""
+    """Runs the commands of the documents verbatim, except for namespace, name and home."""
     prepare, dump, restore = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-mysql.md")
     env = team.env()
     auth = (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
@@ -297,7 +297,7 @@ def test_a_documented_backup_brings_back_what_was_lost(team: Team, tmp_path: Pat
 def test_a_refused_schema_job_is_explained_by_up_and_runs_again_with_the_next(team: Team) -> None:
     team.sql("alter database mlflow character set latin1")
     stacks = json.loads(json.dumps(team.stack.config["stacks"]))
-    stacks[NAME]["labels"] = {"changed": "yes"}  # so that the Job is another one
+    stacks[NAME]["labels"] = {"changed": "yes"}  # to make it another Job
     team.stack.configure(stacks=stacks)
     refused = team.stack.up(check=False)
     assert refused.returncode != 0

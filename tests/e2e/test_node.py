@@ -1,4 +1,4 @@
-"""What a node does to the machine it runs on, and what becomes of its data: on an instance of its own."""
+"""Effects of a node on its machine, and the fate of its data: on a separate instance."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from sandbox.cluster.programs import ensure
 from sandbox.paths import Instance
 
 KINDS = ("net", "mnt", "pid", "uts", "ipc")
-# What the kernel counts, and what belongs to a link, with which it comes and goes.
+# Counters of the kernel, and settings of a link, which appear and disappear with it.
 VOLATILE = re.compile(
     r"kernel/(random|ns_last_pid|pty/nr)|fs/(inode-|dentry-|file-nr|aio-nr|quota)|nf_conntrack_count|/mls\d+/"
 )
@@ -65,7 +65,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def node():
-    """A node of its own, so that the one of the other tests is not disturbed. It does not run yet."""
+    """Separate node, so that the one of the other tests is not disturbed. It does not run yet."""
     instance = Instance.open("residue")
     node = Node(instance)
     node.clean()
@@ -76,13 +76,13 @@ def node():
 
 @pytest.fixture(scope="module")
 def machine(node):
-    """The machine's own settings before the node runs for the first time."""
+    """Settings of the machine before the node's first start."""
     return settings()
 
 
 @pytest.fixture(scope="module")
 def running(machine, node):
-    """The node when it runs for the first time, with a web server on a claim."""
+    """Node at its first start, with a web server on a claim."""
     node.up(Progress())
     shell = next(
         name for name in node.run("ctr", "-n", "k8s.io", "images", "list", "-q").stdout.split() if "/shell:" in name
@@ -93,7 +93,7 @@ def running(machine, node):
 
 
 def settings():
-    """The machine's packet filter and sysctls."""
+    """Return the machine's packet filter and sysctls."""
     filters = subprocess.run(
         ["chroot", str(ensure(Progress()).root), "iptables-save"], capture_output=True, text=True, check=True
     )
@@ -113,7 +113,7 @@ def namespaces(pid):
 
 
 def left(instance, spaces):
-    """What there is of a node on the machine, beside its data and its empty cgroups."""
+    """Return the traces of a node on the machine, except its data and its empty cgroups."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -136,7 +136,7 @@ def cgroups(instance):
 
 
 def eventually(probe, seconds=60):
-    """The first true answer of a probe; its last error, or an assertion, after that time."""
+    """Return the first true answer of a probe; fail with its last error or an assertion after that time."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -150,7 +150,7 @@ def eventually(probe, seconds=60):
 
 
 def starts(node):
-    """How often the web server has started, by what it has written to its claim."""
+    """Return how often the web server has started, as recorded on its claim."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"http://{node.instance.node_address}:{PORT}/starts"
     return len(eventually(lambda: direct.open(url, timeout=2).read()).splitlines())
@@ -165,7 +165,7 @@ def test_a_running_node_leaves_the_machine_s_settings_alone(running, machine):
     assert settings() == machine
     log = running.logs("kubelet", 1_000_000)
     assert "Starting kubelet main sync loop" in log
-    # All that the kubelet would change: overcommit, panic and keys are the whole machine's.
+    # Everything that the kubelet would change: overcommit, panic and keys belong to the whole machine.
     assert "Updating kernel flag" not in log
 
 

@@ -1,5 +1,5 @@
-"""What a pipeline does with a team's stack: previews of what runs, deploys, drift. Each statement of a preview against
-what the deploy then does. The comments are those of tests/program/previews, word for word."""
+"""Pipeline of a team's stack: previews of the live stack, deployments, drift. Each statement of a preview is compared
+with what the deployment does. The comments equal those of tests/program/previews, word for word."""
 
 import json
 import os
@@ -28,7 +28,7 @@ DONE = {"created": "Created", "updated": "Changed", "replaced": "Replaced", "del
 
 @dataclass
 class Team:
-    """A repository, a cluster and a backend, as a pipeline has them; each run is on a machine that knows nothing."""
+    """Repository, cluster and backend of a pipeline; each run starts on a fresh machine."""
 
     platform: Platform
     namespace: str
@@ -51,13 +51,13 @@ class Team:
         }
 
     def pipeline(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A step of a pipeline, whatever it ends with."""
+        """Run a step of a pipeline, whatever its exit status."""
         shutil.rmtree(self.scratch / "data", ignore_errors=True)
         command = [str(self.repository.folder / "ci" / "stack"), *arguments]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
 
     def by_hand(self, command: str) -> subprocess.CompletedProcess[str]:
-        """A command in a shell that has evaluated `make env`."""
+        """Run a command in a shell that evaluated `make env`."""
         kubeconfig = self.scratch / "kubeconfig"
         kubeconfig.write_text(self.env["KUBECONFIG_TEXT"])
         where = f"STACK={STACK} CONTEXT={STACK} BACKEND={shlex.quote(self.env['BACKEND'])}"
@@ -71,20 +71,20 @@ class Team:
         return self.pipeline("preview", STACK, "HEAD~1")
 
     def deploy(self) -> dict[str, set[tuple[str, str]]]:
-        """Deploys; what happened to which objects, by the titles of a comment."""
+        """Deploy; return which objects were changed, by the titles of a comment."""
         done = self.pipeline("deploy", STACK)
         assert done.returncode == 0, done.stdout + done.stderr
         found: dict[str, set[tuple[str, str]]] = {title: set() for title in DONE.values()}
         for kind, name, ended in re.findall(rf":(\w+) (\S+) ({'|'.join(DONE)})\b", done.stdout):
             if ended in DONE and not re.search(rf":index:{kind} ", done.stdout.replace("random:index", "random")):
                 found[DONE[ended]].add((kind, name))
-        # A replacement is told by its halves as well.
+        # A replacement is also reported by its two halves.
         for half in ("Created", "Deleted"):
             found[half] -= found["Replaced"]
         return found
 
     def claims(self) -> dict[str, tuple[str, str]]:
-        """Identity and requested size of each claim."""
+        """Return identity and requested size of each claim."""
         return {
             one["metadata"]["name"]: (one["metadata"]["uid"], one["spec"]["resources"]["requests"]["storage"])
             for one in self.platform.objects("persistentvolumeclaims", self.namespace)
@@ -97,7 +97,8 @@ class Team:
         return self.platform.objects("pods", self.namespace, "--selector=app.kubernetes.io/component=tracking")
 
     def change(self, name: str, edit: Edit) -> str:
-        """Commits a change that loses nothing, previews and deploys it; what was told, which is what happened."""
+        """Commit a change that loses nothing, preview and deploy it; return the preview, which matches the
+        deployment."""
         self.repository.commit(edit, name)
         preview = self.preview()
         assert (preview.returncode, preview.stdout) == (0, live(name)), preview.stderr
@@ -107,14 +108,14 @@ class Team:
         return preview.stdout
 
     def pause(self, comment: str) -> None:
-        """Stops the servers where the comment asks for it, by its own command."""
+        """Stop the servers if the comment asks for it, by its own command."""
         if command := re.search(r"`(kubectl scale [^`]+)`", comment):
             self.platform.run(*shlex.split(command[1]))
             eventually("no server runs", lambda: not self.servers())
 
 
 def told(comment: str) -> dict[str, set[tuple[str, str]]]:
-    """What a comment lists, by title."""
+    """Return the entries of a comment, by title."""
     found: dict[str, set[tuple[str, str]]] = {title: set() for title in DONE.values()}
     for section in comment.split("\n#### ")[1:]:
         title, _, rest = section.partition("\n")
@@ -128,7 +129,7 @@ def live(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def tagged(platform: Platform) -> None:
-    """The images on the node, under the names that the changes give them."""
+    """The images on the node, under the names that the changes use."""
     mariadb = images.mariadb(Progress())
     platform.node.load(Progress(), mariadb)
     mlflow, proxy = platform.images["mlflow"], platform.images["proxy"]
@@ -157,7 +158,7 @@ def test_a_stack_as_deployed_has_no_changes_and_no_drift(team: Team) -> None:
 
 
 def test_a_pipeline_leaves_no_kubeconfig_behind(team: Team) -> None:
-    """Neither its own nor those that the Kubernetes provider writes at each start."""
+    """Neither the command's own, nor those that the Kubernetes provider writes at each start."""
     kept = [path for path in (team.scratch / "tmp").rglob("*") if path.is_file() and b"clusters:" in path.read_bytes()]
     assert kept == []
 
@@ -172,7 +173,7 @@ def test_an_object_that_was_edited_by_hand_is_named_with_its_field(team: Team) -
         "- Service `mlflow`\n"
         "  - `metadata.labels.app.kubernetes.io/part-of` is `other`, and `mlflow` in the stack\n"
     )
-    # As the documents say: the engine learns of the edit, and the next deploy takes it back.
+    # As documented: the engine reads the edit, and the next deployment reverts it.
     refreshed = team.by_hand("pulumi refresh --yes")
     assert refreshed.returncode == 0, refreshed.stdout + refreshed.stderr
     preview = team.preview()
@@ -204,7 +205,7 @@ def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
     if name == "size":
         assert team.claims()["mlflow-data"] == (claims["mlflow-data"][0], "2Gi")
     if name == "mysql":
-        # Acknowledged: the claim has left the stack, and is there as it was.
+        # Acknowledged: the claim has left the stack, and is unchanged.
         assert team.claims()["mlflow-data"] == claims["mlflow-data"]
         team.platform.kubectl("delete", "persistentvolumeclaim", "mlflow-data", "--namespace", team.namespace)
         eventually("it is gone", lambda: "mlflow-data" not in team.claims())
@@ -212,7 +213,7 @@ def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def large(platform: Platform, tagged: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """A stack with a bucket, whose registry has four versions of a model that says which one it is."""
+    """Stack with a bucket, whose registry has four versions of a model that reports its version."""
     platform.serve(services.S3, **LARGE)
     namespace = LARGE["existingNamespace"]
     team = deployed(platform, namespace, {**LARGE, "models": []}, tmp_path_factory.mktemp("large"))
@@ -246,7 +247,7 @@ def test_more_servers_come_without_an_outage_as_told(large: Team) -> None:
     answered, others = json.loads(asked.result())
     assert others == []
     assert answered > 20
-    # The one from before still ends.
+    # The previous one still ends.
     servers = [one for one in large.servers() if "deletionTimestamp" not in one["metadata"]]
     assert len(servers) == 3
     assert all(one["ready"] for server in servers for one in server["status"]["containerStatuses"])
@@ -284,7 +285,7 @@ print(json.dumps(requests.post(url, json={"inputs": [[5.0], [6.0]]}, auth=user).
 
 
 def test_render_writes_what_the_provider_would_send(platform: Platform, tmp_path: Path) -> None:
-    """Every stack file, by the provider's own rendering, but for secrets and chosen names."""
+    """Every stack file, as rendered by the provider itself, except for secrets and generated names."""
     for file in sorted(engine.PROJECT.glob("Pulumi.*.yaml")):
         stack = file.name.split(".")[1]
         rendered = tmp_path / stack
@@ -295,7 +296,7 @@ def test_render_writes_what_the_provider_would_send(platform: Platform, tmp_path
         assert ours.keys() == theirs.keys()
         for one, plain in ours.items():
             assert plain == theirs[one], one
-        # A server takes them: namespaces first, since nothing else can be tried where there is none.
+        # A server accepts them: namespaces first, because everything else needs one.
         names = {one["metadata"]["namespace"] for one in _objects(rendered) if "namespace" in one["metadata"]}
         made = [name for name in names if not platform.kubectl("get", "namespace", name, "--ignore-not-found")]
         for name in made:
@@ -338,7 +339,7 @@ def _objects(folder: Path) -> list[dict[str, Any]]:
 
 
 def _plain(folder: Path) -> dict[tuple[str, str], Any]:
-    """The objects by kind and name, without the digests of chosen names and without what is in Secrets."""
+    """Return the objects by kind and name, without the suffixes of generated names and without the data of Secrets."""
     found = {}
     for one in _objects(folder):
         if one["kind"] == "Secret":

@@ -14,7 +14,7 @@ from process.steps import assert_written, sha256
 
 PROGRAM = Path(__file__).parent / "programs" / "consumer"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-# The release that wrote it, kind of store: the name of the component and of its claim.
+# MLflow release of the data, kind of store: names of the component and of its claim.
 OLD = {
     ("1.12.0", "database"): "db-112",
     ("2.5.0", "database"): "db-25",
@@ -75,7 +75,7 @@ def claim(name: str, namespace: str) -> dict:
 
 @pytest.fixture(scope="module")
 def adopted(platform: Platform, claims: dict, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Four stacks side by side in one namespace, each on a claim that an older release left."""
+    """Four stacks side by side in one namespace, each on a claim of an older release."""
     namespace = "adopted"
     platform.namespace(namespace)
     stacks = {}
@@ -124,7 +124,7 @@ def test_a_node_port_answers_to_its_own_name_alone(adopted: Stack) -> None:
 
 
 def test_users_come_and_go_under_a_provider_that_replaces_secrets(adopted: Stack, platform: Platform) -> None:
-    """Fixed-name Secrets are deleted and made again there; the pod keeps the mounted file meanwhile."""
+    """Fixed-name Secrets are deleted and re-created; the pod keeps the mounted file meanwhile."""
     name = OLD["2.5.0", "database"]
     env = adopted.output(name)
     url, own = env["MLFLOW_TRACKING_URI"], (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
@@ -176,7 +176,7 @@ def test_a_database_newer_than_the_image_is_refused_by_name(platform: Platform, 
     assert "schema" in output
 
     def said() -> str:
-        """What the last run of the step left: between two runs a kubelet can have no log to show."""
+        """Return the log of the step's last run: between two runs a kubelet may have no log."""
         status = platform.server(namespace)["status"]["initContainerStatuses"][0]
         ended = status["state"].get("terminated") or status["lastState"].get("terminated") or {}
         return ended.get("message", "")

@@ -1,5 +1,5 @@
-"""`make up STACK=staging`: artifacts in a bucket of a real S3 server that clients do not reach; and a bucket with keys
-of the stack's own."""
+"""`make up STACK=staging`: artifacts in a bucket of a real S3 server that clients cannot reach; and a bucket whose keys
+belong to the stack."""
 
 import json
 import os
@@ -26,12 +26,12 @@ SERVICES = "local-services"
 BUCKET = "mlflow-staging"
 LARGE = 300 * 2**20
 MODEL_KEY = "model/secret+="
-# The client's machine: it asks no name server, whatever the tests' machine has.
+# On the client's machine, without a name server.
 UNNAMED = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /etc/resolv.conf && exec "$@"', "sh")
 
 
 class Staging:
-    """The stack, as its users have it."""
+    """The stack, as its users see it."""
 
     def __init__(self, platform: Platform, printed: str) -> None:
         self.platform = platform
@@ -51,7 +51,7 @@ class Staging:
         return f"{self.client['MLFLOW_TRACKING_URI']}/api/2.0/mlflow-artifacts/artifacts"
 
     def servers(self) -> dict[str, int]:
-        """Restarts of every container of the tracking pods, by pod."""
+        """Return the restarts of every container of the tracking pods, by pod."""
         pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
         return {
             pod["metadata"]["uid"]: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
@@ -59,12 +59,12 @@ class Staging:
         }
 
     def python(self, program: str) -> str:
-        """Runs Python in a tracking server's container, which has the bucket's keys."""
+        """Run Python in a tracking server's container, which has the bucket's keys."""
         pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
         return in_server(self.platform, NAMESPACE, pods[0]["metadata"]["name"], program)
 
     def database(self, query: str) -> str:
-        """What the database itself answers."""
+        """Return the answer of the database itself."""
         (pod,) = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=database")
         command = ("kubectl", "exec", pod["metadata"]["name"], f"--namespace={NAMESPACE}", "--container=mariadb", "--")
         options = ("--defaults-file=/etc/mlflow-stack-mariadb/client.cnf", "--skip-column-names", "mlflow")
@@ -76,7 +76,7 @@ class Staging:
         return [one["path"] for one in answer.json().get("files", [])]
 
     def store(self, replicas: int) -> None:
-        """Stops the S3 server, or starts it again."""
+        """Stop or start the S3 server."""
         kubectl = self.platform.kubectl
         kubectl("scale", "deployment/s3", f"--replicas={replicas}", f"--namespace={SERVICES}")
         if replicas:
@@ -91,7 +91,7 @@ def in_server(platform: Platform, namespace: str, pod: str, program: str) -> str
 
 
 def train(client: dict[str, str], *arguments: str) -> str:
-    """Runs the quickstart where no name of the cluster resolves and no key of a bucket is known."""
+    """Run the quickstart without the cluster's names and without any key of a bucket."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     script = str(engine.PROJECT / "examples/quickstart/train.py")
     done = subprocess.run(
@@ -140,7 +140,7 @@ def test_a_store_that_stops_is_named_and_leaves_nothing_half(staging: Staging) -
     whole = os.urandom(8 * 2**20)
     assert requests.put(f"{staging.artifacts}/stops/whole.bin", data=whole, **put).status_code == 200
 
-    # Half of it is on its way when the store goes.
+    # Half of it is transferred when the store stops.
     half = threading.Event()
     answers: list[requests.Response] = []
 
@@ -170,7 +170,7 @@ def test_a_store_that_stops_is_named_and_leaves_nothing_half(staging: Staging) -
     for answer in answers:
         assert answer.status_code == 503
         assert "the artifact store does not answer" in answer.json()["message"]
-    # A node hears of a Service's new pod later than whoever waits for the pod.
+    # A node learns of a Service's new pod later than a client that waits for the pod.
     eventually("the store is reached again", lambda: status(staging.artifacts, **put, params={"path": "stops"}) == 200)
     assert "MlflowException" in client.stdout
     assert "503" in client.stdout
@@ -216,7 +216,7 @@ def test_down_and_up_keep_runs_objects_and_passwords(staging: Staging) -> None:
 
 @pytest.fixture(scope="module")
 def keyed(staging: Staging) -> Iterator[Stack]:
-    """A stack on SQLite with keys of its own for a bucket, which is not there yet."""
+    """Stack on SQLite with its own keys for a bucket that does not exist yet."""
     platform = staging.platform
     platform.namespace("keyed")
     stack = Stack(
@@ -244,7 +244,7 @@ def keyed(staging: Staging) -> Iterator[Stack]:
 
 
 def user(staging: Staging, verb: str, access: str, *options: str) -> None:
-    """Makes or deletes a user of the S3 server who may do everything."""
+    """Create or delete a user of the S3 server with all permissions."""
     root: dict[str, Any] = yaml.safe_load((staging.platform.instance.root / "s3.yaml").read_text())
     admin = ("admin", "--access", root["access"], "--secret", root["secret"], "--endpoint-url", "http://127.0.0.1:9000")
     command = ("kubectl", "exec", "deployment/s3", f"--namespace={SERVICES}", "--", "/versitygw", *admin)
@@ -286,7 +286,7 @@ def test_up_says_what_is_wrong_with_a_bucket_and_keys_are_rotated(staging: Stagi
     assert in_server(staging.platform, "keyed", pod, _PUT) == "200"
 
 
-# On the server's own machine: it has the keys, which a client needs for a location that is not the server's.
+# On the tracking server's own machine: it has the keys that a client needs for a foreign location.
 _OWN_LOCATIONS = """
 import os, pathlib, mlflow
 os.chdir("/tmp")
@@ -313,7 +313,7 @@ print(urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="PUT"
 
 @pytest.fixture(scope="module")
 def direct(staging: Staging, keyed: Stack) -> Visitor:
-    """The same stack, whose clients talk to the bucket themselves, with a model out of staging's; a client of it."""
+    """The same stack, with clients that use the bucket directly, and a model of staging's; a client of it."""
     platform = staging.platform
     for access, secret in {"AKIACLIENT": "client/secret+=", "AKIAMODEL": MODEL_KEY}.items():
         user(staging, "create-user", access, "--secret", secret, "--role", "admin")

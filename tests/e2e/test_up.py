@@ -1,4 +1,4 @@
-"""`make up` and what a user does next, on the node that it made. Runs first: later modules reuse the stack."""
+"""`make up` and the next steps of a user, on the node that it created. Runs first: later modules reuse the stack."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_sizes_and_numbers_of_uploads_are_bounded_and_nothing_is_evicted(
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(status, artifact + "slow", auth, method="PUT", data=body(8, 0.5))
         time.sleep(1.5)
-        # Of two places, one is for each user.
+        # Of two places, each user has one.
         assert status(artifact + "second", auth, method="PUT", data=b"x") == 429
         assert status(url + SEARCH, auth) == 200
         assert slow.result() == 200
@@ -254,7 +254,7 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
     finally:
         stop.set()
         background.join()
-    # The next `up` takes him out.
+    # The next `up` removes the user.
     platform.run("pulumi", "config", "rm", "--path", "users[1]", "--non-interactive")
     platform.run("pulumi", "config", "rm", "rotation", "--non-interactive")
     assert failed == []
@@ -264,12 +264,12 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
 
 
 def passwords(platform: Platform) -> dict[str, str]:
-    """As the documents ask for them."""
+    """Run as the documents say."""
     return json.loads(platform.run("pulumi", "stack", "output", "--show-secrets", "passwords").stdout)
 
 
 def server_process(platform: Platform) -> psutil.Process:
-    """MLflow's process in the shared node, as the machine sees it."""
+    """Return MLflow's process in the shared node, as the machine sees it."""
     (found,) = [process for process, words in platform.processes().items() if words[1:4] == ["-m", "mlflow", "server"]]
     return found
 
@@ -277,7 +277,7 @@ def server_process(platform: Platform) -> psutil.Process:
 def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
     platform: Platform, url: str, auth: tuple[str, str]
 ) -> None:
-    """Process and pod are killed; a power loss is not shown."""
+    """Process and pod are killed; a power loss is not tested."""
     api = url + "/api/2.0/mlflow/"
     experiment = requests.post(api + "experiments/create", json={"name": "killed"}, auth=auth, timeout=30).json()
     acknowledged: list[set[int]] = [set() for _ in range(4)]
@@ -407,8 +407,8 @@ def test_an_up_ends_a_pause(platform: Platform, url: str, auth: tuple[str, str])
 
 
 def killed_up(platform: Platform) -> tuple[str, list[psutil.Process]]:
-    """Starts `up`, kills it and its engine while the server is created; the name of the StatefulSet and the processes
-    that it leaves."""
+    """Start `up`, and kill it and its engine while the server is created; return the name of the StatefulSet and the
+    processes left behind."""
     state = platform.instance.state / ".pulumi" / "stacks" / "mlflow-stack" / "dev.json"
 
     def begun() -> list[str]:
@@ -434,7 +434,7 @@ def killed_up(platform: Platform) -> tuple[str, list[psutil.Process]]:
 def test_a_backup_brings_back_what_was_lost(
     platform: Platform, client: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the commands of the documents, word for word, with another home for the copies."""
+    """Runs the commands of the documents verbatim, with another home for the copies."""
     for name, value in client.items():
         monkeypatch.setenv(name, value)
     api = MlflowClient()
@@ -470,7 +470,7 @@ def test_a_backup_brings_back_what_was_lost(
 
 
 def test_stored_secrets_are_reported(platform: Platform) -> None:
-    """By the commands of the documents: nothing is stored, so that neither the step nor the report names anything."""
+    """Runs the commands of the documents: nothing is stored, so neither the step nor the report lists anything."""
     (commands,) = blocks(engine.PROJECT / "docs" / "how-to" / "rotate-encryption-keys.md")
     assert platform.run("bash", "-euo", "pipefail", "-c", commands).stdout == ""
 

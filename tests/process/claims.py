@@ -1,4 +1,4 @@
-"""What older MLflow releases wrote, once per session: a database and a file store of each."""
+"""Data written by older MLflow releases, once per session: a database and a file store of each."""
 
 import json
 import shutil
@@ -25,21 +25,21 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """A volume as an older server left it."""
+    """Volume as an older server left it."""
 
     version: str
     kind: str
     mount: Path
-    """Where that server saw it."""
+    """Mount point in that server."""
     wrote: dict[str, Any]
 
     def copied(self, folder: Path) -> Path:
-        """The same volume, mounted somewhere else."""
+        """Return the same volume, mounted elsewhere."""
         return shutil.copytree(self.mount, folder, symlinks=True)
 
 
 def write(root: Path, version: str, kind: str, store: str | None = None) -> Claim:
-    """Lets an old server with that store write what a team would have."""
+    """Let an old server with that store write a team's typical data."""
     home = oldmlflow.environment(version)
     work = root / f"{kind}-{version}"
     claim = work / "claim"
@@ -59,7 +59,7 @@ def write(root: Path, version: str, kind: str, store: str | None = None) -> Clai
 
 @pytest.fixture(scope="session")
 def claims(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Claim]:
-    """By version and kind of store."""
+    """Old claims by version and kind of store."""
     root = tmp_path_factory.mktemp("old")
     wanted = [(version, kind) for version in oldmlflow.VERSIONS for kind in ("database", "file")]
     with ThreadPoolExecutor(2) as pool:

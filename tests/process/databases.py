@@ -36,10 +36,10 @@ KINDS: dict[str, Callable[[Progress], Files]] = {
 }
 USER = 10001  # as in the pod
 OLD = "7f2a7d5fae7d"
-"""The schema's revision in MLflow 2.5.0."""
+"""Revision of MLflow 2.5.0's schema."""
 PASSWORD = "p@ss/w:ö r#d%&?"
 KILLED_MYSQL = Path(__file__).with_name("killed_mysql.py")
-# In a mount namespace of its own, the layers and the folder with the data in one place.
+# The layers and the data folder, mounted in one place in a separate mount namespace.
 ENTER = """
 root=$1 over=$2 data=$3 user=$4; shift 4
 [ -z "$over" ] || mount --bind "$over/opt" "$root/opt"
@@ -51,13 +51,13 @@ exec chroot "--userspec=$user:$user" "$root" "$@"
 OPTIONS = (
     *("--datadir=/mnt/data", "--tmpdir=/tmp", "--socket=/mnt/socket", "--pid-file=/tmp/pid"),
     *("--log-bin=binlog", "--server-id=1", "--skip-name-resolve", "--character-set-server=utf8mb4"),
-    # Only data that a test kills its server over must be safe.
+    # Data must only be durable if a test kills its server.
     *("--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0", "--innodb-buffer-pool-size=64M"),
 )
 
 
 def inside(files: Files, data: Path, *command: str, user: int = USER) -> list[str]:
-    """A command that runs among a server's files."""
+    """Return a command that runs among a server's files."""
     root, over = [*files.layers, ""][:2]
     return ["unshare", "--mount", "sh", "-euc", ENTER, "sh", str(root), str(over), str(data), str(user), *command]
 
@@ -77,7 +77,7 @@ def run(files: Files, data: Path, *command: str, given: str | None = None) -> st
 
 @dataclass
 class Server:
-    """A running server, of which a test owns the databases that it makes."""
+    """Running server, on which a test owns the databases that it creates."""
 
     kind: str
     files: Files
@@ -114,7 +114,7 @@ class Server:
         self.process.wait()
 
     def ask(self, *statements: str, database: str | None = None) -> Sequence[Sequence[Any]]:
-        """What the last of the statements gives, by the server's own administrator."""
+        """Return the result of the last statement, run by the server's own administrator."""
         socket = str(self.folder / "socket")
         with (
             pymysql.connect(unix_socket=socket, user="root", database=database, autocommit=True) as session,
@@ -125,7 +125,7 @@ class Server:
             return cursor.fetchall()
 
     def dump(self, database: str) -> str:
-        """Everything in a database, as text that is the same for the same content."""
+        """Return everything in a database, as text that is equal for equal content."""
         client = KINDS["mariadb"](Progress())
         options = ("--no-defaults", "--socket=/mnt/socket", "--user=root", "--skip-dump-date", "--hex-blob")
         return run(client, self.folder, "mariadb-dump", *options, "--no-tablespaces", "--triggers", database)
@@ -133,12 +133,12 @@ class Server:
 
 @dataclass(frozen=True)
 class Database:
-    """One database on a server, and the pods' view of it."""
+    """One database on a server, with the pods' view of it."""
 
     server: Server
     name: str
     folder: Path
-    """Holds what pods mount: password, work, dumps, options."""
+    """Holds the mounts of pods: password, work, dumps, options."""
     user: str = "mlflow"
     ca: Path | None = None
 
@@ -155,7 +155,7 @@ class Database:
 
     @property
     def uri(self) -> str:
-        """What a pod's MLflow gets."""
+        """Return the environment of a pod's MLflow."""
         options = (
             f"read_default_file={self.folder}/options/client.cnf&connect_timeout=5&read_timeout=30&write_timeout=30"
         )
@@ -168,14 +168,14 @@ class Database:
         return self.server.dump(self.name)
 
     def start(self, step: str, python: str = sys.executable, moment: str | None = None) -> subprocess.Popen[str]:
-        """A step as the Job runs it."""
+        """Run a step as in the Job."""
         program = [str(SCRIPTS / "mysql_schema.py")] if moment is None else [str(KILLED_MYSQL), moment]
         return subprocess.Popen(
             [python, "-W", "ignore", *program, step], env=os.environ | self.env, stderr=subprocess.PIPE, text=True
         )
 
     def step(self, step: str, python: str = sys.executable) -> str:
-        """The log of a step that must succeed."""
+        """Run a step that must succeed; return its log."""
         if step == "check":  # each Job has an empty folder for its steps
             for path in (self.folder / "work").iterdir():
                 path.unlink()
@@ -184,7 +184,7 @@ class Database:
         return log
 
     def refusal(self, step: str = "") -> str:
-        """The last line of a step, or of the whole Job, which must refuse."""
+        """Run a step or the whole Job, which must refuse; return the last line of its log."""
         if not step:
             self.step("check")
             self.dump_step()
@@ -207,23 +207,23 @@ class Database:
         return done.stderr
 
     def job(self, python: str = sys.executable) -> str:
-        """All three steps, which must succeed; their log."""
+        """Run all three steps, which must succeed; return their log."""
         return self.step("check", python) + self.dump_step() + self.step("migrate", python)
 
     def restore(self, content: str) -> None:
-        """Fills the database from a dump of the same server's."""
+        """Fill the database from a dump of the same server."""
         options = ("--no-defaults", "--socket=/mnt/socket", "--user=root", "--default-character-set=utf8mb4")
         run(KINDS["mariadb"](Progress()), self.server.folder, "mariadb", *options, self.name, given=content)
 
     def session(self) -> Any:
-        """A session of the user's, as a server has them."""
+        """Open a session of the user's, like a server's."""
         password: Any = PASSWORD.encode()
         return pymysql.connect(
             host="127.0.0.1", port=self.server.port, user=self.user, password=password, database=self.name
         )
 
     def trusting(self, authority: Path) -> "Database":
-        """The same database for pods that verify its server."""
+        """Return the same database for pods that verify its server."""
         return replace(self, ca=authority)
 
     @property
@@ -234,7 +234,7 @@ class Database:
 def database(
     server: Server, name: str, folder: Path, *, password: str = PASSWORD, user: str = "mlflow", grants: str = "ALL"
 ) -> Database:
-    """A new database with a user of its own who has these privileges on it."""
+    """Create a database with its own user, who has these privileges on it."""
     for one in ("work", "dumps", "options"):
         (folder / one).mkdir(parents=True)
     (folder / "password").write_text(password, encoding="utf-8")
@@ -248,7 +248,7 @@ def database(
 
 
 def authority(folder: Path, *addresses: str) -> None:
-    """A certificate authority, ``ca.pem``, and what it issued to a server at these addresses."""
+    """Create a certificate authority, ``ca.pem``, and a server's certificate for these addresses."""
     folder.mkdir(exist_ok=True)
     names = [x509.IPAddress(ipaddress.ip_address(one)) for one in addresses] or [x509.DNSName("nowhere.example")]
     now = datetime.datetime.now(datetime.UTC)
@@ -298,7 +298,7 @@ def _started(kind: str) -> Server:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Server]]:
-    """One server of each kind, with a binary log, as MySQL has by default."""
+    """One server of each kind, with a binary log, as is MySQL's default."""
     with ThreadPoolExecutor(len(KINDS)) as pool:
         started = dict(zip(KINDS, pool.map(_started, KINDS), strict=True))
     yield started
@@ -309,7 +309,7 @@ def servers() -> Iterator[dict[str, Server]]:
 
 @dataclass(frozen=True)
 class Old:
-    """What MLflow 2.5.0 wrote into a database, and that database as a dump."""
+    """Content of a database written by MLflow 2.5.0, and that database as a dump."""
 
     wrote: dict[str, Any]
     dump: str
@@ -317,7 +317,7 @@ class Old:
 
 @pytest.fixture(scope="session")
 def old(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Server], Old]:
-    """For each kind of server, once: the names of constraints that MariaDB gives, MySQL does not take."""
+    """One dump for each kind of server: MySQL rejects the names that MariaDB gives to constraints."""
     root = tmp_path_factory.mktemp("old-mysql")
 
     @cache

@@ -1,4 +1,4 @@
-"""How a program that changes a schema ends itself at a moment, without a chance to clean up."""
+"""Ending of a program that changes a schema, at a chosen moment and without cleanup."""
 
 import logging
 import os

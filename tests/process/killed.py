@@ -1,5 +1,4 @@
-"""Runs a script of the pod with something going wrong at a named moment: `killed.py SCRIPT MOMENT`. All but one moment
-are a SIGKILL."""
+"""Script of the pod with a failure at a named moment: `killed.py SCRIPT MOMENT`. All moments but one are a SIGKILL."""
 
 import importlib
 import sqlite3

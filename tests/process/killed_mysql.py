@@ -1,4 +1,4 @@
-"""Runs a step of the schema Job and kills it at a named moment: `killed_mysql.py MOMENT STEP`."""
+"""Step of the schema Job that is killed at a named moment: `killed_mysql.py MOMENT STEP`."""
 
 import importlib
 import sys

@@ -1,5 +1,5 @@
-"""Stand-in for kubectl in the documented commands of a backup: it notes each call, and runs the command of ``exec``
-with the environment of the applied pod, by the command in ``ENTER``."""
+"""Stand-in for kubectl in the documented commands of a backup: it records each call, and runs the command of ``exec``
+with the environment of the applied pod, through the command in ``ENTER``."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(words: list[str]) -> int:
-    """Answer one call; its exit code."""
+    """Answer one call; return its exit code."""
     folder = Path(os.environ["CLUSTER"])
     with (folder / "calls").open("a") as calls:
         calls.write(json.dumps(words) + "\n")

@@ -1,4 +1,4 @@
-"""The newest MLflow client that is accepted, by its wheel alone: its companion packages may not be published yet."""
+"""Newest MLflow client that is accepted, from its wheel only: its companion packages may not be published yet."""
 
 import hashlib
 import os

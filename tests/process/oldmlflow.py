@@ -1,4 +1,4 @@
-"""MLflow as it was: environments with old releases, made on demand and kept in the cache folder."""
+"""Old MLflow releases, each in an environment that is created on demand and kept in the cache folder."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ VERSIONS = ("1.12.0", "2.5.0")
 
 
 def environment(version: str) -> Path:
-    """The folder of a virtual environment with that release and what it was pinned with."""
+    """Return the folder of a virtual environment with that release and its pinned dependencies."""
     pins = PINS / f"mlflow-{version}.txt"
     folder = cache_dir() / "old-mlflow" / f"{version}-{hashlib.sha256(pins.read_bytes()).hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +49,8 @@ def environment(version: str) -> Path:
 
 @contextmanager
 def server(home: Path, port: int, *arguments: str | Path, log: Path) -> Generator[str]:
-    """`mlflow server` of the environment in that folder, on loopback, until the block ends."""
-    # Old servers start `gunicorn` from PATH, and leave it behind when only they are ended: hence the whole group.
+    """Run `mlflow server` of the environment in that folder, on loopback, until the block ends."""
+    # Old servers start `gunicorn` from PATH and do not stop it with them; hence the whole process group.
     paths = {"PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
     with log.open("wb") as output:
         process = subprocess.Popen(

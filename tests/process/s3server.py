@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: the one that local stacks use, as a process."""
+"""Real S3 server on loopback: the local stacks' server, as a process."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = ("AKIAROOT", "root/secret+key=")
 
 
 class S3Server:
-    """Versity's gateway before a folder, which can be stopped and started again."""
+    """Versity's gateway for a folder, which can be stopped and restarted."""
 
     def __init__(self, folder: Path) -> None:
         with Progress() as progress:
@@ -53,7 +53,7 @@ class S3Server:
             self._process = None
 
     def user(self, access: str, secret: str) -> None:
-        """A user who owns nothing."""
+        """Create a user who owns nothing."""
         admin = ["admin", "--access", ROOT[0], "--secret", ROOT[1], "--endpoint-url", self.url, "--region", "us-east-1"]
         new = ["create-user", "--access", access, "--secret", secret, "--role", "user"]
         subprocess.run([self.program, *admin, *new], check=True, capture_output=True)
@@ -69,7 +69,7 @@ class S3Server:
         )
 
     def env(self, keys: Path, pair: tuple[str, str] = ROOT) -> dict[str, str]:
-        """The environment of a server that uses this one, the keys in a file."""
+        """Return the environment of a server that uses this one, with the keys in a file."""
         keys.write_text(f"[default]\naws_access_key_id = {pair[0]}\naws_secret_access_key = {pair[1]}\n")
         return {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

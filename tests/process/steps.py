@@ -1,4 +1,4 @@
-"""Runs the pod's steps as processes, and compares what MLflow shows with what was once written."""
+"""Pod's steps as processes, and comparison of MLflow's answers with the data that was written."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ LARGEST = sys.float_info.max
 
 
 HEAD = "dc11669786a5"
-"""The schema's revision in MLflow 3.17.2."""
+"""Revision of MLflow 3.17.2's schema."""
 
 
 def start(script: str, database: Path, *, moment: str | None = None, **paths: Path | str) -> subprocess.Popen[str]:
@@ -35,20 +35,20 @@ def start(script: str, database: Path, *, moment: str | None = None, **paths: Pa
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and log."""
+    """Run a step; return exit code and log."""
     log = process.communicate(timeout=120)[1]
     return process.returncode, log
 
 
 def step(database: Path) -> str:
-    """The schema step, which must succeed."""
+    """Run the schema step, which must succeed."""
     code, log = finish(start("sqlite_schema.py", database))
     assert code == 0, log
     return log
 
 
 def refusal(database: Path) -> str:
-    """The last line of the schema step, which must refuse."""
+    """Run the schema step, which must refuse; return the last line of its log."""
     code, log = finish(start("sqlite_schema.py", database))
     assert code == 1, log
     return log.splitlines()[-1]
@@ -73,7 +73,7 @@ def sha256(path: Path) -> str:
 
 
 def tree(folder: Path) -> dict[str, tuple[str, int]]:
-    """Content and time of change of every file."""
+    """Return content and modification time of every file."""
     return {
         str(path.relative_to(folder)): (sha256(path), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -87,7 +87,8 @@ def _stored(value: str) -> str:
 
 
 def assert_written(client: MlflowClient, wrote: dict[str, Any], *, converted: bool) -> None:
-    """Every experiment, run, param, metric value, tag, model, version and alias, and nothing else."""
+    """Check every experiment, run, param, metric value, tag, model, version and alias, and that there is nothing
+    else."""
     experiments = {e.experiment_id: e for e in client.search_experiments(view_type=ViewType.ALL)}
     assert {
         key: {"name": e.name, "deleted": e.lifecycle_stage == "deleted"} for key, e in experiments.items()

@@ -14,13 +14,13 @@ from mlflow.utils.crypto import DEFAULT_KEK_PASSPHRASE, KEKManager, _decrypt_sec
 from sqlalchemy.orm import Session
 
 Keys = Mapping[str, Any] | None
-"""One generation as the component makes it; None is a new process of MLflow without any."""
+"""One generation as the component creates it; None is a new process of MLflow without keys."""
 
 
 @contextmanager
 def _opened(uri: str, keys: Keys) -> Iterator[tuple[Session, KEKManager]]:
     engine = sqlalchemy.create_engine(uri)
-    # MLflow takes the key once, when the class is made.
+    # MLflow reads the key once, when the class is created.
     column: Any = SqlWebhook.__table__.c.secret
     column.type.cipher = Fernet(keys["webhook"] if keys else Fernet.generate_key())
     with Session(engine) as session:
@@ -54,7 +54,7 @@ def write(uri: str, keys: Keys, name: str, secret: str) -> None:
 
 def read(uri: str, keys: Keys) -> tuple[dict[str, tuple[str, str | None]] | str, dict[str, str | None]]:
     """Return each webhook's status and secret, or the error that listing them raises, and each gateway secret's value,
-    None where the keys do not open it."""
+    None if the keys do not decrypt it."""
     with _opened(uri, keys) as (session, kek):
         try:
             webhooks = {row.name: (row.status, row.secret) for row in session.query(SqlWebhook)}

@@ -1,4 +1,4 @@
-"""Routes and HTTPRoutes against the definitions of those who made them: OpenShift's and the Gateway API's own."""
+"""Routes and HTTPRoutes against the definitions of their authors: OpenShift's and the Gateway API's own."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MADE = [(where, one) for where, rendered in RENDERED.items() for one in rendered
 
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, dict[str, Any]]:
-    """By kind, with every field that they do not name refused, as the API server prunes it."""
+    """Return the validators by kind, which refuse unknown fields, because the API server prunes them."""
     found: dict[str, dict[str, Any]] = {}
     with Progress() as progress:
         for kind, module in KINDS.items():
@@ -30,7 +30,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def close(schema: dict[str, Any]) -> None:
-    # `anyOf: null` stands for none there.
+    # `anyOf: null` means none there.
     for name in [name for name, value in schema.items() if value is None]:
         del schema[name]
     if "properties" in schema:

@@ -1,6 +1,6 @@
-"""The step that keeps MLflow's stored secrets readable, on databases that MLflow itself wrote.
+"""Step that keeps MLflow's stored secrets readable, on databases that MLflow itself wrote.
 
-Not shown here: that the tracking server's pod has the keys (tests/components/test_keys.py).
+Not tested here: that the tracking server's pod has the keys (tests/components/test_keys.py).
 """
 
 import base64
@@ -30,7 +30,7 @@ encryption_keys.main()
 
 
 def generation(number: int) -> dict[str, Any]:
-    """The keys of one generation, as the component makes them."""
+    """Return the keys of one generation, as the component creates them."""
     return {
         "webhook": base64.b64encode(bytes([number]) * 32).decode(),
         "passphrase": f"{number}" * 40,
@@ -39,7 +39,7 @@ def generation(number: int) -> dict[str, Any]:
 
 
 def environment(uri: str, number: int, *former: int) -> dict[str, str]:
-    """The step's environment with a generation of keys and the ones before."""
+    """Return the step's environment with a generation of keys and the previous ones."""
     keys = generation(number)
     return os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
@@ -51,7 +51,7 @@ def environment(uri: str, number: int, *former: int) -> dict[str, str]:
 
 
 def settle(env: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
-    """The step's exit code and the lines of its log."""
+    """Run the step; return its exit code and the lines of its log."""
     done = subprocess.run(
         [sys.executable, str(PROGRAM), *arguments], env=env, check=False, capture_output=True, text=True
     )
@@ -60,7 +60,7 @@ def settle(env: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database at head with nothing in it."""
+    """Empty database with the newest schema."""
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
     step(file)
     return file
@@ -79,7 +79,7 @@ def uri(request: pytest.FixtureRequest, empty: Path, servers: dict[str, Server],
 
 
 def test_secrets_of_mlflow_without_keys_become_readable_or_are_named(uri: str) -> None:
-    """MLflow's own defaults: the webhook's key ended with its process, the gateway's passphrase is public."""
+    """With MLflow's own defaults, the webhook's key ends with its process, and the gateway's passphrase is public."""
     write(uri, None, "deploy", "before")
     assert read(uri, None)[0] == "InvalidToken"  # after a restart, for every webhook
     step, ours = environment(uri, 0), generation(0)
@@ -93,7 +93,7 @@ def test_secrets_of_mlflow_without_keys_become_readable_or_are_named(uri: str) -
         "Set a new secret and activate it, or delete it.",
     ]
     assert read(uri, ours) == ({"deploy": ("DISABLED", None)}, {"deploy": "before"})
-    assert read(uri, None)[1] == {"deploy": None}  # MLflow's published passphrase no longer opens it
+    assert read(uri, None)[1] == {"deploy": None}  # MLflow's published passphrase no longer decrypts it
     assert settle(step) == (0, [])
     assert settle(step, "report") == (1, ["webhook 'deploy' (deploy): disabled, without a secret"])
 
@@ -103,8 +103,8 @@ def test_secrets_outlive_a_rotation_and_a_killed_step(uri: str) -> None:
     stored = ({"deploy": ("ACTIVE", "kept")}, {"deploy": "kept"})
     write(uri, first, "deploy", "kept")
     assert settle(environment(uri, 0)) == (0, [])
-    step = environment(uri, 2, 1, 0)  # a generation that never ran is left out
-    # Killed when the webhook is written and the gateway's secret is not: nothing of the transaction stays.
+    step = environment(uri, 2, 1, 0)  # a generation that never ran is skipped
+    # Killed after writing the webhook and before the gateway's secret: nothing of the transaction remains.
     killed = subprocess.run([sys.executable, "-c", KILLED], env=step, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert read(uri, first) == stored

@@ -1,4 +1,4 @@
-"""How a model comes into its pod, as processes: from a real registry behind a gate, and from an index."""
+"""Download of a model into its pod, with the steps as processes: from a real registry behind a gate, and an index."""
 
 import base64
 import contextlib
@@ -28,11 +28,11 @@ KNOWN = "Basic " + base64.b64encode(f"models:{PASSWORD}".encode()).decode()
 
 
 class Gate(http.server.BaseHTTPRequestHandler):
-    """Leads to the registry, after it has looked at the password."""
+    """Proxy of the registry that checks the password first."""
 
     registry = ""
     refusals = 0
-    """How many more requests get 401 whatever their password is, as before a changed Secret has come."""
+    """Number of further requests that get 401 despite a valid password, as before a changed Secret arrives."""
 
     def do_GET(self) -> None:
         if Gate.refusals > 0 or self.headers.get("Authorization") != KNOWN:
@@ -63,12 +63,12 @@ class Gate(http.server.BaseHTTPRequestHandler):
 
 @dataclass
 class Registry:
-    """A registry with two versions of a model, and the gate's address."""
+    """Registry with two versions of a model, and the gate's address."""
 
     url: str
     run: str
     versions: list[Path]
-    """What was logged, as local folders."""
+    """Logged models, as local folders."""
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 def step(program: str, volume: Path, **env: str) -> tuple[int, list[str]]:
-    """Exit code and log of a step, with a short patience."""
+    """Run a step with short timeouts; return exit code and log."""
     secret = volume.parent / f"{volume.name}-secret"
     secret.mkdir(exist_ok=True)
     (secret / "MLFLOW_TRACKING_USERNAME").write_text("models")
@@ -145,7 +145,7 @@ def fetch(registry: Registry, uri: str, volume: Path, **env: str) -> tuple[int, 
 
 def files(folder: Path) -> dict[str, str]:
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    # MLflow notes there what it was.
+    # MLflow records the model's origin there.
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in found.items()
@@ -242,7 +242,7 @@ def test_a_model_that_is_here_needs_no_registry(registry: Registry, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A package index with one library."""
+    """Package index with one library."""
     folder = tmp_path_factory.mktemp("index")
     name = "shouting-1.0-py3-none-any.whl"
     (folder / "shouting").mkdir()

@@ -1,4 +1,4 @@
-"""The conversion of file stores that MLflow 1.12.0 and 2.5.0 wrote, and what a client sees of them afterwards."""
+"""Conversion of file stores written by MLflow 1.12.0 and 2.5.0, and a client's view of them afterwards."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from process.claims import Claim, free_port
 from process.steps import ask, assert_written, finish, kill_at, sha256, start, step, tree
 
 ARTIFACTS = 8 * 4
-"""Eight runs with artifacts, of which each has four."""
+"""Eight runs with four artifacts each."""
 
 
 def _paths(claim: Claim, folder: Path) -> dict[str, Path]:
@@ -24,7 +24,7 @@ def _paths(claim: Claim, folder: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def claim(claims: dict[tuple[str, str], Claim]) -> Claim:
-    """A file store of MLflow 1.12.0."""
+    """File store of MLflow 1.12.0."""
     return claims["1.12.0", "file"]
 
 
@@ -71,7 +71,7 @@ def test_everything_is_there_and_downloads(
             for number, run_id in then["versions"].items():
                 got = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
                 assert sha256(got / "MLmodel") == claim.wrote["runs"][run_id]["artifacts"]["model/MLmodel"]
-        # And it is a store to go on with.
+        # The store can be used further.
         run = client.create_run("0")
         (tmp_path / "new.txt").write_text("new")
         client.log_artifact(run.info.run_id, str(tmp_path / "new.txt"))
@@ -110,7 +110,7 @@ def test_it_leaves_a_database_that_is_there_alone(claim: Claim, tmp_path: Path) 
 
 def test_without_hard_links_artifacts_are_copied(claim: Claim, tmp_path: Path) -> None:
     folder = claim.copied(tmp_path / "claim")
-    # Another file system: what a link cannot reach.
+    # Another file system, which hard links cannot reach.
     elsewhere = Path("/dev/shm") / f"mlflow-stack-{os.getpid()}"
     assert elsewhere.parent.stat().st_dev != folder.stat().st_dev
     try:

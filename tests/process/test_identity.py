@@ -1,8 +1,7 @@
-"""Another place of the data, by a real engine: refused unasked, and no pod on the old data beside one on the new.
+"""Changed location of the data, with a real engine: refused by default, and never pods on old and new data together.
 
-The provider writes files in place of objects, so there is no cluster; its order of steps is the engine's own. That the
-pods of a deleted Deployment are gone when its deletion ends is Kubernetes' foreground deletion, which the provider asks
-for.
+The provider writes files instead of objects, so there is no cluster; the order of steps is the engine's own. The pods
+of a deleted Deployment are gone when its deletion ends because the provider requests Kubernetes' foreground deletion.
 """
 
 import copy
@@ -45,7 +44,7 @@ GUARDS = ("mlflow-records-identity", "mlflow-artifacts-identity", "mlflow-identi
 
 @dataclass
 class Program:
-    """A program of somebody else's that uses the component, in a stack of its own."""
+    """Third-party program that uses the component, in its own stack."""
 
     folder: Path
     env: dict[str, str]
@@ -59,7 +58,7 @@ class Program:
         return self.pulumi("up", "--yes", "--skip-preview")
 
     def steps(self, args: dict[str, Any]) -> list[Any]:
-        """The steps of a preview, of which none is said to fail."""
+        """Return the steps of a preview, none of which fails."""
         (self.folder / "args.json").write_text(json.dumps(args))
         return json.loads(self.pulumi("preview", "--json", "--show-sames").stdout)["steps"]
 
@@ -74,7 +73,7 @@ class Program:
         assert done.returncode == 0, done.stderr
 
     def servers(self) -> dict[str, str]:
-        """The workloads that are there, by their names, with the database of each."""
+        """Return the existing workloads by name, with the database of each."""
         found = {}
         for path in (self.folder / "out").rglob("*.yaml"):
             one = yaml.safe_load(path.read_text())
@@ -105,7 +104,7 @@ def program(tmp_path: Path) -> Program:
 
 
 def when(said: str, step: str) -> int:
-    """The line of an update at which a step is said to be."""
+    """Return the line of an update that reports a step."""
     (line, *_) = [number for number, line in enumerate(said.splitlines()) if re.search(step, line)]
     return line
 
@@ -137,7 +136,7 @@ def test_what_is_acknowledged_happens_once_and_never_on_both(program: Program) -
     assert before != after
     assert program.servers()[after] == "mysql+pymysql://other.example.com:3306/mlflow"
     assert program.pulumi("preview", "--expect-no-changes").returncode == 0
-    # The acknowledgement was of one change.
+    # The acknowledgement covers one change only.
     back = program.up(LARGE)
     assert back.returncode != 0
     assert program.servers() == {after: "mysql+pymysql://other.example.com:3306/mlflow"}

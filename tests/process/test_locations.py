@@ -1,4 +1,4 @@
-"""Artifact locations: which ones the tracking server records, and which ones it reads and writes."""
+"""Artifact locations: those that the tracking server records, and those that it reads and writes."""
 
 import sqlite3
 import subprocess
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def execute(server: Server, statement: str, *values: object) -> None:
-    """Write into the database as an older server has."""
+    """Write into the database as an older server did."""
     with closing(sqlite3.connect(server.home / "mlflow.db", timeout=30)) as connection, connection:
         connection.execute(statement, values)
 
@@ -109,7 +109,7 @@ def test_refuses_model_versions_elsewhere(server: Server) -> None:
 
 @pytest.mark.parametrize("call", ["source", "mlflow.artifactLocation"])
 def test_does_not_decode_a_location_without_end(server: Server, call: str) -> None:
-    # Decoding one layer after the other, these would take a thread for seconds, and ten times as many for minutes.
+    # Decoding layer by layer would block a thread for seconds, and a location ten times as long for minutes.
     location = "s3://x/%" + "25" * 60_000
     if call == "source":
         server.post("registered-models/create", {"name": "decoded"})
@@ -178,7 +178,7 @@ def test_neither_reads_nor_writes_recorded_locations_elsewhere(server: Server, r
     for answer in (listed, read, written):
         assert answer.status_code == 400, answer.text
     assert HINT in listed.json()["message"]
-    # What it has in the database is all there.
+    # Everything that it has in the database is still there.
     assert server.post("runs/search", {"experiment_ids": ["0"], "filter": f"run_id = '{run}'"}).json()["runs"]
 
 
@@ -221,7 +221,7 @@ def test_names_the_locations_elsewhere_of_an_adopted_database(tmp_path: Path) ->
 
 
 def test_every_column_that_holds_locations_is_judged() -> None:
-    """A newer MLflow that records locations elsewhere fails this, until the column is listed here or there."""
+    """Fails if a newer MLflow records locations in further columns, until the column is listed in one of the two."""
     from mlflow.store.model_registry.dbmodels import models as registry
     from mlflow.store.tracking.dbmodels import models as tracking
     from mlflow.store.workspace.dbmodels import models as workspaces
@@ -236,7 +236,7 @@ def test_every_column_that_holds_locations_is_judged() -> None:
         for column in table.columns
         if column.name.rpartition("_")[2] in words
     }
-    # Descriptions, and addresses that are no artifact's.
+    # Descriptions, and addresses that are not of artifacts.
     assert found == {f"{column.table}.{column.name}" for column in locations.COLUMNS} - {"trace_tags.value"} | {
         "datasets.dataset_source",
         "evaluation_dataset_records.source",

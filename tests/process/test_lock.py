@@ -1,4 +1,4 @@
-"""`make lock` against the registry that others run: built from its Go module, on loopback."""
+"""`make lock` against a common registry, built from its Go module, on loopback."""
 
 import base64
 import datetime
@@ -47,7 +47,7 @@ def program() -> Path:
 
 @contextmanager
 def serving(program: Path, folder: Path, name: str, **config: Any) -> Iterator[str]:
-    """A registry over `folder`, by its address."""
+    """Run a registry on `folder`; return its address."""
     address = f"127.0.0.1:{free_port()}"
     config |= {
         "version": 0.1,
@@ -81,20 +81,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def registry(program: Path, folder: Path) -> Iterator[str]:
-    """The address of one that gives to whoever asks."""
+    """Address of a registry without authentication."""
     with serving(program, folder, "open") as address:
         yield address
 
 
 @dataclass
 class Tokens(ThreadingHTTPServer):
-    """Gives tokens as public registries do: for what is asked, to whoever asks."""
+    """Token server as public registries have it: grants the requested scope to everyone."""
 
     key: ec.EllipticCurvePrivateKey
     chain: str
-    """The certificate of the key, DER in base64."""
+    """Certificate of the key, DER in base64."""
     empty: bool = False
-    """Whether its tokens are good for nothing."""
+    """Whether its tokens are invalid."""
     asked: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     def __post_init__(self) -> None:
@@ -151,7 +151,7 @@ def tokens() -> Iterator[Tokens]:
 
 @pytest.fixture(scope="module")
 def guarded(program: Path, folder: Path, registry: str, tokens: Tokens) -> Iterator[str]:
-    """The address of one over the same images that wants a token, as Docker Hub, ghcr.io and quay.io do."""
+    """Address of a registry with the same images that requires a token, like Docker Hub, ghcr.io and quay.io."""
     authority = folder / "tokens.pem"
     authority.write_text(ssl.DER_cert_to_PEM_cert(base64.b64decode(tokens.chain)))
     realm = f"http://127.0.0.1:{tokens.server_port}/token"
@@ -161,7 +161,7 @@ def guarded(program: Path, folder: Path, registry: str, tokens: Tokens) -> Itera
 
 
 def push(registry: str, name: str, tag: str, content: str) -> str:
-    """Puts an image there, and returns its digest."""
+    """Push an image, and return its digest."""
     blob = json.dumps({"architecture": "amd64", "os": "linux", "author": content}).encode()
     config = {"mediaType": "application/vnd.oci.image.config.v1+json", "size": len(blob), "digest": digest(blob)}
     begun = send(f"http://{registry}/v2/{name}/blobs/uploads/", "POST", b"", "application/json")

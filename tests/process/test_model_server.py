@@ -1,4 +1,4 @@
-"""A model's server as a process, with real models; a pod's network and probes are shown in tests/e2e."""
+"""Model server as a process, with real models; tests/e2e covers a pod's network and probes."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ from mlflow_stack.servers import model as models
 
 DATA = load_diabetes(as_frame=True).data
 MOST = 1_000_000
-# As the pod's container has them.
+# As in the pod's container.
 LIMITS = {
     "REQUEST_SECONDS": "60",
     "PREDICTIONS": "8",
@@ -51,13 +51,13 @@ ROW = DATA.head(1).to_dict(orient="records")[0]
 
 
 def model_folder(folder: Path, save: Callable[[str], object]) -> Path:
-    """A pod's volume with a model in it."""
+    """Create a pod's volume with a model."""
     save(str(folder / "model"))
     return folder
 
 
 class Odd(mlflow.pyfunc.PythonModel):
-    """Does what its input says: sleeps, fails, answers with what is no JSON."""
+    """Model that follows its input: sleeps, fails, or returns something that is not JSON."""
 
     def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
         what = model_input["what"][0]
@@ -78,7 +78,7 @@ class Odd(mlflow.pyfunc.PythonModel):
 
 
 class Traced(mlflow.pyfunc.PythonModel):
-    """Traces itself, and tries MLflow's default store."""
+    """Model that traces itself, and tries MLflow's default store."""
 
     @mlflow.trace
     def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
@@ -88,7 +88,7 @@ class Traced(mlflow.pyfunc.PythonModel):
 
 
 class Late(mlflow.pyfunc.PythonModel):
-    """Misses a library only when it predicts."""
+    """Model that misses a library only when it predicts."""
 
     def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> object:
         import no_such_library  # pyright: ignore[reportMissingImports]
@@ -108,7 +108,7 @@ def running(volume: Path, log: Path, **env: str) -> Iterator[tuple[str, subproce
         **LIMITS,
         **env,
     }
-    # A working folder of its own, as the pod has.
+    # A separate working folder, as in the pod.
     folder = volume / "work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -152,7 +152,7 @@ def url(ridge: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("odd")
-    # By value: the server's process has no tests to import.
+    # By value: the server's process cannot import the tests.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     model = Odd()
     return model_folder(folder, lambda path: mlflow.pyfunc.save_model(path, python_model=model, pip_requirements=[]))
@@ -164,7 +164,7 @@ def predict(url: str, body: bytes, content_type: str | None = JSON) -> requests.
 
 
 def refused(answer: requests.Response) -> dict[str, str]:
-    """A refusal's body: two fields, with nothing of this side in them."""
+    """Check the body of an error: two fields, with nothing internal."""
     assert answer.headers["Content-Type"] == JSON
     body = answer.json()
     assert set(body) == {"error_code", "message"}
@@ -288,7 +288,7 @@ def test_what_the_model_s_own_code_does_is_told_without_its_inside(odd: Path) ->
 
 
 def ended(volume: Path) -> tuple[int, str]:
-    """How the server ends that does not start, and the last line of its log."""
+    """Start a server that must fail; return its exit code and the last line of its log."""
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "model_server.py")],
         env={
@@ -357,7 +357,7 @@ def ask(url: str, what: str, **options: Any) -> requests.Response:
 
 
 def runs(volume: Path) -> int:
-    """How many endless predictions have started."""
+    """Return the number of endless predictions that have started."""
     note = volume / "work" / "running"
     return note.read_text().count("ends") if note.exists() else 0
 
@@ -380,7 +380,7 @@ def test_answers_at_the_limit_and_is_unready_until_a_place_is_free(odd: Path) ->
         waiting = pool.submit(ask, url, "0")
         for answer in (*endless, waiting):
             assert refused(answer.result()) == {"error_code": "GATEWAY_TIMEOUT", "message": "no answer within 2 s"}
-            # Answered at the limit, and not when the prediction ends.
+            # Answered at the limit, not when the prediction ends.
             assert answer.result().elapsed.total_seconds() < 20
         eventually(lambda: ready(url) == 503)
         assert ready(url, "/health") == 200
@@ -390,7 +390,7 @@ def test_answers_at_the_limit_and_is_unready_until_a_place_is_free(odd: Path) ->
         (odd / "work" / "end").touch()
         eventually(lambda: ready(url) == 200)
         assert ask(url, "0.01").json() == {"predictions": ["0.01"]}
-        # Neither the one whose limit passed in the queue nor the refused one was ever started.
+        # Neither the request whose limit passed in the queue nor the refused one was started.
         assert (odd / "work" / "started").read_text() == "0.01\n"
 
 
@@ -428,7 +428,7 @@ def test_traces_and_mlflow_s_default_store_end_at_once(tmp_path: Path) -> None:
 
 
 def test_looks_for_names_once_over_the_body() -> None:
-    # A search that starts again at each quote takes half a minute here, and an hour for a megabyte.
+    # A search that restarts at each quote takes half a minute here, and an hour for a megabyte.
     texts = b'["' + b'\\"' * 20_000 + b'", ' + b'":", ' * 20_000 + b'""]'
     unended = b'{"a":1,"b":2,"a":3,"' + b'\\"' * 20_000 + b":" * 60_000 + b"\\"
     for body, names in ((texts, 0), (unended, 2)):
@@ -449,7 +449,7 @@ def test_takes_gzip_and_bounds_what_it_becomes(ridge: Path, url: str) -> None:
     bomb = zipped(url, gzip.compress(b" " * 500_000_000))
     assert bomb.status_code == 413
     assert refused(bomb)["message"] == "the body may have 1000000 bytes"
-    # Each member is one more copy of the rest: a megabyte of them took seconds, and twenty a quarter of an hour.
+    # Each member copies the rest: a megabyte of them took seconds, and twenty a quarter of an hour.
     many = zipped(url, gzip.compress(b"") * 101)
     assert (many.status_code, refused(many)["message"]) == (400, "a gzip body of more than 100 members")
     for broken in (body, gzip.compress(body)[:-9], b""):
@@ -511,7 +511,7 @@ LARGE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.fixture(scope="module")
 def small(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
-    """A server with the default sizes."""
+    """Server with the default sizes."""
     log = tmp_path_factory.mktemp("small") / "log"
     with running(odd, log, MAX_REQUEST_BYTES=str(20 * 2**20)) as (url, process):
         yield url, psutil.Process(process.pid)
@@ -543,7 +543,7 @@ def test_a_large_request_of_few_values_passes(small: tuple[str, psutil.Process])
 
 
 class Clock:
-    """A monotonic clock that tests set."""
+    """Monotonic clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1000.0

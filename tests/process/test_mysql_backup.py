@@ -1,5 +1,5 @@
-"""The documented commands that dump and restore a database, on real servers. A program in place of kubectl runs what
-they run in a pod among the files of the client tools; on a node they run in tests/e2e/test_mysql.py."""
+"""Documented commands that dump and restore a database, on real servers. A stand-in for kubectl runs the commands of a
+pod among the files of the client tools; tests/e2e/test_mysql.py runs them on a node."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ KUBECTL = Path(__file__).with_name("kubectl_stand_in.py")
 
 @dataclass(frozen=True)
 class Person:
-    """Someone who follows the documents, and the cluster as their commands see it."""
+    """User who follows the documents, with the cluster as their commands see it."""
 
     database: Database
     home: Path
@@ -54,12 +54,12 @@ class Person:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The words of each call of kubectl."""
+        """Return the words of each call of kubectl."""
         return [json.loads(line) for line in (self.cluster / "calls").read_text().splitlines()]
 
 
 def person(of: Database, home: Path, **store: Any) -> Person:
-    """Someone with a stack on this database: the Job is the component's, with the test's paths in place of mounts."""
+    """User with a stack on this database: the Job is the component's, with the test's paths instead of mounts."""
     args: MlflowStackArgs = {
         "existing_namespace": "team",
         "backend_store": {
@@ -93,12 +93,12 @@ def person(of: Database, home: Path, **store: Any) -> Person:
 
 
 def fill(of: Database) -> None:
-    """Writes what a dump can get wrong, as MLflow's own user."""
+    """Write data that a dump can get wrong, as MLflow's own user."""
     every = bytes(range(256)).hex()
     statements = (
         "create table kept (id integer primary key, text mediumtext, bytes blob)",
         "create trigger counted before insert on kept for each row set new.id = new.id + 1",
-        # 10 MB that are 13 MB in a dump, and every byte there is.
+        # 10 MB that become 13 MB in a dump, with every byte value.
         f"insert into kept values (1, repeat('\\'\\\\🙂\\n\\t', 1200000), unhex('{every}'))",
         "insert into kept values (3, null, ''), (5, 'it''s \"quoted\"', null)",
         "update experiments set name = 'Ä 漢 🙂' where experiment_id = 0",
@@ -128,7 +128,7 @@ def test_documented_commands_dump_and_restore(
     file = tmp_path / "mlflow.sql.gz"
     assert file.stat().st_mode & 0o777 == 0o600
     pod = json.loads((someone.cluster / "pod.json").read_text())
-    # What the database's NetworkPolicy admits, and nothing that a Job would take for its own.
+    # Labels that the database's NetworkPolicy admits, and none that a Job would adopt.
     assert {key: pod["metadata"]["labels"][f"app.kubernetes.io/{key}"] for key in ("instance", "component")} == {
         "instance": "mlflow",
         "component": "schema",

@@ -1,4 +1,4 @@
-"""The schema Job's steps on real servers: what they refuse, what they make, and what a kill leaves."""
+"""Steps of the schema Job on real servers: refusals, results, and recovery after a kill."""
 
 import gzip
 import itertools
@@ -34,13 +34,13 @@ def empty(server: Server, tmp_path: Path) -> Database:
 
 
 def structure(of: Database) -> str:
-    """The schema alone; the order of keys that were made again is not part of it."""
+    """Return only the schema; the order of re-created keys does not count."""
     return "\n".join(line for line in of.dump().splitlines() if not line.startswith("INSERT"))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a server or a database, what is said of it, and how it is put right."""
+    """Fault of a server or a database, with its error message and its remedy."""
 
     cause: Callable[[Database], None]
     said: str
@@ -127,12 +127,12 @@ def test_what_is_not_fit_is_named_and_left_alone(empty: Database, fault: str) ->
         assert empty.dump() == before
     finally:
         wrong.cure(empty)
-    # What `migrate` would do next is shown below, on a database that never had a fault.
+    # The next action of `migrate` is shown below, on a database without faults.
     assert "is empty: the schema of MLflow 3.17.2 is to be made." in empty.step("check")
 
 
 def test_a_creation_that_mlflow_itself_did_not_finish_is_named_and_left_alone(empty: Database) -> None:
-    """As a server of MLflow leaves it where triggers are not trusted: it never starts again."""
+    """State of a database after MLflow's own server, if triggers are not trusted: it never starts again."""
     own = f"mysql+pymysql://root@localhost/{empty.name}?unix_socket={empty.server.folder}/socket"
     program = "import sys; from mlflow.store.db import utils; e = utils.create_sqlalchemy_engine(sys.argv[1]);"
     stop = "import alembic.command as c; up = c.upgrade; c.upgrade = lambda config, _: up(config, 'bf29a5ff90ea');"
@@ -174,7 +174,7 @@ def test_it_makes_a_schema_once_and_mlflow_comes_in_by_the_option_file(empty: Da
     experiment = client.create_experiment("Ä 漢 🙂")
     assert client.get_experiment(experiment).name == "Ä 漢 🙂"
     before = empty.dump()
-    # The client of this test still holds its sessions: they are in the way of an upgrade alone.
+    # This test's client still holds its sessions, which only block an upgrade.
     assert empty.job().endswith(f"is at revision {HEAD}: nothing to do.\n")
     assert empty.dump() == before
     assert empty.dumps == []
@@ -222,7 +222,7 @@ def test_a_creation_that_was_killed_is_not_undone_over_data(servers: dict[str, S
 
 @pytest.fixture
 def aged(server: Server, old: Callable[[Server], Old], tmp_path: Path) -> Database:
-    """A database as MLflow 2.5.0 left it."""
+    """Database as MLflow 2.5.0 left it."""
     one = database(server, f"team-{next(_numbers)}", tmp_path / "pod")
     one.restore(old(one.server).dump)
     assert one.ask("select version_num from alembic_version") == ((OLD,),)
@@ -242,7 +242,7 @@ def test_it_upgrades_what_an_old_release_wrote_and_keeps_a_dump(aged: Database, 
     (kept,) = aged.dumps
     assert kept.name in log.splitlines()[-1]
     assert_upgraded(aged, old)
-    # The way back, as the documentation has it.
+    # Rollback as documented.
     aged.ask(f"drop database `{aged.name}`", f"create database `{aged.name}` character set utf8mb4")
     aged.restore(gzip.decompress(kept.read_bytes()).decode())
     assert aged.dump() == before
@@ -269,7 +269,7 @@ def test_an_upgrade_that_fails_says_what_to_do_and_the_old_release_can_go_on(
 ) -> None:
     one = database(servers["mariadb"], "clash", tmp_path / "pod")
     one.restore(old(one.server).dump)
-    # A table that a much later migration makes.
+    # Table that a much later migration creates.
     one.ask("create table secrets (secret_id varchar(36))")
     before = one.dump()
     one.step("check")

@@ -1,6 +1,6 @@
-"""The proxy's configuration in a real nginx: the image's own, in its root filesystem, on loopback.
+"""Configuration of the proxy in a real nginx: the image's own, in its root filesystem, on loopback.
 
-What needs a kubelet (a Secret that changes, a pod that drains) is shown in tests/e2e.
+tests/e2e covers what needs a kubelet (a Secret that changes, a pod that drains).
 """
 
 import base64
@@ -55,13 +55,13 @@ BOB = {"Authorization": basic("bob")}
 HOST = "mlflow.example.com"
 LIMITS = Limits(artifact=1000, uploads=4, request=100_000)
 LARGE = 20_000_000
-"""Bytes that no buffer between two sockets takes."""
+"""Bytes that exceed all buffers between two sockets."""
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Answers with what it was asked; the search as a database that can be stopped.
+    """Server that echoes requests; the search behaves like a database that can be stopped.
 
-    As Flask does, it takes a body without Content-Length for none.
+    Like Flask, it ignores a body without Content-Length.
     """
 
     protocol_version = "HTTP/1.1"
@@ -101,7 +101,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 
 class Nginx:
-    """A running proxy and its two ports."""
+    """Running proxy with its two ports."""
 
     def __init__(self, public: int, internal: int, auth: Path, existing: Path, log: Path) -> None:
         self.public = public
@@ -139,7 +139,7 @@ def root() -> Path:
 
 @contextmanager
 def running(root: Path, folder: Path, conf: str, upstream: int | None = None, level: str = "crit") -> Iterator[Nginx]:
-    """nginx with a configuration, before the server at port ``upstream``, or before our own."""
+    """Run nginx with a configuration, in front of the server at port ``upstream``, or of our own."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     public, internal, verify = free_port(), free_port(), free_port()
@@ -153,7 +153,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
     ):
         assert old in conf
         conf = conf.replace(old, new)
-    # A copy, so that the root filesystem is left as it is.
+    # A copy, so that the root filesystem is unchanged.
     etc, scratch = folder / "etc", folder / "tmp"
     shutil.copytree(root / "etc", etc, symlinks=True)
     config, auth, existing = (folder / path.lstrip("/") for path in (CONFIG, AUTH_FOLDER, EXISTING_USERS))
@@ -185,7 +185,7 @@ def running(root: Path, folder: Path, conf: str, upstream: int | None = None, le
 
 @pytest.fixture(scope="module")
 def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """A node's port: clients come themselves."""
+    """Proxy at a node's port, reached by clients directly."""
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS)
     with running(root, tmp_path_factory.mktemp("nginx"), conf) as made:
         yield made
@@ -193,7 +193,7 @@ def nginx(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngin
 
 @pytest.fixture(scope="module")
 def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """https under a path behind a controller, whose word on the client's address is believed."""
+    """Proxy for https under a path behind a controller, which is trusted for the client's address."""
     addresses = Addresses("mlflow", "team", host=HOST, scheme="https", path="/ml.flow")
     access = Access(allow_from=["192.0.2.0/24", "2001:db8::/32"], trusted_proxies=["127.0.0.0/8"])
     with running(
@@ -204,14 +204,14 @@ def behind(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
 
 @pytest.fixture(scope="module")
 def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    """Before a model server."""
+    """Proxy of a model server."""
     addresses = Addresses("mlflow-iris", "team", host=HOST, port=30501, path="/mlflow")
     with running(root, tmp_path_factory.mktemp("serving"), nginx_conf(addresses, LIMITS, serving="iris")) as made:
         yield made
 
 
 def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: Path) -> None:
-    """By their own file alone: no name of the stack is looked up in it, whatever the case of its letters."""
+    """Users of a model are in its own file only; the stack's names are unknown in it, in any case."""
 
     users = ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS, Access(existing_users=users))
@@ -334,7 +334,7 @@ def test_one_upload_too_many_of_a_user_is_429_and_everything_else_goes_on(nginx:
     try:
         code, headers, _ = nginx.ask(path, method="PUT", body=b"x", **AUTH)
         assert (code, headers.get("Retry-After")) == (429, None)
-        # Another user has a place, and so has another file of the same user that is read.
+        # Another user has a place, and so does another file of the same user.
         assert nginx.status("/api/2.0/mlflow-artifacts/artifacts/a", method="PUT", body=b"x", **BOB) == 200
         assert nginx.status("/api/2.0/mlflow-artifacts/artifacts/a", **AUTH) == 200
         assert nginx.status("/api/2.0/mlflow/runs/log-metric", method="POST", body=b"x", **AUTH) == 200
@@ -365,7 +365,7 @@ def test_an_upload_that_the_server_still_holds_counts_although_its_client_is_gon
 
 
 def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Path) -> None:
-    """nginx warns of each one that it begins. Its clients are slower than the server here, both ways."""
+    """nginx warns of each temporary file. The clients here are slower than the server, in both directions."""
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
     path = "/api/2.0/mlflow-artifacts/artifacts/large"
     with running(root, tmp_path, conf, level="warn") as nginx:
@@ -385,9 +385,9 @@ def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Pat
 
 
 def test_two_hundred_slow_clients_do_not_stop_a_fast_one(nginx: Nginx) -> None:
-    """Half of them never end their headers, half never their body; ten to an address.
+    """Half of the clients never end their headers, half never their body; ten share an address.
 
-    Not shown: MLflow's own patience.
+    Not tested: MLflow's own timeouts.
     """
     head = f"POST /api/2.0/mlflow/runs/log-metric HTTP/1.1\r\nHost: {HOST}\r\n"
     body = f"{head}Authorization: {AUTH['Authorization']}\r\nContent-Length: 900\r\n\r\nx"
@@ -430,12 +430,12 @@ def test_a_changed_password_file_is_read_at_the_next_request(nginx: Nginx) -> No
 
 
 def test_the_delay_of_a_wrong_password_is_configured() -> None:
-    """That it delays is measured in bench/; a clock in a test would fail on a busy machine."""
+    """The delay is measured in bench/; a test of times would fail on a busy machine."""
     assert "auth_delay 1s;" in nginx_conf(Addresses("mlflow", "team"), LIMITS)
 
 
 CLIENT = {"X_Forwarded_For": "192.0.2.7", "X_Forwarded_Proto": "https"}
-"""What a controller says of a client that may come."""
+"""Headers of a controller for an allowed client."""
 
 
 def test_under_a_path_everything_is_passed_on_as_it_is(behind: Nginx) -> None:
@@ -486,7 +486,7 @@ def test_http_is_led_to_https_before_a_password_is_asked_for(behind: Nginx) -> N
 def test_the_allow_list_judges_the_last_address_that_no_trusted_proxy_has(
     behind: Nginx, forwarded: str | None, code: int
 ) -> None:
-    """A client writes what it likes in front of what the proxies append."""
+    """A client can send any value before the one that proxies append."""
     headers = {} if forwarded is None else {"X_Forwarded_For": forwarded}
     assert behind.status("/ml.flow/", **headers, **AUTH) == code
 
@@ -542,7 +542,7 @@ def test_errors_before_a_model_are_json_as_the_models_own(serving: Nginx) -> Non
 
 
 def raw(port: int, request: bytes) -> int | None:
-    """The status of the first answer to bytes as they are; None where the connection is closed without one."""
+    """Return the status of the first answer to raw bytes; None if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
         connection.sendall(request)
         answer = connection.recv(4096)
@@ -594,7 +594,7 @@ RANGES = ADDRESSES.filter(lambda cidr: validate.cidr(cidr) is None)
 
 
 def test_nginx_and_gixy_accept_whatever_is_accepted(root: Path, tmp_path: Path) -> None:
-    """One process judges many configurations: each is a file of its own."""
+    """One process validates many configurations, each in its own file."""
     made: list[Path] = []
 
     @settings(max_examples=25, deadline=None, database=None)

@@ -1,6 +1,6 @@
-"""Kinds of paths at the proxy: what each takes, holds and passes on, by a real nginx before a stub of MLflow.
+"""Kinds of paths at the proxy: what each accepts, buffers and forwards, in a real nginx before a stub of MLflow.
 
-The stub loses a body without Content-Length, as Flask does.
+The stub drops a body without Content-Length, like Flask.
 """
 
 import http.client
@@ -46,7 +46,7 @@ PREFIX = "/ml.flow"
 
 @pytest.fixture(scope="module")
 def prefixed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
-    """A node's port under a path."""
+    """Proxy at a node's port, under a path."""
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500, path=PREFIX), LIMITS)
     with running(root, tmp_path_factory.mktemp("prefixed"), conf) as made:
         yield made
@@ -54,7 +54,7 @@ def prefixed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="module")
 def kinds(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:  # noqa: F811
-    """Sizes as in a deployment, but for artifacts."""
+    """Sizes of a deployment, except for artifacts."""
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), Limits(LARGE, 2))
     with running(root, tmp_path_factory.mktemp("kinds"), conf) as made:
         yield made
@@ -101,7 +101,7 @@ SIZES = {
     "deleted artifact": (ARTIFACT, "DELETE", 0),
     "posted artifact": (ARTIFACT, "POST", 0),
     "unknown": ("/api/9.9/mlflow/new", "POST", 4 * MI),
-    # nginx takes these for an API request, or hands on the path that it has understood.
+    # nginx classifies these as API requests, or forwards the normalised path.
     "API after an artifact": ("/api/2.0/mlflow-artifacts/artifacts/../../mlflow/runs/search", "POST", 4 * MI),
     "encoded": ("/%61pi/2.0/mlflow/runs/search", "POST", 4 * MI),
 }
@@ -121,7 +121,7 @@ def test_limits_a_body_without_a_length(kinds: Nginx) -> None:
 
 
 def test_an_api_path_that_ends_as_an_artifact_is_passed_on_as_one(kinds: Nginx) -> None:
-    """Else MLflow would take a large body for an API request."""
+    """Otherwise MLflow would treat a large body as an API request."""
     path = f"{API}/../../../..{ARTIFACT.removeprefix('/api')}"
     code, _, body = kinds.ask(path, method="PUT", body=bytes(5 * MI), **AUTH)
     assert (code, json.loads(body)["path"]) == (200, ARTIFACT)
@@ -173,7 +173,7 @@ def test_a_flood_of_probes_is_one_request_a_second(kinds: Nginx) -> None:
     assert set(codes) <= {200, 429}
     assert codes.count(429) > 0
     assert len(Upstream.asked) <= seconds + 2
-    # The kubelet's address and port are others.
+    # The kubelet uses another address and port.
     assert kinds.status("/livez", port=kinds.internal) in (204, 429)
 
 
@@ -194,7 +194,7 @@ def test_probes_of_one_address_do_not_limit_another(kinds: Nginx) -> None:
 
 @contextmanager
 def held(port: int, request: bytes, number: int, host: str = HOST) -> Iterator[list[socket.socket]]:
-    """Requests whose body does not come."""
+    """Open requests whose body never arrives."""
     request = request.replace(HOST.encode(), host.encode())
     with ExitStack() as opened:
         made = [opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30)) for _ in range(number)]
@@ -230,7 +230,7 @@ def test_a_wrong_password_takes_no_place_of_an_upload(nginx: Nginx, user: str) -
 
 
 def test_slow_uploads_of_one_user_leave_places_to_others(nginx: Nginx) -> None:  # noqa: F811
-    """Each sends a byte and no more: two of the four places are one user's."""
+    """Each sends one byte only: two of the four places belong to one user."""
     path = "/api/2.0/mlflow-artifacts/artifacts/a"
     with held(nginx.public, head("PUT", path, AUTH["Authorization"], 900), 2):
         assert nginx.status(path, method="PUT", body=b"x", **AUTH) == 429
@@ -238,7 +238,7 @@ def test_slow_uploads_of_one_user_leave_places_to_others(nginx: Nginx) -> None: 
 
 
 def test_held_bodies_fit_into_the_scratch_volume(root: Path, tmp_path: Path) -> None:  # noqa: F811
-    """As many as the proxy takes, each but for its last byte."""
+    """Send as many requests as the proxy accepts, each without its last byte."""
     limits = Limits(LARGE, 2, request=32 * MI)
     assert (limits.held, limits.held_of_user) == (16, 8)
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), limits)
@@ -261,13 +261,13 @@ def test_held_bodies_fit_into_the_scratch_volume(root: Path, tmp_path: Path) -> 
                     except TimeoutError:
                         continue
         assert codes == [429, 429]
-        # Temporary files have no name any more.
+        # Temporary files no longer have a name.
         used = _scratch(tmp_path / "tmp")
         assert 16 * (limits.request - 2 * MI) < used <= limits.scratch
 
 
 def _scratch(folder: Path) -> int:
-    """Bytes that processes hold in files of a folder, with or without a name."""
+    """Return the bytes that processes hold in files of a folder, with or without a name."""
     found: dict[tuple[int, int], int] = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
@@ -286,7 +286,7 @@ def test_the_scratch_volume_follows_from_the_limits() -> None:
 
 
 def paused(port: int, path: str, seconds: float) -> int:
-    """Bytes that a reader gets that pauses after the first."""
+    """Return the bytes received by a reader that pauses after the first one."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30)
@@ -335,7 +335,7 @@ def test_no_other_origin_may_write(kinds: Nginx, path: str) -> None:
         for origin in FOREIGN:
             assert kinds.status(path, method=method, Origin=origin, **AUTH) == 403, (method, origin)
         assert kinds.status(path, method=method, Origin=ORIGIN, **AUTH) == 200
-    # A page behind `kubectl port-forward` is its own origin, and that one alone.
+    # A page behind `kubectl port-forward` has its own origin; only this one is accepted.
     forwarded = {"host": "localhost:8081", "port": kinds.internal}
     assert kinds.status(path, method="PUT", **forwarded, Origin="http://localhost:8081", **AUTH) == 200
     for origin in ("http://localhost:3000", "http://localhost", ORIGIN):
@@ -456,7 +456,7 @@ else:
 @pytest.mark.parametrize("version", ["3.17", "3.18"])
 @pytest.mark.parametrize("action", ["upload", "create"])
 def test_clients_retry_what_the_limits_refuse(nginx: Nginx, tmp_path: Path, version: str, action: str) -> None:  # noqa: F811
-    """The oldest and the newest accepted client, at an upload and at a request that is not idempotent."""
+    """Oldest and newest accepted client, at an upload and at a request that is not idempotent."""
     (tmp_path / "file").write_bytes(b"x" * 900)
     env = os.environ | {"MLFLOW_TRACKING_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
     if version == "3.18":

@@ -1,5 +1,5 @@
-"""Requests that once read files, ran code or reached other servers, against MLflow itself behind its proxy, with the
-right password: the environment is the pod's own."""
+"""Requests that once read files, ran code or reached other servers, against MLflow behind its proxy, with a valid
+password; the environment is the pod's own."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def mlflow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ngi
 
 @pytest.fixture(scope="module")
 def run(mlflow: Nginx) -> str:
-    """A run with an artifact, and a registered model: what the requests need to get as far as they once did."""
+    """Run with an artifact, and a registered model, which the requests need to reach the vulnerable code."""
     made = post(mlflow, f"{API}/runs/create", {"experiment_id": "0"})
     identifier = json.loads(made[1])["run"]["info"]["run_id"]
     path = f"{ARTIFACTS}/0/{identifier}/artifacts/a.txt"
@@ -211,5 +211,5 @@ def test_no_other_origin_writes_to_any_route(mlflow: Nginx) -> None:
             assert post(mlflow, path, {}, Origin=origin)[0] == 403
         assert post(mlflow, path, {}, Origin=ORIGIN)[0] != 403
     _, headers, _ = mlflow.ask(f"{API}/experiments/search?max_results=1", Origin="http://localhost:3000", **AUTH)
-    # Flask's own check always sends the one origin that it is given.
+    # Flask's own check always sends its one configured origin.
     assert headers.get("access-control-allow-origin") == ORIGIN

@@ -1,4 +1,4 @@
-"""The bucket's check and MLflow's way to a bucket, against a real S3 server on loopback."""
+"""Check of the bucket, and MLflow's access to it, against a real S3 server on loopback."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def check(server: S3Server, tmp_path: Path, root: str = "s3://team/vision", **env: str) -> tuple[int, str]:
-    """Runs the check as its Job does: exit code and last line."""
+    """Run the check as in its Job; return exit code and last line."""
     done = subprocess.run(
         [sys.executable, SCRIPTS / "s3_check.py"],
         env={**server.env(tmp_path / "keys"), "S3_ROOT": root, **env},
@@ -94,7 +94,7 @@ def test_a_server_that_is_not_there_is_named(server: S3Server, tmp_path: Path) -
 
 @dataclass
 class MLflow:
-    """MLflow's real server with the plugin, its artifacts in the bucket."""
+    """MLflow's real server with the plugin, and its artifacts in the bucket."""
 
     url: str
     tmp: Path
@@ -106,7 +106,7 @@ class MLflow:
         return requests.get(self.artifact(name), timeout=60, **options)
 
     def spooled(self) -> int:
-        """What lies in the server's `/tmp`."""
+        """Return the files in the server's `/tmp`."""
         return sum(file.stat().st_size for file in self.tmp.rglob("*") if file.is_file())
 
 
@@ -174,7 +174,7 @@ def test_an_artifact_above_the_limit_is_not_taken_in(mlflow: MLflow, server: S3S
 def test_however_many_ask_tmp_keeps_its_size(mlflow: MLflow, server: S3Server) -> None:
     for number in range(5):
         server.client().put_object(Bucket="team", Key=f"vision/2/{number}.bin", Body=b"x" * (LARGEST - number))
-    # A whole folder: MLflow would fetch all of it before it sees that it is no file.
+    # A whole folder: MLflow would fetch all of it before it detects that it is not a file.
     assert mlflow.get("2").status_code == 503
     held = [mlflow.get(f"2/{number}.bin", stream=True) for number in range(2)]
     assert [one.status_code for one in held] == [200, 200]

@@ -1,4 +1,4 @@
-"""Bounds of searches, on each database that MLflow may have."""
+"""Limits on searches, for each supported database."""
 
 import pytest
 import sqlalchemy
@@ -9,7 +9,7 @@ from process.databases import Server
 from mlflow_stack.programs import searches
 
 SECONDS = 2
-"""The bound of these tests."""
+"""Time limit in these tests."""
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n where i < {rows}) select count(*) from n"
 
 
@@ -31,7 +31,7 @@ def test_ends_a_query_of_mysql(servers: dict[str, Server], monkeypatch: pytest.M
     server = servers[kind]
     url = sqlalchemy.URL.create("mysql+pymysql", "root", query={"unix_socket": str(server.folder / "socket")})
     engine = bounded(url, monkeypatch)
-    # A query that would go on for hours.
+    # A query that would run for hours.
     columns = ", ".join(f"information_schema.columns {name}" for name in "abc")
     error = refusal(engine, f"select count(*) from {columns}")
     assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)

@@ -1,4 +1,4 @@
-"""The schema step on real databases, also killed, twice at once, and on what it must leave alone."""
+"""Schema step on real databases: killed, concurrent, and with files that it must not change."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ REVISIONS = {"1.12.0": "84291f40a231", "2.5.0": "7f2a7d5fae7d"}
 
 @pytest.fixture
 def database(claims: dict[tuple[str, str], Claim], tmp_path: Path) -> Path:
-    """A database of MLflow 2.5.0."""
+    """Database of MLflow 2.5.0."""
     return claims["2.5.0", "database"].copied(tmp_path / "claim") / "mlflow.db"
 
 
@@ -76,7 +76,7 @@ def test_killed_it_leaves_old_or_new_and_then_goes_on(
 def test_what_a_killed_server_had_not_committed_is_rolled_back(
     claims: dict[tuple[str, str], Claim], database: Path
 ) -> None:
-    # A cache of ten pages: most of the transaction is in the file already, and what it replaced in the journal.
+    # With a cache of ten pages, most of the transaction is already in the file, and the replaced pages in the journal.
     writer = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -97,7 +97,7 @@ time.sleep(100)
     claim = claims["2.5.0", "database"]
     journal = database.with_name("mlflow.db-journal")
     assert journal.stat().st_size > 10 * 4096
-    # The file by itself is what a copy of it would be: not the database any more.
+    # The file by itself, as in a copy without the journal, is no longer the database.
     alone = Path(shutil.copy(database, database.with_name("alone.db")))
     try:
         whole = ask(alone, "pragma integrity_check") == [("ok",)]
@@ -135,7 +135,7 @@ def test_a_backup_of_before_is_never_overwritten(claims: dict[tuple[str, str], C
 
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
-    database.touch()  # as a server leaves it that is killed at once: no database yet
+    database.touch()  # as a server leaves it if it is killed at once: not a database yet
     step(database)
     assert revision(database) == HEAD
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -196,7 +196,7 @@ def test_no_database_at_all(tmp_path: Path) -> None:
 
 
 def test_a_volume_too_small_is_said_before_anything_is_written(database: Path) -> None:
-    # A gigabyte of nothing, which a copy would have to hold three times.
+    # A gigabyte of zeros, of which a copy would need three times the space.
     free = shutil.disk_usage(database).free
     with database.open("r+b") as file:
         file.truncate(free // 3)

@@ -1,4 +1,4 @@
-"""The tracking server with this project's app: bodies, downloads, searches, its claim, and what a kill leaves."""
+"""Tracking server with this project's app: bodies, downloads, searches, its claim, and recovery after a kill."""
 
 import gzip
 import os
@@ -21,7 +21,7 @@ from process import trackingserver
 from process.trackingserver import BODY, MEBIBYTE, Server, served
 
 BOMB = 256 * MEBIBYTE
-"""What a compressed body becomes: more memory than all bounds allow together."""
+"""Decompressed size of a compressed body: more memory than all limits allow together."""
 OTLP = {"content-type": "application/x-protobuf", "x-mlflow-experiment-id": "0"}
 JSON = {"content-type": "application/json"}
 TOO_LARGE = f"the request's body is larger than {BODY} bytes (unpacked, if it is compressed); send less"
@@ -36,7 +36,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def large(server: Server) -> tuple[str, str]:
-    """A run with a large artifact, and the artifact's path."""
+    """Run with a large artifact, and the artifact's path."""
     run = server.run()
     folder = server.home / "artifacts/0" / run / "artifacts"
     folder.mkdir(parents=True)
@@ -46,7 +46,7 @@ def large(server: Server) -> tuple[str, str]:
 
 
 def zipped(size: int, bits: int) -> bytes:
-    """A compressed body that becomes so many bytes."""
+    """Return a compressed body that expands to so many bytes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, bits)
     return b"".join(packer.compress(bytes(MEBIBYTE)) for _ in range(size // MEBIBYTE)) + packer.flush()
 
@@ -73,7 +73,7 @@ def test_takes_compressed_traces_within_the_bound(server: Server) -> None:
     url = f"{server.url}{server.path}/v1/traces"
     for encoding, body in (("gzip", gzip.compress(bytes(1000))), ("deflate", zlib.compress(bytes(1000)))):
         answer = requests.post(url, data=body, headers={**OTLP, "content-encoding": encoding}, timeout=60)
-        # MLflow's own answer to what it unpacked.
+        # MLflow's own answer to the decompressed content.
         assert (answer.status_code, answer.json()) == (400, {"detail": "Invalid OpenTelemetry format"})
 
 
@@ -116,7 +116,7 @@ def test_bounds_the_memory_of_bodies_at_once(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(requests.post, server.api("runs/log-batch"), body, headers=JSON) for _ in range(8)]
         assert {call.result().status_code for call in calls} == {400}
-    # 74 bytes for each of one body: 8 at once would take 600 MB.
+    # A byte of such a body takes 74: 8 at once would take 600 MB.
     assert server.peak() - before < 74 * BODY
 
 
@@ -171,7 +171,7 @@ def test_large_artifacts_pass_in_both_directions(server: Server) -> None:
 
 
 def test_ends_an_upload_that_is_too_slow(tmp_path: Path) -> None:
-    """One byte now and then, for half a minute: the bound's own time."""
+    """Yield one byte now and then, for half a minute: the limit's own time."""
     with served(tmp_path) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=120) as client:
@@ -254,7 +254,7 @@ def test_another_server_waits_for_the_claim_and_says_why(tmp_path: Path) -> None
         while (other / "log").read_text() != message and time.monotonic() < deadline:
             time.sleep(0.1)
         assert (other / "log").read_text() == message
-        # The schema step, too: another pod would run it first.
+        # The schema step, too, because another pod would run it first.
         step = subprocess.Popen(
             [sys.executable, trackingserver.SCRIPTS / "sqlite_schema.py"],
             env=os.environ | {"DATABASE": f"{tmp_path}/mlflow.db"},
@@ -286,7 +286,7 @@ def test_a_server_that_waits_for_the_claim_ends_at_once_when_it_is_told_to(tmp_p
 
 
 def test_what_a_killed_server_left_is_deleted_by_the_next(tmp_path: Path) -> None:
-    """Of an upload, in the claim and in the server's `/tmp`."""
+    """Return the files of an upload, in the claim and in the server's `/tmp`."""
     with served(tmp_path) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
@@ -317,7 +317,7 @@ def hangs(url: str) -> bool:
 
 
 def test_no_search_imports_what_is_missing(tmp_path: Path) -> None:
-    """MLflow tries to in each; searches at once find it half imported, and it answers 500."""
+    """MLflow imports in each search; concurrent ones find a half-imported module, and it answers 500."""
     script = "import sys, tracking_app; tracking_app.create_app(); print('mlflow.server.auth' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -330,7 +330,7 @@ def test_no_search_imports_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_health_answers_while_every_thread_is_taken(tmp_path: Path) -> None:
-    """By writers that wait for a lock of the database: the server lives, and it is not ready."""
+    """Threads taken by writers that wait for a lock of the database: the server is alive, but not ready."""
     with served(tmp_path) as server:
         run = server.run()
         with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as writer:

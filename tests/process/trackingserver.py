@@ -1,4 +1,4 @@
-"""The tracking server as its pod starts it: a process on loopback, with this project's app and a folder as claim."""
+"""Tracking server as started by its pod: a process on loopback, with this project's app and a folder as claim."""
 
 import os
 import subprocess
@@ -19,13 +19,13 @@ from mlflow_stack.servers import tracking
 SCRIPTS = Path(claim_lock.__file__).parent
 MEBIBYTE = 2**20
 BODY = 8 * MEBIBYTE
-"""The largest body of these servers."""
+"""Largest body of these servers."""
 START_SECONDS = 120
 
 
 @dataclass
 class Server:
-    """A server that runs."""
+    """Running server."""
 
     url: str
     path: str
@@ -33,7 +33,7 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def api(self, call: str) -> str:
-        """The address of an API call."""
+        """Return the address of an API call."""
         return f"{self.url}{self.path}/api/2.0/mlflow/{call}"
 
     def artifact(self, name: str) -> str:
@@ -50,16 +50,16 @@ class Server:
 
     @property
     def worker(self) -> psutil.Process:
-        """The process that answers."""
+        """Process that answers requests."""
         (child,) = [one for one in psutil.Process(self.process.pid).children() if "uvicorn" in " ".join(one.cmdline())]
         return child
 
     def resident(self) -> int:
-        """Bytes of memory that the worker holds."""
+        """Bytes of memory of the worker."""
         return self.worker.memory_info().rss
 
     def peak(self) -> int:
-        """The most bytes of memory that the worker ever held."""
+        """Peak of the worker's memory, in bytes."""
         (line,) = [line for line in Path(f"/proc/{self.worker.pid}/status").read_text().splitlines() if "VmHWM" in line]
         return int(line.split()[1]) * 1024
 
@@ -68,7 +68,7 @@ class Server:
 
 
 def install(folder: Path) -> None:
-    """Write the programs as their ConfigMap is mounted."""
+    """Write the programs as mounted from their ConfigMap."""
     for path, text in tracking.programs().items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def install(folder: Path) -> None:
 
 
 def environment(home: Path, port: int, path: str = "", **more: str) -> dict[str, str]:
-    """The environment of the server's container."""
+    """Return the environment of the server's container."""
     (home / "tmp").mkdir(exist_ok=True)
     programs = home / "programs"
     install(programs)
@@ -108,7 +108,7 @@ def environment(home: Path, port: int, path: str = "", **more: str) -> dict[str,
 
 def launch(home: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the server's first process."""
-    # `PLAIN=1` is MLflow's own server: what a test prints there is the fault that it guards against.
+    # `PLAIN=1` starts MLflow's own server; a failing test then shows the fault that it guards against.
     plain = [sys.executable, "-m", "mlflow", "server"]
     command = plain if os.environ.get("PLAIN") else [sys.executable, home / "programs/tracking_server.py"]
     return subprocess.Popen(

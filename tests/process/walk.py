@@ -1,5 +1,5 @@
-"""Makes the schema one revision after the other, in the database that the environment names, and asks after each
-whether the step would take it for a half-made one."""
+"""Walk through the revisions of the schema, in the database of the environment: after each, report whether the step
+would classify the schema as incomplete."""
 
 import importlib
 import os

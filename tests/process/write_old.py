@@ -1,5 +1,5 @@
-"""Run by an old MLflow's Python (1.12.0 and 2.5.0 both understand it): writes data through the server, as a team
-would over the years, and prints what it wrote as JSON.
+"""Writer of a team's typical data over the years, run by an old MLflow's Python (compatible with 1.12.0 and 2.5.0): it
+writes through the server and prints the data as JSON.
 
 Arguments: tracking URI, folder of the claim, whether the store has a model registry (yes or no).
 """
@@ -93,7 +93,7 @@ if registry == "yes":
 
 for run_id in runs:
     found = client.get_run(run_id)
-    # NaN is no JSON; and a database keeps infinity as its largest number.
+    # JSON has no NaN; and a database stores infinity as its largest number.
     keys = sorted(found.data.metrics)
     record["runs"][run_id].update(
         params=found.data.params,

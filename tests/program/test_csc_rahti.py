@@ -1,6 +1,6 @@
-"""`examples/csc-rahti`: what the CSC template deployed, as objects; there is no OpenShift to run them on.
+"""Objects of `examples/csc-rahti` compared with those of the CSC template; there is no OpenShift to run them on.
 
-tests/render and tests/process/test_definitions.py judge the same objects.
+tests/render and tests/process/test_definitions.py check the same objects.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Sentences of a preview for each key of the stack file, changed alone: tests/program/effects.yaml.
+"""Preview sentences for each key of the stack file, changed on its own: tests/program/effects.yaml.
 
-The keys are those of the schema. A new key fails here until it has a row; a key that changes nothing worth a sentence
-says why. ACCEPT=1 writes the sentences anew, to be reviewed as a diff. Both sides are recordings, without an engine;
-that the engine's own preview has the same words is shown in tests/e2e/test_previews.py.
+The keys are those of the schema. A new key fails here until it has a row; a key without an effect to report states
+the reason. ACCEPT=1 rewrites the sentences, for review as a diff. Both sides are recordings, without an engine;
+tests/e2e/test_previews.py shows that the engine's own preview has the same words.
 """
 
 import json
@@ -29,7 +29,7 @@ CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 
 
 def _secret(text: str) -> dict[str, str]:
-    """An encrypted value, as a stack file has it."""
+    """An encrypted value, as in a stack file."""
     return {"secure": text}
 
 
@@ -218,7 +218,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("encryptionKeys.existingSecret", "external", "restored"),
     ("release", "bare", ["mlflow-data"]),
 ]
-"""A key, the stack file in which it is changed, its new value."""
+"""Key, stack file in which it is changed, new value."""
 
 SILENT = {
     "backendStore.pvc.size": "the same size in other words",
@@ -227,18 +227,18 @@ SILENT = {
     "rolloutTimeout": "the engine alone waits for it",
     "release": "it acknowledges other changes",
 }
-"""Why a key may change without a sentence."""
+"""Reasons for keys that change without a sentence."""
 
 ALONG: dict[tuple[str, Any], dict[str, Any]] = {
     ("expose.kind", "gateway"): {
         "expose": {"kind": "gateway", "host": "a.example.com", "gateway": "infra/a", "tls": {}}
     },
 }
-"""Changes that take others with them."""
+"""Changes that require others."""
 
 
 def keys() -> Iterator[str]:
-    """Every key of the schema; that of an object by its fields, that of a list by itself and its items' fields."""
+    """Yield every key of the schema: an object's by its fields, a list's by itself and its items' fields."""
     document = runpy.run_path(str(engine.PROJECT / "docs" / "generate.py"))["schema"]()
 
     def below(path: str, one: dict[str, Any]) -> Iterator[str]:
@@ -262,7 +262,7 @@ def test_every_key_of_the_schema_has_a_row() -> None:
 
 
 def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The stack file with another value of one key."""
+    """Return the stack file with another value of one key."""
     result = deepcopy(config) | ALONG.get((key, value) if isinstance(value, str) else ("", ""), {})
     tree: Any = result
     *path, last = key.replace("[]", ".0").split(".")
@@ -281,7 +281,7 @@ def _recorded(text: str) -> Recording:
 
 
 def sentences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What stands above the table, and a red line's mark with it."""
+    """Return the text above the table, with the mark of a red line."""
     old, new = (_recorded(json.dumps(config, sort_keys=True)) for config in (before, after))
     told = Words(compare(old.resources, new.resources), size_keys=new.size_keys)
     summary = told.comment("team", "x").partition("\n| reserved")[0].partition("\n#### ")[0]

@@ -1,7 +1,7 @@
 """`make preview BASE=…` and `make render` in a repository with a history: no engine, no cluster, no secret.
 
-The same comments come out of the engine's own preview of a stack that runs, and what they say is what `make up` then
-does: tests/e2e/test_previews.py. ACCEPT=1 writes the comments anew, to be reviewed as a diff.
+The engine's own preview of a live stack gives the same comments, and `make up` does what they say: see
+tests/e2e/test_previews.py. ACCEPT=1 rewrites the comments, for review as a diff.
 """
 
 import os
@@ -30,7 +30,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 @pytest.fixture
 def branch(repository: Repository) -> Iterator[Repository]:
-    """The repository, which forgets what a test commits."""
+    """Repository that discards the commits of each test."""
     head, config = repository.git("rev-parse", "HEAD").strip(), dict(repository.config)
     yield repository
     repository.reset(head)
@@ -40,7 +40,7 @@ def branch(repository: Repository) -> Iterator[Repository]:
 def told(repository: Repository, name: str, edit: Edit) -> None:
     config = dict(repository.config)
     repository.commit(edit, name)
-    # As a pipeline does for a fork: without a kubeconfig, or with one that knows other stacks.
+    # As in a pipeline for a fork: without a kubeconfig, or with one of other stacks.
     other = yaml.safe_dump({"contexts": [{"name": f"{STACK}-eu"}]})
     done = repository.run("ci/stack", "preview", STACK, "HEAD~1", KUBECONFIG_TEXT=other if name in REFUSED else "")
     assert done.returncode == (2 if name in REFUSED else 0), done.stderr

@@ -1,4 +1,4 @@
-"""A canary in every secret key of a stack file, and every password that is generated: in the data of Secrets alone."""
+"""Secrets stay in the data of Secrets: a canary in every secret key of a stack file, and every generated password."""
 
 import json
 import typing
@@ -47,7 +47,7 @@ def deployed(config: dict[str, Any]) -> engine.Deployment:
 
 
 def places(deployment: engine.Deployment, secret: str) -> set[str]:
-    """The Secrets that hold it. It fails where anything else does, or where a Secret's data are not secret."""
+    """Return the Secrets that hold a value. Fail if anything else does, or if a Secret's data is not secret."""
     for one in deployment.registrations:
         public = {key: value for key, value in one.inputs.items() if key not in one.secret_inputs}
         assert secret not in json.dumps([one.name, one.type, public]), one.name
@@ -59,7 +59,7 @@ def places(deployment: engine.Deployment, secret: str) -> set[str]:
 
 
 def secret_keys(kind: type, at: str = "") -> Iterator[str]:
-    """The paths of all secret fields."""
+    """Return the paths of all secret fields."""
     for name, hint in hints(kind).items():
         plain = plain_type(hint)
         if name in SECRETS:

@@ -18,7 +18,7 @@ def text(value: object) -> str:
 
 
 def config(path: Path) -> dict[str, str]:
-    """What the CLI hands to the program: the project's defaults under the stack file's values."""
+    """Return the configuration that the CLI passes to the program: the stack file's over the project's defaults."""
     defaults = {f"mlflow-stack:{key}": text(one["default"]) for key, one in DECLARED.items()}
     return {**defaults, **{key: text(one) for key, one in yaml.safe_load(path.read_text())["config"].items()}}
 

@@ -1,4 +1,4 @@
-"""Linters over what was rendered, and what is waived of their findings."""
+"""Linters of rendered objects, and the waivers of their findings."""
 
 import json
 import subprocess
@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 
 WAIVERS: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parents[1] / "waivers.yaml").read_text())
-# In an environment of its own: it pins what the tests need in other versions.
+# In a separate environment: it pins other versions of packages that the tests need.
 CHECKOV = ("tool", "run", "--quiet", "--from", "checkov==3.3.30", "checkov")
 OPTIONS = ("--framework", "kubernetes", "--compact", "--quiet", "--skip-download", "--output", "json")
 
 
 def waived(tool: str, platform: str) -> set[str]:
-    """The checks that are not followed."""
+    """Return the waived checks."""
     return {one["check"] for one in WAIVERS if one["tool"] == tool and platform in one["platforms"]}
 
 
 def checkov(folder: Path) -> list[dict[str, Any]]:
-    """What fails among the objects in the YAML files below a folder; that each was read is the caller's to see."""
+    """Return the failed checks of the YAML files in a folder; the caller checks that each file was read."""
     uv = str(Path(sys.executable).with_name("uv"))
     done = subprocess.run([uv, *CHECKOV, "--directory", folder, *OPTIONS], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
@@ -31,7 +31,7 @@ def checkov(folder: Path) -> list[dict[str, Any]]:
 
 
 def gixy(conf: Path) -> list[dict[str, Any]]:
-    """What is wrong with an nginx configuration."""
+    """Return the findings in an nginx configuration."""
     program = str(Path(sys.executable).with_name("gixy"))
     done = subprocess.run([program, "--format", "json", conf], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr

@@ -1,4 +1,4 @@
-"""Every program that is rendered: the stack files and what else the component can be told, on both platforms."""
+"""Programs to render: the stack files and further configurations of the component, on both platforms."""
 
 import json
 import runpy
@@ -71,7 +71,7 @@ EXAMPLES = {
         "model": "models:/iris/1",
     },
 }
-"""Programs in examples/ and what is configured there."""
+"""Programs in examples/ with their configuration."""
 BROUGHT = {
     ("PersistentVolumeClaim", "old"),
     ("PersistentVolumeClaim", "storage-pvc"),
@@ -82,11 +82,11 @@ BROUGHT = {
     ("Secret", "mlflow-database"),
     ("Secret", "mlflow-s3"),
 }
-"""What the stacks adopt."""
+"""Objects that the stacks adopt."""
 
 
 def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:
-    """The Kubernetes objects among the registrations, as the provider would send them."""
+    """Return the Kubernetes objects among the registrations, as the provider would send them."""
     found: list[dict[str, Any]] = []
     for one in deployment.registrations:
         if one.type.startswith("kubernetes:"):
@@ -115,7 +115,7 @@ def _rendered() -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def _example(name: str, config: dict[str, str]) -> list[dict[str, Any]]:
-    """The objects of an example, of which those without labels are the program's own."""
+    """Return the objects of an example; those without labels belong to the program itself."""
     program = str(engine.PROJECT / "examples" / name / "__main__.py")
     texts = {f"mlflow-stack:{key}": one for key, one in config.items()}
     return objects(engine.deploy(lambda: runpy.run_path(program, run_name="__main__") and None, config=texts))

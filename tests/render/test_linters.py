@@ -1,4 +1,4 @@
-"""Checkov and gixy over everything that is rendered: what they say is followed, or waived in tests/waivers.yaml."""
+"""Checkov and gixy on everything that is rendered: each finding is fixed, or waived in tests/waivers.yaml."""
 
 from pathlib import Path
 

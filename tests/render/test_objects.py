@@ -1,7 +1,7 @@
-"""Every object of every stack file and platform against the API's own schema, the `restricted` standard and OpenShift's
-`restricted-v2`.
+"""Rendered objects against the API's schema, the `restricted` standard and OpenShift's `restricted-v2`, for every stack
+file and platform.
 
-The objects are what the program registers; that the API server admits them as well is shown in tests/e2e.
+The objects are the program's registrations; tests/e2e shows that the API server admits them.
 """
 
 import json
@@ -16,7 +16,7 @@ import engine
 from mlflow_stack import MlflowStack
 
 KUBERNETES = "1.34"
-# Their definitions are not Kubernetes' own: tests/process/test_definitions.py has them.
+# Their definitions are not Kubernetes' own; tests/process/test_definitions.py checks them.
 FOREIGN = {"Route", "HTTPRoute"}
 # restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
@@ -24,7 +24,7 @@ EVERYWHERE = pytest.mark.parametrize("where", RENDERED, ids="-".join)
 
 
 def templates(rendered: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The pods that the objects make."""
+    """Return the pods that the objects create."""
     for one in rendered:
         if "template" in one.get("spec", {}):
             yield one["spec"]["template"]
@@ -32,7 +32,7 @@ def templates(rendered: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @EVERYWHERE
 def test_every_object_has_only_fields_the_api_knows(where: tuple[str, str]) -> None:
-    # Of the programs here, one makes no tracking server.
+    # One of the programs here has no tracking server.
     assert len(RENDERED[where]) >= (6 if where[0] == "models-only" else 7)
     for one in RENDERED[where]:
         if one["kind"] not in FOREIGN:
@@ -57,8 +57,8 @@ def test_every_pod_meets_the_restricted_standard(where: tuple[str, str]) -> None
 
 
 def refusals(template: dict[str, Any]) -> list[str]:
-    """Why ``restricted-v2`` would refuse a pod: it fills in user, group, SELinux level and seccomp itself and admits
-    none that is stated, since no program knows the namespace's range."""
+    """Return why ``restricted-v2`` would refuse a pod: it sets user, group, SELinux level and seccomp itself and
+    refuses explicit ones, because no program knows the namespace's range."""
     spec = template["spec"]
     said: list[str] = []
     contexts = [("pod", spec.get("securityContext", {}))]
@@ -72,7 +72,7 @@ def refusals(template: dict[str, Any]) -> list[str]:
             said.append(f"{name}: privileges")
         if set(context.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
             said.append(f"{name}: capabilities")
-        # Group 0 is what the process gets; any other is refused or cannot read the image's files.
+        # The process has group 0; any other is refused or cannot read the image's files.
         if context.get("runAsGroup", 0) != 0:
             said.append(f"{name}: runAsGroup")
     said += [f"pod: {field}" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
@@ -120,7 +120,7 @@ def test_labels_say_what_an_object_is_and_selectors_never_change(where: tuple[st
 
 @EVERYWHERE
 def test_every_reference_resolves(where: tuple[str, str]) -> None:
-    """ConfigMaps, Secrets, claims, accounts, Services and ports that are named are made by the stack or adopted."""
+    """Referenced ConfigMaps, Secrets, claims, accounts, Services and ports are created by the stack or adopted."""
     rendered = RENDERED[where]
     names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | BROUGHT
     wanted: set[tuple[str, str]] = set()
@@ -155,7 +155,7 @@ def test_every_reference_resolves(where: tuple[str, str]) -> None:
 
 
 def exposed(rendered: list[dict[str, Any]]) -> Iterator[tuple[str, str | int]]:
-    """The Services and their ports that a public address leads to."""
+    """Return the Services and ports that a public address leads to."""
     for one in rendered:
         spec = one.get("spec", {})
         if one["kind"] == "Route":

@@ -1,4 +1,4 @@
-"""2 GB through the address, up and down."""
+"""Upload and download of 2 GB through the address."""
 
 import re
 

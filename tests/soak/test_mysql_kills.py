@@ -1,5 +1,5 @@
-"""The schema Job killed at random moments, on each kind of server; `make test` kills it at named ones. And MariaDB
-killed five times under four writers."""
+"""Schema Job killed at random moments, on each kind of server (`make test` kills it at named ones), and MariaDB
+killed five times during writes of four clients."""
 
 import random
 import signal
@@ -14,11 +14,11 @@ from process.steps import HEAD, assert_written, finish
 
 SEEDS = range(10)
 LONGEST = 12.0
-"""Seconds that a step takes here at most; a kill that comes later finds it done."""
+"""Maximum duration of a step here in seconds; a later kill finds it done."""
 
 
 def killed(of: Database, seed: int) -> None:
-    """The Job, whose last step is killed at some moment."""
+    """Run the Job and kill its last step at some moment."""
     of.step("check")
     of.dump_step()
     process = of.start("migrate")

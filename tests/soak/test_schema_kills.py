@@ -1,4 +1,4 @@
-"""The schema step killed at random moments of an upgrade; `make test` kills it at five named ones."""
+"""Schema step killed at random moments of an upgrade; `make test` kills it at five named ones."""
 
 import random
 import signal
@@ -12,7 +12,7 @@ from process.steps import HEAD, revision, start, step
 
 SEEDS = range(20)
 LONGEST = 6.0
-"""Seconds that an upgrade takes here at most; a kill that comes later finds it done."""
+"""Maximum duration of an upgrade here in seconds; a later kill finds it done."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)

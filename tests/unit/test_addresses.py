@@ -1,4 +1,4 @@
-"""One host, everywhere."""
+"""Addresses of a stack that follow from one host."""
 
 from mlflow_stack import Addresses
 

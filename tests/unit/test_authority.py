@@ -1,4 +1,4 @@
-"""Whom a client that trusts an instance's authority believes: its own names, and nobody else."""
+"""Name constraints of an instance's certificate authority, as clients enforce them."""
 
 import socket
 import ssl
@@ -20,7 +20,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
 
 
 def handshake(instance: Instance, cafile: Path, name: str) -> None:
-    """A client that trusts `cafile` meets a server with the instance's certificate, which it takes for `name`."""
+    """Connect a client that trusts `cafile` to a server with the instance's certificate, under `name`."""
     certificate = authority.certificate(instance)
     pem = instance.root / "both.pem"
     pem.write_text(certificate.chain + certificate.key)
@@ -65,7 +65,7 @@ def test_it_is_made_once_and_its_keys_are_the_users_alone(instance: Instance) ->
 
 
 def test_it_cannot_speak_for_other_names(instance: Instance) -> None:
-    """A stolen key is worth nothing outside the instance's domain: NSS and OpenSSL honour the constraint."""
+    """A stolen key is useless outside the instance's domain: NSS and OpenSSL enforce the constraint."""
     own = x509.load_pem_x509_certificate(authority.root(instance).read_bytes())
     constraints = own.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical

@@ -1,4 +1,4 @@
-"""Builds happen once per content, and a failure says why. The Go command here is a script."""
+"""Builds: once per content, with the reason of a failure. The Go command here is a script."""
 
 import os
 import threading

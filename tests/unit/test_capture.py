@@ -1,4 +1,4 @@
-"""Recordings of any program: each MlflowStack with what it needs, as its writer spells the keys."""
+"""Recordings of any program: each MlflowStack with its needs, in the program's spelling of the keys."""
 
 from fractions import Fraction
 from pathlib import Path

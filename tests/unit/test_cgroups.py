@@ -1,4 +1,4 @@
-"""The node's cgroups, on trees that behave as the kernel's documentation says."""
+"""Control groups of the node, on trees that behave as the kernel's documentation says."""
 
 import errno
 import shutil
@@ -18,7 +18,7 @@ def _busy(path):
 
 @pytest.fixture
 def kernel(tmp_path, monkeypatch):
-    """Makes folders below tmp_path behave as cgroups: with files that come, go and refuse as theirs do."""
+    """Make folders below tmp_path behave as cgroups: with files that appear, disappear and refuse writes."""
     mkdir, write_text = Path.mkdir, Path.write_text
 
     def populate(folder):
@@ -63,7 +63,7 @@ def kernel(tmp_path, monkeypatch):
 def unified(kernel):
     (kernel / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids rdma misc")
     (kernel / "cgroup.procs").write_text("1\n2\n")
-    (kernel / "cgroup.subtree_control").write_bytes(b"memory pids")  # what systemd enables
+    (kernel / "cgroup.subtree_control").write_bytes(b"memory pids")  # enabled by systemd
     return kernel
 
 
@@ -89,7 +89,7 @@ def test_v2_controllers_are_handed_on_from_the_root_and_from_the_cgroup(unified)
     handed_on = {"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
     for folder in (unified, unified / "mlflow-stack-x"):
         assert set((folder / "cgroup.subtree_control").read_text().split()) == handed_on
-    # The rule: what hands controllers on holds no processes, and the leaf hands nothing on.
+    # The kernel's rule: a cgroup that delegates controllers holds no processes, and a leaf delegates nothing.
     assert (unified / "mlflow-stack-x/cgroup.procs").read_text() == ""
     assert (unified / "mlflow-stack-x/node/cgroup.subtree_control").read_text() == ""
 

@@ -1,4 +1,4 @@
-"""Programs that do not outlive the command that started them."""
+"""Child programs that end with the command that started them."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_stack_cli import children
 
-# Says its id, then waits for an interrupt and writes that it came.
+# Prints its id, then waits for an interrupt and records it.
 ENGINE = """
 import os, pathlib, signal, sys, time
 def interrupted(*_):
@@ -21,7 +21,7 @@ signal.signal(signal.SIGINT, interrupted)
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
-# The command: it streams the engine.
+# The command, which streams the engine.
 COMMAND = """
 import os, pathlib, sys
 from mlflow_stack_cli import children
@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    """Wait for the end of a process, and return whether it came within 30 s."""
+    """Wait for the end of a process; return whether it ended within 30 s."""
     deadline = time.monotonic() + 30
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -57,7 +57,7 @@ def test_an_engine_is_interrupted_when_its_command_is_ended(number: signal.Signa
         rest = command.stdout.read()
     assert ends(pid)
     assert noted.read_text() == "interrupted"
-    # A command that is not killed waits until the engine has recorded what it did.
+    # A command that is not killed waits until the engine has recorded its work.
     assert rest == ("" if number == signal.SIGKILL else "status 7\n")
 
 

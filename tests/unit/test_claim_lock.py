@@ -1,4 +1,4 @@
-"""The lock on a claim, where the volume does not do as it should."""
+"""Lock on a claim whose volume does not support locks."""
 
 import errno
 import fcntl

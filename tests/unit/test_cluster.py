@@ -1,4 +1,4 @@
-"""What a node is configured with, as texts."""
+"""Configuration of a node, as texts."""
 
 import base64
 import configparser

@@ -1,4 +1,4 @@
-"""The command line's own words: what a shell gets to evaluate, and how failures are told."""
+"""Output of the command line: variables for a shell, and error messages."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_a_node_with_other_servers_is_stopped_only_when_that_is_asked_for(
 
 @pytest.fixture
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An instance whose stack file was edited by hand; the file."""
+    """Instance whose stack file was edited by hand; returns the file."""
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path))
     file = Asked("one", "dev", "", "").platform().file
     file.remake({})

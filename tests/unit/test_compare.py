@@ -1,4 +1,4 @@
-"""What an engine would do with a change, as far as two sets of registrations say; tests/e2e asks the engine."""
+"""Changes that an engine would make, as far as registrations show; tests/e2e compares with the engine."""
 
 from dataclasses import replace
 
@@ -121,7 +121,7 @@ def test_a_secret_that_differs_is_one_field_without_values() -> None:
 
 
 def test_an_object_that_stays_keeps_its_name_in_all_that_name_it() -> None:
-    """A chosen name is another one at each capture under another URN; what refers to it does not change by that."""
+    """A generated name differs between captures under different URNs; references to it are not changes."""
     old = one("ConfigMap", autonamed=True, inputs={"metadata": {"name": "mlflow-a"}, "data": {"x": "1"}})
     user = one("StatefulSet", inputs=at("spec.volumes", ["mlflow-a"]))
     kept = one(

@@ -1,4 +1,4 @@
-"""Identity of data as previews read it: the same from the guards and from the pods of a stack without them."""
+"""Identity of data in previews: equal from the guards and from the pods of a stack without guards."""
 
 from pathlib import Path
 

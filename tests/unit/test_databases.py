@@ -1,4 +1,4 @@
-"""Where the program files of the databases come from; that they run is shown in tests/process."""
+"""Sources of the databases' program files; tests/process shows that the programs run."""
 
 import platform
 import shutil
@@ -13,7 +13,7 @@ from sandbox.images import databases
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """Maven's calls, each of which is answered with a file that is not MySQL."""
+    """Record Maven's calls, and answer each with a file that is not MySQL."""
     calls: list[list[str]] = []
 
     def run(argv: list[str], **_options: object) -> str:

@@ -1,4 +1,4 @@
-"""One stack on a platform: what is read from the state that its engine exports."""
+"""One stack on a platform, with the state that its engine exports."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def client(**variables: str) -> dict[str, str]:
 
 
 class Engine(Deployment):
-    """An engine that exports a state."""
+    """Engine that exports a state."""
 
     def __init__(self, folder: Path, *resources: dict[str, Any]) -> None:
         project = Project(folder, "vision")

@@ -1,4 +1,4 @@
-"""What a pod is at, in a line, from what the API server says of it."""
+"""State of a pod in one line, from the API server's answers."""
 
 import pytest
 

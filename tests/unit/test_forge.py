@@ -1,4 +1,4 @@
-"""One comment and one issue, edited in place, against a server that keeps them as GitHub and GitLab do."""
+"""One comment and one issue, edited in place, on a server that keeps them as GitHub and GitLab do."""
 
 import http.server
 import json
@@ -16,7 +16,7 @@ TOKEN = "canary-of-a-token"
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Lists of items under paths, a hundred to a page at most; an item has a path of its own."""
+    """Lists of items under paths, at most a hundred to a page; each item also has its own path."""
 
     lists: dict[str, list[dict[str, Any]]]
     edits: str

@@ -1,4 +1,4 @@
-"""The `pulumi` of a shell that evaluated `make env`: in which folders it runs the real one."""
+"""`pulumi` wrapper of a shell that evaluated `make env`: the folders in which it runs the real program."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from sandbox.paths import Instance
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, str]]:
-    """A project and another one, and the environment of such a shell."""
+    """Two projects, and the environment of such a shell."""
     monkeypatch.setenv("MLFLOW_STACK_DATA", str(tmp_path / "data"))
     project, other = tmp_path / "project's", tmp_path / "other"
     for folder in (project, other):

@@ -1,4 +1,4 @@
-"""One line of /etc/hosts for each instance, and every other as it was."""
+"""One line of /etc/hosts for each instance, with all other lines unchanged."""
 
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_stacks_of_an_instance_share_a_line_and_instances_do_not(file: Path, tmp
 
 
 def test_up_finds_every_name_that_the_node_serves(file: Path, tmp_path: Path) -> None:
-    """`down` of one stack ends the node and takes the line away; `up` of any brings the node back with all."""
+    """`down` of one stack stops the node and removes the line; `up` of any brings the node back with all stacks."""
 
     def rule(host: str) -> dict[str, object]:
         return {"host": host, "http": {"paths": [{"path": "/"}]}}

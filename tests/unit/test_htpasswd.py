@@ -1,4 +1,4 @@
-"""Lines of the password file. That nginx accepts them is shown in tests/process and tests/e2e."""
+"""Lines of the password file. tests/process and tests/e2e show that nginx accepts them."""
 
 import base64
 import hashlib

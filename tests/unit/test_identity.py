@@ -1,4 +1,4 @@
-"""Identity of data: one text for one place, whichever of its names is given."""
+"""Identity of data: one text for one location, whichever of its names is given."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Objects that a killed update left behind: which they are, and how they go."""
+"""Objects that a killed update left behind: detection and removal."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def begun(*found: dict[str, Any], resources: tuple[dict[str, Any], ...] = (), op
 
 
 class Objects(Cluster):
-    """A cluster with objects, by type and name, that go when they are deleted."""
+    """Cluster with objects, by type and name, that disappear when they are deleted."""
 
     def __init__(self, *found: Leftover, stuck: bool = False) -> None:
         super().__init__(Path("kubectl"), Path("kubeconfig"))

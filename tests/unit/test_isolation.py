@@ -1,4 +1,4 @@
-"""When the end-to-end tests refuse to start."""
+"""Conditions under which the end-to-end tests refuse to start."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""Previews of a stack that runs: which field conflicts end them."""
+"""Previews of a live stack: the field conflicts that stop them."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def conflict(*managers: str) -> str:
 
 
 class Engine:
-    """Answers a preview, with the given conflict unless it may take fields over."""
+    """Return a preview, with the given conflict unless it may take over fields."""
 
     def __init__(self, said: str) -> None:
         self.said = said

@@ -1,4 +1,4 @@
-"""Bad input of models, a row each, and what a pinned reference is."""
+"""Invalid input of models, one row each, and the meaning of a pinned reference."""
 
 import pytest
 from spelling import accepted

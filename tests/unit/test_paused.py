@@ -1,4 +1,4 @@
-"""Workloads that were scaled to no pod by hand: which they are, and how they come back."""
+"""Workloads that were scaled to zero by hand: detection and resumption."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def resource(one: Paused, **spec: Any) -> dict[str, Any]:
 
 
 class Pods(Cluster):
-    """A cluster with so many pods of each workload; scaled ones become ready, unless they cannot."""
+    """Cluster with a number of pods for each workload; scaled ones become ready, unless they cannot."""
 
     def __init__(self, stuck: bool = False, **replicas: int) -> None:
         super().__init__(Path("kubectl"), Path("kubeconfig"))

@@ -1,4 +1,4 @@
-"""Pinning: what has moved, and the one line of the stack file that changes."""
+"""Pinning: detection of moved references, and the one line of the stack file that changes."""
 
 import difflib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The cluster of a kube context: which one `kubectl` and the provider take."""
+"""Cluster of a kube context, as selected by `kubectl` and the provider."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is asked of a cluster before anything changes. The cluster here answers from a table."""
+"""Preflight checks on a cluster before anything changes. The cluster here answers from a table."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ NODE = {
 
 
 class Answers(Cluster):
-    """kubectl's answers, by the words after `get`; what is not there is not found, a text is an error."""
+    """kubectl's answers, by the words after `get`; a missing entry is not found, a text is an error."""
 
     def __init__(self, **objects: Any) -> None:
         super().__init__(Path("kubectl"), Path("kubeconfig"))
@@ -69,7 +69,7 @@ def secret(name: str, *keys: str) -> str:
 
 @cache
 def recorded(stated: str) -> Recording:
-    """The recording of the program with a configuration."""
+    """Return the recording of the program with a configuration."""
     texts, secrets = stackfile.handed(json.loads(stated))
     request = {"project": "mlflow-stack", "stack": "team", "config": texts, "secrets": secrets}
     return Recording.parse(json.loads(json.dumps(recorder.record(engine.PROJECT, request))))

@@ -1,4 +1,4 @@
-"""What is shown of work under way, and which estimate."""
+"""Progress output of running steps, with its estimates."""
 
 import io
 import threading
@@ -12,7 +12,7 @@ from mlflow_stack_cli.progress import Progress, format_seconds
 
 
 class Clock:
-    """Stands still until it is told."""
+    """Clock that stands still until it is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    # Its own thread looks at the clock four times a second; here every look is asked for.
+    # Its own thread refreshes four times a second; here every refresh is explicit.
     monkeypatch.setattr(Progress, "_tick", lambda self: None)
     return Clock(monkeypatch)
 

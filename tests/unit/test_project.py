@@ -1,4 +1,4 @@
-"""Pulumi projects: what the command line reads from their folder."""
+"""Pulumi projects, as the command line reads them from their folder."""
 
 import sys
 from pathlib import Path

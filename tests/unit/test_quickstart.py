@@ -1,4 +1,4 @@
-"""What `make up` does with an address that is up before its new password counts."""
+"""Wait of `make up` for an address that is up before its new password is active."""
 
 import http.server
 import threading
@@ -11,7 +11,7 @@ from sandbox import quickstart
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers 401 as often as it is told to."""
+    """Server that answers 401 a given number of times."""
 
     refusals = 0
     asked: list[str]

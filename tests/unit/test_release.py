@@ -1,4 +1,4 @@
-"""The state's edit before `make up` lets a protected resource go."""
+"""Edit of the state before `make up` releases a protected resource."""
 
 from mlflow_stack_cli.release import let_go
 

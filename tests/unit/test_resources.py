@@ -1,4 +1,4 @@
-"""Quantities and what containers reserve: judged as the API server, the engine and nginx judge them."""
+"""Quantities and container reservations, validated like the API server, the engine and nginx."""
 
 import importlib
 import pkgutil
@@ -210,7 +210,7 @@ def test_accepts_resources_that_the_api_server_takes(args: dict) -> None:
 
 
 def judged_fields() -> list[tuple[type, str]]:
-    """Each field of a component's args that holds a container's resources."""
+    """Yield each field of a component's args that holds a container's resources."""
     names = (one.name for one in pkgutil.walk_packages(mlflow_stack.__path__, "mlflow_stack."))
     modules = [importlib.import_module(name) for name in names if ".programs" not in name]
     kinds = {

@@ -1,4 +1,4 @@
-"""What a local service is made from; that it answers is shown in tests/e2e."""
+"""Parts of a local service; tests/e2e shows that it answers."""
 
 import base64
 import string
@@ -28,7 +28,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Instance:
 
 
 def objects(service: services.Service, texts: Mapping[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is sent, by kind and name."""
+    """Return the applied objects, by kind and name."""
     manifest = (Path(services.__file__).parent / f"manifests/{service.name}.yaml").read_text()
     given = {"namespace": "local-services", "image": "server:1", "shell": "shell:1"}
     text = string.Template(manifest).substitute(texts, **given)

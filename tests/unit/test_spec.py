@@ -1,4 +1,4 @@
-"""Specification of a stack: defaults, claims, and args that are judged once."""
+"""Specification of a stack: defaults, claims, and args that are validated once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which value stands in an instance's stack file, and what becomes of what was set there by hand."""
+"""Values in an instance's stack file, and the fate of values set there by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def write(path: Path, config: dict[str, Any], **other: Any) -> None:
 
 
 def edit(file: StackFile, **values: Any) -> None:
-    """As `pulumi config set` does: one key, the rest as it stands; None takes a key away."""
+    """Edit a file as `pulumi config set` does: one key, the rest unchanged; None removes a key."""
     content = yaml.safe_load(file.path.read_text())
     for name, value in values.items():
         key = f"p:{name}"

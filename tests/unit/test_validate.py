@@ -1,4 +1,4 @@
-"""Bad input, a row each: the exact message. That the real engine prints it so is shown in tests/program."""
+"""Invalid input, one row each, with the exact message. tests/program shows that the real engine prints it."""
 
 from contextlib import suppress
 
@@ -36,7 +36,7 @@ def refusals(args: dict, name: str = "mlflow") -> list[str]:
 
 
 def s3(**fields: object) -> dict:
-    """A bucket with its keys, and these fields; one that is None is left out."""
+    """Return a bucket with its keys and these fields; fields set to None are omitted."""
     keys = {"access_key_id": "key", "secret_access_key": "secret"}
     bucket = {"bucket": "team", **keys, **fields}
     return {"artifact_store": {"s3": {name: value for name, value in bucket.items() if value is not None}}}

@@ -1,4 +1,4 @@
-"""The comment on a change: what is refused, what is acknowledged, and that it fits."""
+"""Comment on a change: refusals, acknowledgements, and its length limit."""
 
 from dataclasses import replace
 
@@ -186,7 +186,7 @@ def test_refuses_an_acknowledgement_that_is_kept_for_the_next_change() -> None:
 
 
 def test_refuses_the_end_of_a_guard_until_release_lists_its_data() -> None:
-    """As with another `name` of the stack, whose guards are others of the same data."""
+    """As with another `name` of the stack, which has different guards of the same data."""
     old = guard("records", LEFT)
     new = replace(old, urn=f"{old.urn}2", name="other-records-identity")
     assert told([old], [new]).refused == [
@@ -197,7 +197,7 @@ def test_refuses_the_end_of_a_guard_until_release_lists_its_data() -> None:
 
 
 def on(uri: str, claim: str = "", kind: str = "Deployment", **env: str) -> Resource:
-    """A tracking server from before guards were declared."""
+    """Tracking server from before guards existed."""
     found = server("tracking", ("MLFLOW_BACKEND_STORE_URI", uri), *env.items())
     pod = found.inputs["spec"]["template"]["spec"]
     pod["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}] if claim else []

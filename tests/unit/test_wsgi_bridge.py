@@ -1,4 +1,4 @@
-"""Whether the tracking server finds that its threads are stuck."""
+"""Detection of stuck threads in the tracking server."""
 
 import threading
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def test_is_stuck_while_no_thread_comes_free(monkeypatch: pytest.MonkeyPatch) ->
             for moment in (1.0, 120.0, 122.0):
                 clock[0] = moment
                 seen.append(stuck.now())
-            # One call came to an end, and another took its thread.
+            # One call has ended, and another took its thread.
             monkeypatch.setattr(wsgi_bridge, "_finished", 1)
             seen.append(stuck.now())
             free.set()

@@ -1,4 +1,4 @@
-"""Makes every MlflowStack that the configuration names, under a provider without `enable_secret_mutable`."""
+"""Every MlflowStack of the configuration, under a provider without `enable_secret_mutable`."""
 
 import pulumi
 import pulumi_kubernetes as k8s
