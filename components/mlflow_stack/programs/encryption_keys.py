@@ -77,12 +77,12 @@ def former(environment: Mapping[str, str]) -> list[Keys]:
 def webhooks(connection: Connection, keys: Keys, before: Sequence[Keys], findings: Findings) -> None:
     """Re-encrypt the secrets of webhooks with the present key; disable webhooks whose secret no key decrypts."""
     cipher = Fernet(keys.webhook)
-    older = [Fernet(one.webhook) for one in before]
+    older = [Fernet(former.webhook) for former in before]
     rows = connection.execute(select(WEBHOOKS).where(WEBHOOKS.c.secret.is_not(None)).with_for_update()).all()
     for row in rows:
         if _opened(cipher, row.secret) is not None:
             continue
-        secret = next((text for one in older if (text := _opened(one, row.secret)) is not None), None)
+        secret = next((text for former in older if (text := _opened(former, row.secret)) is not None), None)
         name = f"webhook {row.name!r} ({row.webhook_id})"
         if secret is None:
             values = {"secret": None, "status": DISABLED}
@@ -126,7 +126,9 @@ def gateway(connection: Connection, keys: Keys, before: Sequence[Keys], findings
                 continue
         else:
             candidates = (kek(*pair) for pair in _older(before, row.kek_version))
-            data_key = next((key for one in candidates if (key := _unwrapped(row.wrapped_dek, one)) is not None), None)
+            data_key = next(
+                (key for candidate in candidates if (key := _unwrapped(row.wrapped_dek, candidate)) is not None), None
+            )
             if data_key is None:
                 findings.lost.append(
                     f"{name}: no key opens it. Nothing was changed. Set its value again, or delete it."

@@ -67,11 +67,11 @@ def located(uri: str, registry: str) -> Any:
 
 def listed(repository: Any, path: str | None = None) -> Iterator[tuple[str, int]]:
     """Return every file with its size."""
-    for one in repository.list_artifacts(path):
-        if one.is_dir:
-            yield from listed(repository, one.path)
+    for artifact in repository.list_artifacts(path):
+        if artifact.is_dir:
+            yield from listed(repository, artifact.path)
         else:
-            yield one.path, one.file_size or 0
+            yield artifact.path, artifact.file_size or 0
 
 
 @contextmanager

@@ -25,7 +25,7 @@ FINAL: Final = ("No matching distribution", "ResolutionImpossible", "metadata-ge
 def install(volume: Volume, index: str) -> None:
     """Try once to install the requirements."""
     wanted = unmet(volume.model)
-    names = {canonicalize_name(one.name) for one in wanted}
+    names = {canonicalize_name(requirement.name) for requirement in wanted}
     unfinished = volume.fresh("libraries")
     if not wanted:
         say("The image has all that the model needs")
@@ -35,7 +35,7 @@ def install(volume: Volume, index: str) -> None:
     reach(index, f"the package index {index}")
     lists = volume.fresh("lists")
     requirements, constraints = lists / "requirements.txt", lists / "constraints.txt"
-    requirements.write_text("".join(f"{one}\n" for one in wanted))
+    requirements.write_text("".join(f"{requirement}\n" for requirement in wanted))
     constraints.write_text("".join(f"{name}=={v}\n" for name, v in installed().items() if name not in names))
     pip = [
         *(sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"),

@@ -151,7 +151,7 @@ def from_environment() -> Rules:
     used = list(chosen)
     if os.environ.get("MLFLOW_SERVE_ARTIFACTS", "true") == "true" and "MLFLOW_ARTIFACTS_DESTINATION" in os.environ:
         used.append(parse(os.environ["MLFLOW_ARTIFACTS_DESTINATION"]))
-    return Rules(tuple(chosen), tuple(used), " or ".join(str(one) for one in chosen))
+    return Rules(tuple(chosen), tuple(used), " or ".join(str(root) for root in chosen))
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,9 @@ def guard(rules: Rules) -> None:
 def common_root(locations: Sequence[Location]) -> Location:
     """Return the deepest root of locations with one scheme and one authority."""
     first = locations[0]
-    shared = takewhile(lambda level: len(set(level)) == 1, zip(*(one.segments for one in locations), strict=False))
+    shared = takewhile(
+        lambda level: len(set(level)) == 1, zip(*(location.segments for location in locations), strict=False)
+    )
     return Location(first.scheme, first.authority, tuple(level[0] for level in shared))
 
 

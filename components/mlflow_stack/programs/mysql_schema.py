@@ -204,7 +204,9 @@ def others(session: Session, target: Target) -> int:
     """Return the number of the user's other sessions in the database."""
     ((own,),) = ask(session, "select connection_id()")
     listed = ask(session, "show processlist")
-    return sum(1 for one in listed if one[0] != own and one[1] == target.user and one[3] == target.database)
+    return sum(
+        1 for session in listed if session[0] != own and session[1] == target.user and session[3] == target.database
+    )
 
 
 def nobody_else(session: Session, target: Target) -> None:

@@ -36,7 +36,7 @@ def reserve(file: Path, size: int) -> None:
             f"{file.name} has {size} bytes; through this server pass at most {LARGEST} (maxArtifactSize)", BAD_REQUEST
         )
     with _lock:
-        for gone in [one for one in _held if not one.exists()]:
+        for gone in [path for path in _held if not path.exists()]:
             del _held[gone]
         if sum(_held.values()) + size > BYTES:
             raise MlflowException(
