@@ -31,7 +31,8 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
         done = run(*argv, "--", "python", "-c", program, stdin=json.dumps(order), env=platform.environment)
     measured = [json.loads(line) for line in done.stdout.splitlines()]
     pairs = {
-        what: [(one["ours"], one["other"]) for one in measured if one["what"] == what] for what in ("names", "user")
+        what: [(measurement["ours"], measurement["other"]) for measurement in measured if measurement["what"] == what]
+        for what in ("names", "user")
     }
     quickest = min(second for pair in pairs["names"] for second in pair)
     return [

@@ -73,7 +73,7 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
             platform.configure({"mlflow-stack:models": []})
             platform.local("up")
             platform.kubectl("delete", "pod", SERVED, "-n", NAMESPACE, "--ignore-not-found", "--wait=false")
-    latencies = [(one["proxied"] * 1000, one["direct"] * 1000) for one in measured]
+    latencies = [(measurement["proxied"] * 1000, measurement["direct"] * 1000) for measurement in measured]
     return [
         Line(
             "memory of a model's pod", "MiB", pairs, "at most", MEMORY_GOAL, "`mlflow models serve` of the same model"
@@ -138,5 +138,5 @@ def _start_other(platform: Platform, version: str) -> dict[str, Any]:
         }
     )
     platform.kubectl("wait", "--for=condition=Ready", f"pod/{SERVED}", "--namespace", NAMESPACE, "--timeout=180s")
-    (pod,) = [one for one in platform.objects("pods", NAMESPACE) if one["metadata"]["name"] == SERVED]
+    (pod,) = [item for item in platform.objects("pods", NAMESPACE) if item["metadata"]["name"] == SERVED]
     return pod

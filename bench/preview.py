@@ -48,7 +48,7 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
 def _resources(platform: Platform) -> dict[str, int]:
     """Count the stack's resources by kind, except its own entry and providers, which every stack has."""
     exported = run("pulumi", "stack", "export", "--non-interactive", env=platform.environment).stdout
-    types = Counter(one["type"].split(":")[0] for one in json.loads(exported)["deployment"]["resources"])
+    types = Counter(resource["type"].split(":")[0] for resource in json.loads(exported)["deployment"]["resources"])
     return {"components": types["mlflow-stack"], "random": types["random"], "kubernetes": types["kubernetes"]}
 
 

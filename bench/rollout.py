@@ -76,7 +76,7 @@ def _pulumi(platform: Platform) -> tuple[Took, Objects]:
 
 
 def _kubectl(platform: Platform, objects: Objects) -> Took:
-    (name,) = (one["metadata"]["name"] for one in objects if one["kind"] == "StatefulSet")
+    (name,) = (item["metadata"]["name"] for item in objects if item["kind"] == "StatefulSet")
 
     def command() -> None:
         platform.apply(*objects)
@@ -118,7 +118,7 @@ def _timed(platform: Platform, command: Callable[[], object]) -> Took:
 def _captured(platform: Platform) -> Objects:
     """Return the stack's objects as written by hand. They include Secrets, so they are never written to a file."""
     namespace = json.loads(platform.kubectl("get", "namespace", NAMESPACE, "--output", "json"))
-    return [_cleaned(one) for one in (namespace, *platform.objects(_KINDS, NAMESPACE, "--selector", _OURS))]
+    return [_cleaned(item) for item in (namespace, *platform.objects(_KINDS, NAMESPACE, "--selector", _OURS))]
 
 
 def _cleaned(live: dict[str, Any]) -> dict[str, Any]:

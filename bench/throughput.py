@@ -40,7 +40,11 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
         Line(
             f"throughput: {label}",
             "requests/s",
-            [(one["proxied"], one["direct"]) for one in measured if one["operation"] == name],
+            [
+                (measurement["proxied"], measurement["direct"])
+                for measurement in measured
+                if measurement["operation"] == name
+            ],
             "at least",
             GOAL,
             "MLflow's own port in the same pod",

@@ -40,7 +40,7 @@ def cold() -> Steps:
 def steps_of(text: str) -> list[tuple[str, float]]:
     """Return the table that `up` ends with."""
     found = (_LINE.fullmatch(line) for line in text.splitlines())
-    return [(one[3], 60 * int(one[1] or 0) + float(one[2])) for one in found if one]
+    return [(match[3], 60 * int(match[1] or 0) + float(match[2])) for match in found if match]
 
 
 def _up(platform: Platform, name: str) -> Steps:

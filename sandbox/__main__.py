@@ -62,7 +62,7 @@ class Asked(commands.Asked):
 
     def existing(self) -> Instance | None:
         """The existing instance, if any."""
-        return next((one for one in Instance.existing() if one.name == self.instance), None)
+        return next((instance for instance in Instance.existing() if instance.name == self.instance), None)
 
     def running(self) -> Deployment:
         """The deployment of an existing instance. Raises `LocalError` if it does not exist."""
@@ -74,7 +74,7 @@ class Asked(commands.Asked):
         if instance := self.existing():
             StackFile.require(self.stack, instance)
             return self._platform(instance)
-        known = ", ".join(one.name for one in Instance.existing()) or "none"
+        known = ", ".join(instance.name for instance in Instance.existing()) or "none"
         raise LocalError(f"there is no instance {self.instance} (there are: {known}). Next: `make up`.")
 
     def _platform(self, instance: Instance) -> Sandbox:
@@ -186,7 +186,7 @@ def clean(asked: Asked, force: bool) -> None:
 @_FORCE
 def distclean(force: bool) -> None:
     """Delete the caches. Their content can be re-created."""
-    if busy := [one.name for one in Instance.existing() if Node(one).running()]:
+    if busy := [instance.name for instance in Instance.existing() if Node(instance).running()]:
         raise LocalError(
             f"the node of {', '.join(busy)} runs from the caches. Next: `make down INSTANCE={busy[0]}`, then again."
         )

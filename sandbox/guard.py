@@ -49,7 +49,7 @@ def folder(instance: Instance) -> Path:
 def unguarded(path: str) -> str:
     """Return a PATH without such folders: the project's own commands run the real program."""
     folders = path.split(os.pathsep)
-    return os.pathsep.join(one for one in folders if not Path(one).is_relative_to(data_dir()))
+    return os.pathsep.join(entry for entry in folders if not Path(entry).is_relative_to(data_dir()))
 
 
 def write(instance: Instance, pulumi: Path) -> None:

@@ -158,8 +158,8 @@ class Sandbox:
     def others(self, tools: Tools) -> list[str]:
         """Return namespace and name of each other server on the node, once this stack is down."""
         found = tools.cluster.get("deployments,statefulsets", "--all-namespaces", f"--selector={_PART_OF}") or {}
-        metadata = [one["metadata"] for one in found.get("items", [])]
-        return sorted({f"{one['namespace']}/{one['labels'][_INSTANCE_LABEL]}" for one in metadata})
+        metadata = [item["metadata"] for item in found.get("items", [])]
+        return sorted({f"{server['namespace']}/{server['labels'][_INSTANCE_LABEL]}" for server in metadata})
 
     def leave(self) -> None:
         """Remove the stack's address, and keep the node running for the other stacks on it."""

@@ -47,14 +47,14 @@ class Deployment:
 
     def one(self, kind: str, name: str | None = None) -> Registration:
         found = self.all(kind, name)
-        assert len(found) == 1, f"{len(found)} of {kind} {name}: {[one.name for one in self.registrations]}"
+        assert len(found) == 1, f"{len(found)} of {kind} {name}: {[resource.name for resource in self.registrations]}"
         return found[0]
 
     def all(self, kind: str, name: str | None = None) -> list[Registration]:
         return [
-            one
-            for one in self.registrations
-            if one.type.rsplit(":", 1)[-1] == kind and (name is None or one.name == name)
+            resource
+            for resource in self.registrations
+            if resource.type.rsplit(":", 1)[-1] == kind and (name is None or resource.name == name)
         ]
 
 

@@ -153,10 +153,10 @@ def deploy(asked: Asked, here: Deployment, progress: Progress, started: Callable
     here.unlock(tools, aside)
     here.recover(tools, aside)
     here.release(tools)
-    following = [follow.following(tools.cluster, one, aside) for one in _namespaces(recording)]
+    following = [follow.following(tools.cluster, namespace, aside) for namespace in _namespaces(recording)]
     with progress.streaming("pulumi up"), ExitStack() as followers:
-        for one in following:
-            followers.enter_context(one)
+        for context in following:
+            followers.enter_context(context)
         here.resume(tools, aside, servers=False)
         explain, again = asked.command("preview"), asked.command("up")
         here.stream(tools, _UP, f"fix the errors above (`{explain}` explains each change), then `{again}` again")
@@ -214,7 +214,7 @@ def status(asked: Asked) -> None:
         click.echo(f"{what:<10}{name}")
     click.echo(f"stack     {here.stack}\ncluster   {here.platform.where}")
     runs = here.platform.running()
-    urls = [str(one["url"]) for one in (here.components(tools) if runs else {}).values() if "url" in one]
+    urls = [str(stack["url"]) for stack in (here.components(tools) if runs else {}).values() if "url" in stack]
     for url in urls or ["not up"]:
         click.echo(f"URL       {url}")
     for namespace in here.namespaces(tools) if runs else ():
@@ -279,8 +279,8 @@ def pin(asked: Asked, check: bool) -> None:
             os.environ.update(here.client_environment(here.platform.prepare(progress)))
         with progress.step("ask the registry", 3):
             moved = pins.moved(known, pins.registry())
-        for one in moved:
-            click.echo(str(one))
+        for move in moved:
+            click.echo(str(move))
         if not moved:
             aside("every reference is pinned to what it means now")
         elif check:
@@ -395,7 +395,7 @@ def drift_command(ctx: click.Context) -> None:
     live = _live(asked)
     found, left = live.drift(), live.leftovers()
     click.echo(asked.spelled(words.drift(found, asked.stack) + words.left_behind(left)), nl=False)
-    drifted = ", ".join(sorted(words.named(one.resource) for one in found.changes))
+    drifted = ", ".join(sorted(words.named(change.resource) for change in found.changes))
     refused = f"no longer as deployed: {drifted}.\nNext: {_AFTER_DRIFT}.\n" if drifted else ""
     if left:
         refused += f"left behind by a killed update: {', '.join(map(str, left))}.\nNext: `{asked.command('up')}`."
@@ -449,4 +449,4 @@ def _kubectl(here: Deployment, tools: Tools, namespace: str, *arguments: str) ->
 
 
 def _namespaces(recording: Recording) -> list[str]:
-    return [*dict.fromkeys(one.namespace for one in recording.stacks)]
+    return [*dict.fromkeys(stack.namespace for stack in recording.stacks)]

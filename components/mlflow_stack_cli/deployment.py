@@ -90,11 +90,12 @@ class Deployment:
         """Return the namespaces of the MlflowStacks in the state; without a state, those that the program declares."""
         state = self.state(tools) if self.exists(tools) else {}
         found = [
-            str(one["inputs"]["metadata"]["namespace"])
-            for one in release.resources(state)
-            if f"{_COMPONENT}$" in str(one["urn"]) and "namespace" in (one.get("inputs", {}).get("metadata") or {})
+            str(resource["inputs"]["metadata"]["namespace"])
+            for resource in release.resources(state)
+            if f"{_COMPONENT}$" in str(resource["urn"])
+            and "namespace" in (resource.get("inputs", {}).get("metadata") or {})
         ]
-        return [*dict.fromkeys(found or (one.namespace for one in self.record().stacks))]
+        return [*dict.fromkeys(found or (stack.namespace for stack in self.record().stacks))]
 
     def release(self, tools: Tools) -> None:
         """Edit the state so that the engine forgets the resources that the stack file releases."""
@@ -132,7 +133,7 @@ class Deployment:
         Without `servers`, tracking servers stay scaled down: an upgrade of MySQL's schema needs their pause.
         """
         found = paused.paused(self.state(tools), tools.cluster)
-        found = [one for one in found if servers or one.component != "tracking"]
+        found = [workload for workload in found if servers or workload.component != "tracking"]
         paused.resume(tools.cluster, found, say)
         return bool(found)
 
@@ -221,9 +222,9 @@ class Deployment:
 def _components(state: State) -> dict[str, dict[str, Any]]:
     """Return the outputs of each MlflowStack in a state, by its name."""
     return {
-        str(one["urn"]).rpartition("::")[2]: cast("dict[str, Any]", one.get("outputs") or {})
-        for one in release.resources(state)
-        if one["type"] == _COMPONENT
+        str(resource["urn"]).rpartition("::")[2]: cast("dict[str, Any]", resource.get("outputs") or {})
+        for resource in release.resources(state)
+        if resource["type"] == _COMPONENT
     }
 
 

@@ -32,10 +32,15 @@ LastLine = Callable[[str, str], str]
 def standing(pod: Tree, last_line: LastLine) -> str:
     """Return the state of one pod, in one line."""
     name, status = pod["metadata"]["name"], pod["status"]
-    limits = {one["name"]: one.get("resources", {}).get("limits", {}) for one in pod["spec"]["containers"]}
+    limits = {
+        container["name"]: container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"]
+    }
     steps = cast("list[Tree]", status.get("initContainerStatuses", []))
     servers = cast("list[Tree]", status.get("containerStatuses", []))
-    for container in [*(one for one in steps if not _ended_well(one)), *(one for one in servers if not one["ready"])]:
+    for container in [
+        *(step for step in steps if not _ended_well(step)),
+        *(server for server in servers if not server["ready"]),
+    ]:
         waiting = container["state"].get("waiting", {})
         ended = container["state"].get("terminated") or container.get("lastState", {}).get("terminated")
         if "running" in container["state"]:
@@ -47,11 +52,11 @@ def standing(pod: Tree, last_line: LastLine) -> str:
         else:
             text = f"{waiting.get('reason', '')} {waiting.get('message', '')}"
         return f"{container['name']}: {text}".strip()
-    if servers and all(one["ready"] for one in servers):
+    if servers and all(server["ready"] for server in servers):
         return "ready"
     conditions = cast("list[Tree]", status.get("conditions", []))
-    messages = [str(one.get("message", "")) for one in conditions if one["type"] == "PodScheduled"]
-    return next((one for one in messages if one), "starting")
+    messages = [str(condition.get("message", "")) for condition in conditions if condition["type"] == "PodScheduled"]
+    return next((message for message in messages if message), "starting")
 
 
 def blocked(pod: Tree, events: Sequence[Tree]) -> str:
@@ -62,15 +67,15 @@ def blocked(pod: Tree, events: Sequence[Tree]) -> str:
         waiting = container["state"].get("waiting", {})
         if waiting.get("reason") in _BLOCKED:
             return f"{container['name']}: {waiting['reason']}: {waiting.get('message', 'no message')}"
-    conditions = {one["type"]: one for one in status.get("conditions", [])}
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("reason") == "Unschedulable":
         return f"Unschedulable: {scheduled.get('message', 'no message')}"
     # No status names a missing volume's Secret, ConfigMap or disk. If all of them exist, the image may still be pulled.
     mounted = conditions.get("PodReadyToStartContainers", {}).get("status") == "True"
-    of_pod = [one for one in events if one["involvedObject"].get("uid") == pod["metadata"].get("uid")]
-    if not mounted and any(one["state"].get("waiting", {}).get("reason") in _QUIET for one in containers):
-        return next((_said(one) for one in reversed(of_pod) if one["reason"] in _VOLUMES), "")
+    of_pod = [event for event in events if event["involvedObject"].get("uid") == pod["metadata"].get("uid")]
+    if not mounted and any(container["state"].get("waiting", {}).get("reason") in _QUIET for container in containers):
+        return next((_said(event) for event in reversed(of_pod) if event["reason"] in _VOLUMES), "")
     return ""
 
 
@@ -84,9 +89,9 @@ def uncreated(events: Sequence[Tree], before: Collection[str]) -> dict[str, str]
     `before`: ids and counts of the events from before this wait.
     """
     return {
-        f"{one['involvedObject']['kind']} {one['involvedObject']['name']}": _said(one)
-        for one in events
-        if one["reason"] in _UNCREATED and _mark(one) not in before
+        f"{event['involvedObject']['kind']} {event['involvedObject']['name']}": _said(event)
+        for event in events
+        if event["reason"] in _UNCREATED and _mark(event) not in before
     }
 
 
@@ -109,7 +114,7 @@ def pods(cluster: Cluster, namespace: str) -> list[Tree]:
     """Return the stack's pods that are not terminating; empty if the cluster does not answer."""
     done = cluster.run("get", "pods", f"--namespace={namespace}", _SELECTOR, "--output=json")
     found: list[dict[str, Any]] = json.loads(done.stdout)["items"] if done.returncode == 0 else []
-    return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def warnings(cluster: Cluster, namespace: str) -> list[Tree]:
@@ -147,7 +152,7 @@ def follow(
         return done.stdout.strip() or "starting"
 
     stuck = stuck or Blocked()
-    old = {_mark(one) for one in warnings(cluster, namespace)}
+    old = {_mark(event) for event in warnings(cluster, namespace)}
     said: dict[str, str] = {}
     last = False
     while True:

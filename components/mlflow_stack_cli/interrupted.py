@@ -44,7 +44,7 @@ def creates(state: State) -> list[State]:
     """Return the operations of a state that are unfinished creates."""
     deployment = cast("State", state.get("deployment") or {})
     pending = cast("list[State]", deployment.get("pending_operations") or [])
-    return [one for one in pending if one.get("type") == "creating"]
+    return [operation for operation in pending if operation.get("type") == "creating"]
 
 
 def leftovers(state: State) -> list[Leftover]:
@@ -52,7 +52,7 @@ def leftovers(state: State) -> list[Leftover]:
 
     Objects with a fixed name (Services, claims) are not among them: the next update takes these over.
     """
-    known = {(one["type"], one.get("id")) for one in resources(state)}
+    known = {(resource["type"], resource.get("id")) for resource in resources(state)}
     found: list[Leftover] = []
     for operation in creates(state):
         resource = cast("State", operation["resource"])
@@ -73,14 +73,14 @@ def settled(state: State) -> State:
     edited = deepcopy(state)
     deployment = cast("dict[str, Any]", edited["deployment"])
     deployment["pending_operations"] = [
-        one for one in deployment["pending_operations"] if one.get("type") != "creating"
+        operation for operation in deployment["pending_operations"] if operation.get("type") != "creating"
     ]
     return edited
 
 
 def existing(cluster: Cluster, found: list[Leftover]) -> list[Leftover]:
     """Return those objects that exist in the cluster."""
-    return [one for one in found if _live(cluster, one) is not None]
+    return [leftover for leftover in found if _live(cluster, leftover) is not None]
 
 
 def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) -> None:
@@ -88,14 +88,15 @@ def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) 
 
     Raises `LocalError` if an object is not deleted in time.
     """
-    for one in found:
-        say(f"a killed update left {one} behind; deleting it")
+    for leftover in found:
+        say(f"a killed update left {leftover} behind; deleting it")
         arguments = ("--ignore-not-found", "--cascade=foreground", "--wait=false")
-        done = cluster.run("delete", one.resource, one.name, f"--namespace={one.namespace}", *arguments)
+        done = cluster.run("delete", leftover.resource, leftover.name, f"--namespace={leftover.namespace}", *arguments)
         if done.returncode:
             raise LocalError(
-                f"{one}, which a killed update left behind, cannot be deleted: {done.stderr.strip()}\n"
-                f"Next: `kubectl delete {one.resource} {one.name} --namespace {one.namespace}`, then the same again."
+                f"{leftover}, which a killed update left behind, cannot be deleted: {done.stderr.strip()}\n"
+                f"Next: `kubectl delete {leftover.resource} {leftover.name} --namespace {leftover.namespace}`, "
+                "then the same again."
             )
     deadline = time.monotonic() + _SECONDS
     while rest := existing(cluster, found):
@@ -108,5 +109,5 @@ def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) 
         time.sleep(1)
 
 
-def _live(cluster: Cluster, one: Leftover) -> State | None:
-    return cluster.get(one.resource, one.name, f"--namespace={one.namespace}")
+def _live(cluster: Cluster, leftover: Leftover) -> State | None:
+    return cluster.get(leftover.resource, leftover.name, f"--namespace={leftover.namespace}")

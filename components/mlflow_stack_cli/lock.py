@@ -55,11 +55,11 @@ def _named(tree: Tree, at: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         where = f"{at}.{key}" if at else key
         items = cast("list[object]", value) if isinstance(value, list) else [cast(object, value)]
-        for one in items:
-            if isinstance(one, dict):
-                yield from _named(cast(Tree, one), where)
-            elif isinstance(one, str) and key.rpartition(":")[2].lower().endswith("image"):
-                yield where, one
+        for item in items:
+            if isinstance(item, dict):
+                yield from _named(cast(Tree, item), where)
+            elif isinstance(item, str) and key.rpartition(":")[2].lower().endswith("image"):
+                yield where, item
 
 
 def pinned(image: str) -> str:

@@ -38,10 +38,10 @@ class Paused:
 def paused(state: State, cluster: Cluster) -> list[Paused]:
     """Return the workloads of a state that have no pod in the cluster."""
     found: list[Paused] = []
-    for one in resources(state):
-        if one["type"] not in _KINDS or one.get("delete"):
+    for resource in resources(state):
+        if resource["type"] not in _KINDS or resource.get("delete"):
             continue
-        inputs = cast("State", one["inputs"])
+        inputs = cast("State", resource["inputs"])
         metadata, declared = cast("State", inputs["metadata"]), cast("State", inputs["spec"])
         replicas = int(declared.get("replicas", 1))
         namespace, name, kind = str(metadata["namespace"]), str(metadata["name"]), str(inputs["kind"])
@@ -57,14 +57,14 @@ def resume(cluster: Cluster, found: list[Paused], say: Callable[[str], None]) ->
 
     Raises `LocalError` if the cluster refuses, or a pod does not become ready.
     """
-    for one in found:
-        say(f"{one} of namespace {one.namespace} was paused (0 replicas); scaling it to {one.replicas}")
-        scale = ("scale", str(one), f"--namespace={one.namespace}", f"--replicas={one.replicas}")
+    for workload in found:
+        say(f"{workload} of namespace {workload.namespace} was paused (0 replicas); scaling it to {workload.replicas}")
+        scale = ("scale", str(workload), f"--namespace={workload.namespace}", f"--replicas={workload.replicas}")
         done = cluster.run(*scale)
         if done.returncode:
-            raise LocalError(f"{one} stays paused: {done.stderr.strip()}\nNext: `{one.command}`.")
+            raise LocalError(f"{workload} stays paused: {done.stderr.strip()}\nNext: `{workload.command}`.")
     deadline = time.monotonic() + _SECONDS
-    while rest := [one for one in found if not _ready(cluster, one)]:
+    while rest := [workload for workload in found if not _ready(cluster, workload)]:
         if time.monotonic() > deadline:
             raise LocalError(
                 f"{rest[0]} is not ready {_SECONDS:.0f} s after its pause. "

@@ -47,7 +47,7 @@ def references(file: Path) -> list[Reference]:
 
 def in_values(value: object) -> list[Reference]:
     """Return the moving references in a value of a configuration."""
-    return [Reference(one["name"], one["uri"], one.get("version")) for one in _models(value)]
+    return [Reference(model["name"], model["uri"], model.get("version")) for model in _models(value)]
 
 
 def _models(value: object) -> Iterator[dict[str, Any]]:
@@ -99,7 +99,7 @@ def asked(client: "MlflowClient", uri: str) -> int:
 
 def moved(known: list[Reference], ask: Callable[[str], int]) -> list[Move]:
     """Return the references that have moved since they were pinned, or were never pinned."""
-    answers = [(one, ask(one.uri)) for one in known]
+    answers = [(reference, ask(reference.uri)) for reference in known]
     return [Move(one, version) for one, version in answers if version != one.version]
 
 
@@ -112,8 +112,8 @@ def write(file: Path, moves: list[Move]) -> None:
         edited = edited[:start] + new + edited[end:]
     wanted = yaml.safe_load(text)
     versions = _versions(moves)
-    for one in _models(wanted["config"]):
-        one["version"] = versions.get((one["name"], one["uri"]), one.get("version"))
+    for model in _models(wanted["config"]):
+        model["version"] = versions.get((model["name"], model["uri"]), model.get("version"))
     if yaml.safe_load(edited) != wanted:
         raise LocalError(
             f"{file} cannot be edited line by line. Next: write by hand\n"

@@ -69,7 +69,7 @@ def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
     kind, noun = need.kind, _noun(need)
     if not asked.serves(kind):
         # Once for all objects of the API.
-        if need is next(one for one in needed if one.kind.api == kind.api):
+        if need is next(need for need in needed if need.kind.api == kind.api):
             yield f"{need.key}: {noun} needs {kind.api}, which the cluster does not have; {_WITHOUT_API[kind]}"
         return
     if need.name is None:
@@ -80,8 +80,10 @@ def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
     where = f"namespace {need.namespace}" if kind.namespaced else "the cluster"
     if found is None:
         # Other keys may need other data of the same object.
-        same = [one for one in needed if (one.kind, one.name, one.namespace) == (kind, need.name, need.namespace)]
-        keys = [*dict.fromkeys(key for one in same for key in one.keys)]
+        same = [
+            other for other in needed if (other.kind, other.name, other.namespace) == (kind, need.name, need.namespace)
+        ]
+        keys = [*dict.fromkeys(key for other in same for key in other.keys)]
         yield f"{need.key}: {noun} is not in {where}; {_remedy(need, keys)}"
         return
     if "deletionTimestamp" in section(found, "metadata"):
@@ -106,8 +108,8 @@ def _noun(need: Need) -> str:
 
 def _default(asked: _Asked, need: Need, annotation: str) -> Iterator[str]:
     found = asked.items(need.kind.resource)
-    if not any(section(one, "metadata", "annotations").get(annotation) == "true" for one in found):
-        names = ", ".join(sorted(one["metadata"]["name"] for one in found)) or "none"
+    if not any(section(item, "metadata", "annotations").get(annotation) == "true" for item in found):
+        names = ", ".join(sorted(item["metadata"]["name"] for item in found)) or "none"
         yield f"{need.key}: the cluster has no default {need.kind.name}; name one of: {names}"
 
 
@@ -175,12 +177,12 @@ def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
     host, path = stack.expose.get("host"), stack.expose.get("path", "")
     if expose.KINDS[stack.expose["kind"]].object is None or not asked.serves(kind):
         return
-    for one in asked.items(kind.resource, "--all-namespaces"):
-        metadata = one["metadata"]
-        ours = metadata["namespace"] == stack.namespace and _labels(one).get(_INSTANCE) == stack.name
+    for item in asked.items(kind.resource, "--all-namespaces"):
+        metadata = item["metadata"]
+        ours = metadata["namespace"] == stack.namespace and _labels(item).get(_INSTANCE) == stack.name
         # OpenShift creates Routes for each Ingress. The Ingress itself is checked.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
-        taken = sorted(theirs for name, theirs in _claimed(one) if name == host and takes(theirs, path))
+        taken = sorted(theirs for name, theirs in _claimed(item) if name == host and takes(theirs, path))
         if taken and not ours and not made:
             where = f"{kind.name} {metadata['namespace']}/{metadata['name']}"
             yield f"expose.host: {host}{taken[0].rstrip('/')} belongs to {where}; take another host or path"
@@ -197,7 +199,7 @@ def hosts(cluster: Cluster) -> set[str]:
         raise LocalError(
             f"the cluster does not say its names: {_last(str(error))}. Next: `mlflow-stack up` again."
         ) from error
-    return {name for kind in found for one in kind.get("items", []) for name, _ in _claimed(one)}
+    return {name for kind in found for item in kind.get("items", []) for name, _ in _claimed(item)}
 
 
 def _claimed(found: Tree) -> set[tuple[str, str]]:
@@ -226,8 +228,8 @@ def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
     nodes = [_allocatable(node) for node in asked.items("nodes") if _schedulable(node)]
     if not nodes:
         raise UnreadableError("no node of the cluster takes pods")
-    for one in reserved:
-        yield from _too_large(one, nodes)
+    for reservation in reserved:
+        yield from _too_large(reservation, nodes)
 
 
 def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fraction]]]) -> Iterator[str]:
@@ -235,7 +237,7 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
     short = [{resource for resource in wanted if free.get(resource, nothing) < wanted[resource]} for _, free in nodes]
     if not all(short):
         return
-    alone = [resource for resource in sorted(wanted) if all(resource in one for one in short)]
+    alone = [resource for resource in sorted(wanted) if all(resource in lack for lack in short)]
     for resource in alone:
         name, free = max(nodes, key=lambda node: node[1].get(resource, nothing))
         most = _quantity(resource, free.get(resource, nothing), math.floor)
@@ -245,11 +247,11 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
             f"has {most}; ask for less or add a larger node"
         )
     if not alone:
-        scarce = [resource for resource in sorted(wanted) if any(resource in one for one in short)]
-        asks = " and ".join(f"{_quantity(one, wanted[one], math.ceil)} of {one}" for one in scarce)
+        scarce = [resource for resource in sorted(wanted) if any(resource in lack for lack in short)]
+        asks = " and ".join(f"{_quantity(resource, wanted[resource], math.ceil)} of {resource}" for resource in scarce)
         yield (
-            f"{', '.join(reserved.keys[one] for one in scarce)}: {reserved.pod} asks for {asks} at once, which no node "
-            "has; ask for less or add a larger node"
+            f"{', '.join(reserved.keys[resource] for resource in scarce)}: {reserved.pod} asks for {asks} at once, "
+            "which no node has; ask for less or add a larger node"
         )
 
 
@@ -308,7 +310,7 @@ def check(cluster: Cluster, recording: Recording) -> list[str]:
     if not recording.stacks:
         unknown.append("not checked: the program declares no MlflowStack that tells its needs")
     asked = _Asked(cluster)
-    for what, look in (one for stack in recording.stacks for one in _looks(asked, stack)):
+    for what, look in (look for stack in recording.stacks for look in _looks(asked, stack)):
         try:
             problems += look()
         except UnreadableError as error:

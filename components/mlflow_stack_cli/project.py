@@ -34,9 +34,9 @@ class Project:
     @staticmethod
     def find(folder: Path) -> "Project":
         """Return the project of a folder or its nearest parent. Raises `LocalError` if there is none."""
-        for one in (folder.resolve(), *folder.resolve().parents):
-            if any((one / name).exists() for name in _FILES):
-                return Project.read(one)
+        for parent in (folder.resolve(), *folder.resolve().parents):
+            if any((parent / name).exists() for name in _FILES):
+                return Project.read(parent)
         raise LocalError(f"{folder} is in no Pulumi project. Next: name the folder of one by --cwd.")
 
     @staticmethod
@@ -83,7 +83,7 @@ class Project:
     def released(self, config: Tree) -> list[str]:
         """Return the names in the key `release` of a configuration."""
         found = config.get(f"{self.name}:release", [])
-        return [str(one) for one in cast("list[object]", found)] if isinstance(found, list) else []
+        return [str(name) for name in cast("list[object]", found)] if isinstance(found, list) else []
 
     @property
     def python(self) -> Path:

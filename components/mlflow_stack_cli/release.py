@@ -24,13 +24,13 @@ def let_go(state: State, names: Collection[str]) -> State:
 
     Unknown names are ignored: their resources were released before. Without a change, the same state is returned.
     """
-    if not any(_concerned(one, names) for one in resources(state)):
+    if not any(_concerned(resource, names) for resource in resources(state)):
         return state
     edited = deepcopy(state)
-    for one in resources(edited):
-        if _concerned(one, names):
-            one["retainOnDelete"] = True
-            del one["protect"]
+    for resource in resources(edited):
+        if _concerned(resource, names):
+            resource["retainOnDelete"] = True
+            del resource["protect"]
     return edited
 
 

@@ -72,7 +72,7 @@ def _without_secrets(value: Any) -> Any:
         return f"placeholder-{hashlib.sha256(str(value[SECURE]).encode()).hexdigest()[:12]}"
     if isinstance(value, dict):
         return {name: _without_secrets(one) for name, one in cast(Tree, value).items()}
-    return [_without_secrets(one) for one in cast("list[Any]", value)] if isinstance(value, list) else value
+    return [_without_secrets(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def holds_secret(value: Any) -> bool:

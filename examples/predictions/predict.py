@@ -40,8 +40,8 @@ def main() -> None:
         sys.exit(__doc__)
     name, urls = sys.argv[1:]
     rows = ROWS if sys.stdin.isatty() else sys.stdin.read() or ROWS
-    for one in predictions(json.loads(urls)[name], rows):
-        print(one)
+    for prediction in predictions(json.loads(urls)[name], rows):
+        print(prediction)
 
 
 if __name__ == "__main__":

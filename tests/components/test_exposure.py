@@ -41,7 +41,7 @@ def exposed(expose: dict[str, Any], **backends: str) -> engine.Deployment:
 
 def env(deployment: engine.Deployment) -> dict[str, str]:
     pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
-    return {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one}
+    return {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"] if "value" in variable}
 
 
 def conf(deployment: engine.Deployment) -> str:
@@ -278,7 +278,7 @@ def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pyt
 
 
 def test_nothing_is_made_where_nothing_is_exposed() -> None:
-    assert [one.type for one in exposed({"kind": "none"}).registrations if one.custom] == []
+    assert [resource.type for resource in exposed({"kind": "none"}).registrations if resource.custom] == []
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def test_holds_where_the_data_is(args: dict[str, Any], records: str, artifacts: 
 def test_a_store_of_another_kind_has_the_same_guard() -> None:
     """Otherwise the engine would delete one and create another, and fail at the end of the update."""
     parents = {
-        (one.parent, one.name, one.protect)
+        (resource.parent, resource.name, resource.protect)
         for args in ({}, {"backend_store": EXTERNAL, "artifact_store": BUCKET})
-        for one in stack(**args).all("RandomId")
-        if one.name in ("mlflow-records-identity", "mlflow-artifacts-identity")
+        for resource in stack(**args).all("RandomId")
+        if resource.name in ("mlflow-records-identity", "mlflow-artifacts-identity")
     }
     urn = "urn:pulumi:test::mlflow-stack::pulumi:pulumi:Stack$mlflow-stack:index:MlflowStack::mlflow"
     assert parents == {(urn, "mlflow-records-identity", True), (urn, "mlflow-artifacts-identity", True)}
@@ -74,7 +74,9 @@ def test_nothing_writes_to_other_data_before_its_guard() -> None:
 def test_the_server_is_replaced_with_the_identity_and_deleted_first(args: dict[str, Any]) -> None:
     deployment = stack(**args)
     (server,) = [
-        one for one in deployment.registrations if one.name == "mlflow" and one.type.startswith("kubernetes:apps")
+        resource
+        for resource in deployment.registrations
+        if resource.name == "mlflow" and resource.type.startswith("kubernetes:apps")
     ]
     assert [urn.rsplit("::", 1)[-1] for urn in server.replace_with] == ["mlflow-identity"]
     assert server.delete_before_replace

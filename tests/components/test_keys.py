@@ -29,7 +29,11 @@ def pod(deployment: engine.Deployment) -> dict[str, Any]:
 
 
 def from_secret(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one}
+    return {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]
+        for variable in container["env"]
+        if "valueFrom" in variable
+    }
 
 
 @pytest.mark.parametrize("args", [{}, MYSQL])
@@ -53,13 +57,13 @@ def test_server_and_step_take_the_keys_from_one_immutable_secret(args: MlflowSta
     assert step["name"] == "encryption-keys"
     assert step["command"] == ["python", "/opt/mlflow-stack-keys/encryption_keys.py"]
     expected = {name: {"name": "mlflow-keys-abcd1234", "key": name} for name in VARIABLES}
-    (mlflow,) = [one for one in spec["containers"] if one["name"] == "mlflow"]
+    (mlflow,) = [container for container in spec["containers"] if container["name"] == "mlflow"]
     assert from_secret(mlflow) == expected
     former = {"name": "mlflow-keys-abcd1234", "key": "FORMER_KEYS", "optional": True}
     assert from_secret(step) == {**expected, "FORMER_KEYS": former}
     # The step opens the server's own database.
     uris = [
-        [one["value"] for one in container["env"] if one["name"] == "MLFLOW_BACKEND_STORE_URI"]
+        [variable["value"] for variable in container["env"] if variable["name"] == "MLFLOW_BACKEND_STORE_URI"]
         for container in (mlflow, step)
     ]
     assert uris[0] == uris[1] != []
@@ -92,7 +96,7 @@ def test_keys_survive_down_with_what_is_protected() -> None:
 def test_an_existing_secret_is_adopted_and_nothing_generated() -> None:
     deployment = stack({"existing_namespace": "team", "encryption_keys": {"existing_secret": "restored"}})
     assert deployment.all("RandomBytes") == deployment.all("Secret", "mlflow-keys") == []
-    (mlflow,) = [one for one in pod(deployment)["containers"] if one["name"] == "mlflow"]
+    (mlflow,) = [container for container in pod(deployment)["containers"] if container["name"] == "mlflow"]
     assert from_secret(mlflow) == {name: {"name": "restored", "key": name} for name in VARIABLES}
 
 

@@ -27,16 +27,16 @@ def pod(deployment: engine.Deployment, model: str = "iris") -> dict:
 
 
 def env(container: dict) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def of(deployment: engine.Deployment, model: str) -> list[str]:
     """Return the kinds of the resources that a model adds."""
     prefix = f"mlflow-{model}"
     return sorted(
-        one.type.rsplit(":", 1)[-1]
-        for one in deployment.registrations
-        if one.name == prefix or one.name.startswith(f"{prefix}-")
+        resource.type.rsplit(":", 1)[-1]
+        for resource in deployment.registrations
+        if resource.name == prefix or resource.name.startswith(f"{prefix}-")
     )
 
 
@@ -67,18 +67,23 @@ def test_the_server_s_container_has_no_credential_and_the_fetching_one_has_the_m
     spec = pod(stack({**IRIS, "environment": "install"}))
     fetch, install = spec["initContainers"]
     model, proxy = spec["containers"]
-    assert [one["name"] for one in (fetch, install, model, proxy)] == ["fetch", "install", "model", "proxy"]
-    mounts = {one["name"]: {mount["name"] for mount in one["volumeMounts"]} for one in (fetch, install, model, proxy)}
+    assert [container["name"] for container in (fetch, install, model, proxy)] == ["fetch", "install", "model", "proxy"]
+    mounts = {
+        container["name"]: {mount["name"] for mount in container["volumeMounts"]}
+        for container in (fetch, install, model, proxy)
+    }
     assert mounts == {
         "fetch": {"model", "programs", "step-tmp", "registry"},
         "install": {"model", "programs", "step-tmp"},
         "model": {"model", "programs", "tmp"},
         "proxy": {"proxy", "htpasswd", "proxy-tmp"},
     }
-    secrets = {one["name"]: one["secret"]["secretName"] for one in spec["volumes"] if "secret" in one}
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume}
     assert secrets == {"registry": "mlflow-models", "htpasswd": "mlflow-htpasswd"}
     assert {"name": "model", "mountPath": "/model", "readOnly": True} in model["volumeMounts"]
-    assert all(set(one) == {"name", "value"} for container in (fetch, install, model) for one in container["env"])
+    assert all(
+        set(variable) == {"name", "value"} for container in (fetch, install, model) for variable in container["env"]
+    )
     assert env(model) == {
         "MODEL_URI": "models:/iris/2",
         "VOLUME": "/model",
@@ -111,7 +116,7 @@ def test_every_container_has_a_user_name_and_a_writable_working_folder() -> None
 
 def test_the_steps_are_bounded_and_reserve_little() -> None:
     spec = pod(stack({**IRIS, "environment": "install", "size": "3Gi"}))
-    assert [one["resources"] for one in spec["initContainers"]] == [
+    assert [container["resources"] for container in spec["initContainers"]] == [
         {"requests": {"cpu": "20m", "memory": "256Mi", "ephemeral-storage": "3Gi"}, "limits": {"memory": "1Gi"}}
     ] * 2
     assert spec["containers"][0]["resources"] == {
@@ -160,7 +165,9 @@ def test_a_model_has_variables_of_its_own() -> None:
         {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode"}}},
     ]
     others = [*spec["initContainers"], spec["containers"][1]]
-    assert not any(one["name"] in ("REGION", "API_KEY", "MODE") for other in others for one in other.get("env", []))
+    assert not any(
+        variable["name"] in ("REGION", "API_KEY", "MODE") for other in others for variable in other.get("env", [])
+    )
 
 
 def test_the_stack_s_egress_is_opened_for_models_too() -> None:
@@ -284,7 +291,10 @@ def test_a_pinned_alias_is_one_version_everywhere() -> None:
 
 def test_adding_a_model_changes_nothing_of_another() -> None:
     def objects(deployment: engine.Deployment) -> set[str]:
-        return {json.dumps([one.type, one.name, one.inputs], sort_keys=True) for one in deployment.registrations}
+        return {
+            json.dumps([resource.type, resource.name, resource.inputs], sort_keys=True)
+            for resource in deployment.registrations
+        }
 
     one, two = objects(stack(IRIS)), objects(stack({"name": "wine"}, IRIS))
     assert one <= two

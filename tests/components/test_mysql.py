@@ -22,7 +22,7 @@ def pod(deployment: engine.Deployment, kind: str, name: str) -> dict:
 
 
 def env(container: dict) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def servers(replicas: int, *, exclusive: bool = False) -> engine.Deployment:
@@ -40,7 +40,7 @@ def test_the_password_is_in_one_secret_and_reaches_mlflow_as_a_file() -> None:
     assert secret.inputs["immutable"] is True
     assert secret.replace_on_changes == ["stringData"]
     assert "name" not in secret.inputs["metadata"]
-    holders = [one.name for one in deployment.registrations if PASSWORD in str(one.inputs)]
+    holders = [resource.name for resource in deployment.registrations if PASSWORD in str(resource.inputs)]
     assert holders == ["mlflow-database"]
     spec = pod(deployment, "StatefulSet", "mlflow")
     mlflow = spec["containers"][0]
@@ -49,9 +49,9 @@ def test_the_password_is_in_one_secret_and_reaches_mlflow_as_a_file() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in mlflow["volumeMounts"]}
     assert mounts["mysql-options"] == "/run/mlflow-stack-mysql"
     assert "mysql-password" not in mounts
-    (volume,) = [one for one in spec["volumes"] if one["name"] == "mysql-options"]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "mysql-options"]
     assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
-    (volume,) = [one for one in spec["volumes"] if one["name"] == "mysql-password"]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "mysql-password"]
     assert volume["secret"]["items"] == [{"key": "password", "path": "password"}]
 
 
@@ -64,19 +64,19 @@ def test_the_schema_job_runs_three_steps_before_any_server_and_again_after_a_fai
     spec = pod(deployment, "Job", "mlflow-schema")
     assert spec["restartPolicy"] == "Never"
     steps = [*spec["initContainers"], *spec["containers"]]
-    assert [(one["name"], one["command"]) for one in steps] == [
+    assert [(step["name"], step["command"]) for step in steps] == [
         ("check", ["python", "/opt/mlflow-stack-mysql/mysql_schema.py", "check"]),
         ("dump", ["bash", "/opt/mlflow-stack-mysql/mysql_dump.sh"]),
         ("migrate", ["python", "/opt/mlflow-stack-mysql/mysql_schema.py", "migrate"]),
     ]
-    assert [one["terminationMessagePolicy"] for one in steps] == ["FallbackToLogsOnError"] * 3
+    assert [step["terminationMessagePolicy"] for step in steps] == ["FallbackToLogsOnError"] * 3
     assert steps[1]["image"] == "docker.io/library/mariadb:10.11"
     target = {"HOST": "db.example.com", "PORT": "3307", "DATABASE": "my-db", "USERNAME": "team"}
-    for one in (steps[0], steps[2]):
-        assert target.items() <= env(one).items()
+    for step in (steps[0], steps[2]):
+        assert target.items() <= env(step).items()
     waits = {urn.rsplit("::", 1)[-1] for urn in deployment.one("StatefulSet").dependencies}
     assert "mlflow-schema" in waits
-    claims = {one.name: one.protect for one in deployment.all("PersistentVolumeClaim")}
+    claims = {resource.name: resource.protect for resource in deployment.all("PersistentVolumeClaim")}
     assert claims == {"mlflow-dumps": True, "mlflow-artifacts": True}
 
 
@@ -91,9 +91,9 @@ def test_an_authority_is_a_file_beside_every_step_and_the_server(authority: str)
     assert deployment.one("ConfigMap", "mlflow-database-ca").inputs["data"] == {"ca.crt": authority}
     job, server = pod(deployment, "Job", "mlflow-schema"), pod(deployment, "StatefulSet", "mlflow")
     steps = [*job["initContainers"], *job["containers"], *server["initContainers"], server["containers"][0]]
-    for one in steps:
-        mounts = [mount["mountPath"] for mount in one["volumeMounts"]]
-        assert "/etc/mlflow-stack-mysql-ca" in mounts, one["name"]
+    for step in steps:
+        mounts = [mount["mountPath"] for mount in step["volumeMounts"]]
+        assert "/etc/mlflow-stack-mysql-ca" in mounts, step["name"]
     assert env(job["initContainers"][0])["CA_FILE"] == "/etc/mlflow-stack-mysql-ca/ca.crt"
 
 
@@ -111,8 +111,10 @@ def test_a_secret_that_is_there_is_used_and_none_is_made() -> None:
     deployment = stack(adopted, existing_namespace="team")
     assert deployment.all("Secret", "mlflow-database") == []
     for kind, name in (("Job", "mlflow-schema"), ("StatefulSet", "mlflow")):
-        secrets = [one["secret"] for one in pod(deployment, kind, name)["volumes"] if one["name"] == "mysql-password"]
-        assert [one["secretName"] for one in secrets] == ["db"], kind
+        secrets = [
+            volume["secret"] for volume in pod(deployment, kind, name)["volumes"] if volume["name"] == "mysql-password"
+        ]
+        assert [secret["secretName"] for secret in secrets] == ["db"], kind
 
 
 def test_a_deployed_server_keeps_its_data_and_passwords_and_trusts_makers_of_triggers() -> None:
@@ -137,7 +139,9 @@ def test_a_deployed_server_keeps_its_data_and_passwords_and_trusts_makers_of_tri
     statements = deployment.one("Secret", "mlflow-database-server").inputs["stringData"]["init.sql"].splitlines()
     assert f"ALTER USER 'mlflow'@'%' IDENTIFIED BY '{own}';" in statements
     assert len(own) == 40
-    holders = {one.name for one in deployment.registrations if one.custom and own in str(one.inputs)}
+    holders = {
+        resource.name for resource in deployment.registrations if resource.custom and own in str(resource.inputs)
+    }
     assert holders == {"mlflow-database", "mlflow-database-server"}
     job = pod(deployment, "Job", "mlflow-schema")
     assert job["initContainers"][1]["image"] == "registry.example/mariadb:10.11"
@@ -148,7 +152,7 @@ def test_a_deployed_server_keeps_its_data_and_passwords_and_trusts_makers_of_tri
 
 def test_raising_the_rotation_renews_both_passwords_of_a_deployed_server() -> None:
     made = stack({"deploy": {"rotation": 2}}).all("RandomPassword")
-    keepers = {one.name: one.inputs["keepers"] for one in made if "database" in one.name}
+    keepers = {resource.name: resource.inputs["keepers"] for resource in made if "database" in resource.name}
     assert keepers == {name: {"rotation": "2"} for name in ("mlflow-database-mlflow", "mlflow-database-root")}
 
 
@@ -158,12 +162,12 @@ def test_only_servers_and_the_schema_job_reach_a_deployed_server_which_reaches_n
     spec = deployment.one("NetworkPolicy", "mlflow-database").inputs["spec"]
     assert database.items() <= spec["podSelector"]["matchLabels"].items()
     (rule,) = spec["ingress"]
-    peers = {one["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for one in rule["from"]}
+    peers = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in rule["from"]}
     assert (rule["ports"], peers) == ([{"port": 3306, "protocol": "TCP"}], {"tracking", "schema"})
     assert len(spec["egress"]) == 1  # DNS
     for name in ("mlflow-schema", "mlflow"):
         egress = deployment.one("NetworkPolicy", name).inputs["spec"]["egress"]
-        (own,) = [one for one in egress if one["ports"] == [{"port": 3306, "protocol": "TCP"}]]
+        (own,) = [rule for rule in egress if rule["ports"] == [{"port": 3306, "protocol": "TCP"}]]
         assert database.items() <= own["to"][0]["podSelector"]["matchLabels"].items(), name
     assert deployment.one("NetworkPolicy", "mlflow-schema").inputs["spec"]["ingress"] == []
 

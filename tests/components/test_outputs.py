@@ -136,7 +136,7 @@ EVERY = {key(path): path for path in paths(MlflowStackArgs)}
 
 def args(where: str, value: Any) -> dict[str, Any]:
     """Return accepted args with a value at one place."""
-    begins = [one for one in CONTEXT if where == one or where.startswith((f"{one}.", f"{one}["))]
+    begins = [prefix for prefix in CONTEXT if where == prefix or where.startswith((f"{prefix}.", f"{prefix}["))]
     tree: Any = deepcopy(CONTEXT[max(begins, key=len)]) if begins else {}
     made = tree
     for part, following in pairwise(EVERY[where]):
@@ -156,7 +156,7 @@ def declared(where: str, value: Any, *, known: bool | None = None, preview: bool
         MlflowStack("mlflow", args(where, value if known is None else later(value, known=known)))
 
     found = engine.deploy(program, preview=preview).registrations
-    return {f"{one.type} {one.name}": [one.inputs, sorted(one.secret_inputs)] for one in found}
+    return {f"{resource.type} {resource.name}": [resource.inputs, sorted(resource.secret_inputs)] for resource in found}
 
 
 def open_places(before: Any, after: Any) -> int:
@@ -215,7 +215,7 @@ def test_output_is_refused_by_name_where_a_plain_value_is_needed(where: str) -> 
         f"  {where}: an Output is not accepted; "
         "wanted a value that is known before the deployment, as it decides what is declared"
     ) in str(refused.value).splitlines()
-    assert [one.type for one in into[0].registrations if "pulumi:Stack" not in one.type] == []
+    assert [resource.type for resource in into[0].registrations if "pulumi:Stack" not in resource.type] == []
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def server(deployment: engine.Deployment) -> dict:
 
 
 def env(container: dict) -> dict[str, str]:
-    assert len({one["name"] for one in container["env"]}) == len(container["env"])
-    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    assert len({variable["name"] for variable in container["env"]}) == len(container["env"])
+    return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
 
 
 def test_the_server_knows_the_bucket_and_its_keys_are_a_file_of_a_secret() -> None:
@@ -42,7 +42,7 @@ def test_the_server_knows_the_bucket_and_its_keys_are_a_file_of_a_secret() -> No
     }
     assert wanted.items() <= env(mlflow).items()
     assert {"name": "s3-keys", "mountPath": "/etc/mlflow-stack-s3", "readOnly": True} in mlflow["volumeMounts"]
-    (volume,) = [one for one in pod["volumes"] if one["name"] == "s3-keys"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "s3-keys"]
     secret = deployment.one("Secret", "mlflow-s3")
     assert volume["secret"] == {"secretName": "mlflow-s3-abcd1234", "defaultMode": 0o440}
     assert secret.inputs["stringData"] == {
@@ -51,7 +51,7 @@ def test_the_server_knows_the_bucket_and_its_keys_are_a_file_of_a_secret() -> No
     assert secret.secret_inputs == {"stringData"}
     assert secret.inputs["immutable"]
     assert secret.replace_on_changes == ["data", "stringData"]
-    others = [one.inputs for one in deployment.registrations if one is not secret]
+    others = [resource.inputs for resource in deployment.registrations if resource is not secret]
     assert "canary" not in json.dumps(others)
     assert "AKIA1" not in json.dumps(others)
 
@@ -66,14 +66,14 @@ def test_a_secret_that_is_there_is_mounted_and_none_is_made() -> None:
     adopted = {"existing_secret": "bucket-keys", "access_key_id": None, "secret_access_key": None}
     deployment = stack(adopted, existing_namespace="team")
     assert not deployment.all("Secret", "mlflow-s3")
-    (volume,) = [one for one in server(deployment)["volumes"] if one["name"] == "s3-keys"]
+    (volume,) = [volume for volume in server(deployment)["volumes"] if volume["name"] == "s3-keys"]
     assert volume["secret"]["secretName"] == "bucket-keys"
 
 
 def test_tmp_holds_what_may_pass_through_it() -> None:
     deployment = stack({}, max_artifact_size="1Gi", max_concurrent_uploads=3)
     pod = server(deployment)
-    (tmp,) = [one for one in pod["volumes"] if one["name"] == "tmp"]
+    (tmp,) = [volume for volume in pod["volumes"] if volume["name"] == "tmp"]
     size = str(512 * 2**20 + (3 + 1) * 2**30)
     assert tmp["emptyDir"] == {"sizeLimit": size}
     mlflow = pod["containers"][0]
@@ -97,7 +97,7 @@ def test_tmp_holds_what_may_pass_through_it() -> None:
 )
 def test_scratch_follows_from_artifact_size(s3: dict, args: dict, tmp: int, downloads: int) -> None:
     pod = server(stack(s3, **args))
-    (volume,) = [one for one in pod["volumes"] if one["name"] == "tmp"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "tmp"]
     assert volume["emptyDir"] == {"sizeLimit": str(tmp)}
     assert pod["containers"][0]["resources"]["requests"]["ephemeral-storage"] == str(tmp)
     assert env(pod["containers"][0])["SPOOL_BYTES"] == str(downloads)
@@ -112,7 +112,7 @@ def test_default_artifact_size_is_smaller_with_a_bucket() -> None:
 
 def test_on_a_claim_tmp_stays_small() -> None:
     deployment = engine.deploy(lambda: MlflowStack("mlflow", {"max_artifact_size": "100Gi"}) and None)
-    (tmp,) = [one for one in server(deployment)["volumes"] if one["name"] == "tmp"]
+    (tmp,) = [volume for volume in server(deployment)["volumes"] if volume["name"] == "tmp"]
     assert tmp["emptyDir"] == {"sizeLimit": str(512 * 2**20)}
 
 
@@ -187,7 +187,7 @@ def test_the_bucket_is_checked_before_the_server_starts() -> None:
 )
 def test_the_server_may_connect_to_the_endpoint(endpoint: dict, port: int) -> None:
     egress = stack(endpoint).one("NetworkPolicy", "mlflow").inputs["spec"]["egress"]
-    assert port in [one["port"] for rule in egress for one in rule["ports"]]
+    assert port in [port["port"] for rule in egress for port in rule["ports"]]
 
 
 def test_authorities_of_the_endpoint_are_given_to_both() -> None:

@@ -19,12 +19,16 @@ def pod(deployment: engine.Deployment) -> dict:
 
 
 def env(deployment: engine.Deployment) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in pod(deployment)["containers"][0]["env"] if "value" in one}
+    return {
+        variable["name"]: variable["value"]
+        for variable in pod(deployment)["containers"][0]["env"]
+        if "value" in variable
+    }
 
 
 def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
     deployment = stack({})
-    kinds = [one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.custom]
+    kinds = [resource.type.rsplit(":", 1)[-1] for resource in deployment.registrations if resource.custom]
     assert sorted(kinds) == [
         *["ConfigMap"] * 4,
         "Namespace",
@@ -45,7 +49,7 @@ def test_no_args_make_a_whole_server_with_its_data_protected() -> None:
         "ServiceAccount",
         "StatefulSet",
     ]
-    protected = {one.type.rsplit(":", 1)[-1] for one in deployment.registrations if one.protect}
+    protected = {resource.type.rsplit(":", 1)[-1] for resource in deployment.registrations if resource.protect}
     assert protected == {"Namespace", "PersistentVolumeClaim", "RandomId"}
     claim = deployment.one("PersistentVolumeClaim").inputs
     assert claim["metadata"]["name"] == "mlflow-data"
@@ -114,7 +118,11 @@ def test_one_host_is_in_every_security_list() -> None:
 def test_probes_go_through_the_proxy_and_differ() -> None:
     mlflow, proxy = pod(stack({}))["containers"]
     paths = [mlflow[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
-    assert [(one["path"], one["port"]) for one in paths] == [("/healthz", 8081), ("/healthz", 8081), ("/readyz", 8081)]
+    assert [(path["path"], path["port"]) for path in paths] == [
+        ("/healthz", 8081),
+        ("/healthz", 8081),
+        ("/readyz", 8081),
+    ]
     assert proxy["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "internal"}
     budget = mlflow["startupProbe"]["periodSeconds"] * mlflow["startupProbe"]["failureThreshold"]
     assert budget == 180
@@ -123,7 +131,13 @@ def test_probes_go_through_the_proxy_and_differ() -> None:
 def test_every_container_is_hardened() -> None:
     spec = pod(stack({"backend_store": {"pvc": {"file_store": "mlruns"}}}))
     containers = [*spec["initContainers"], *spec["containers"]]
-    assert [one["name"] for one in containers] == ["file-store", "schema", "encryption-keys", "mlflow", "proxy"]
+    assert [container["name"] for container in containers] == [
+        "file-store",
+        "schema",
+        "encryption-keys",
+        "mlflow",
+        "proxy",
+    ]
     for container in containers:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -186,7 +200,9 @@ def test_request_sizes_follow_from_the_servers_memory(memory: str | None, body: 
     assert f"client_max_body_size {body};" in deployment.one("ConfigMap", "mlflow-proxy").inputs["data"]["nginx.conf"]
     pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
     volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume}
-    requests = {one["name"]: one["resources"]["requests"]["ephemeral-storage"] for one in pod["containers"]}
+    requests = {
+        container["name"]: container["resources"]["requests"]["ephemeral-storage"] for container in pod["containers"]
+    }
     assert (volumes["proxy-tmp"], requests["proxy"]) == (scratch, scratch)
 
 
@@ -201,7 +217,7 @@ def test_a_file_store_is_converted_before_the_schema_step() -> None:
     spec = pod(stack({"backend_store": {"pvc": {"file_store": "team/mlruns", "file_store_mount": "/mnt/mlflow"}}}))
     convert, schema, _ = spec["initContainers"]
     assert convert["command"] == ["python", "/opt/mlflow-stack/file_store.py"]
-    assert {one["name"]: one["value"] for one in convert["env"] if "value" in one} == {
+    assert {variable["name"]: variable["value"] for variable in convert["env"] if "value" in variable} == {
         "HOME": "/tmp",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "SQLITE_TMPDIR": "/mlflow",
@@ -226,12 +242,12 @@ def test_users_come_and_go_in_one_secret_that_keeps_its_name() -> None:
 def test_a_rotation_is_a_keeper_of_that_user_alone() -> None:
     deployment = stack({"users": ["ann", "bob"], "rotation": {"bob": 2}})
     keepers = {
-        one.name: one.inputs["keepers"]["rotation"]
-        for one in deployment.all("RandomPassword")
-        if "keepers" in one.inputs
+        resource.name: resource.inputs["keepers"]["rotation"]
+        for resource in deployment.all("RandomPassword")
+        if "keepers" in resource.inputs
     }
     assert keepers == {"mlflow-password-ann": "0", "mlflow-password-bob": "2", "mlflow-password-models": "0"}
-    assert {one.inputs["length"] for one in deployment.all("RandomPassword")} == {40}
+    assert {resource.inputs["length"] for resource in deployment.all("RandomPassword")} == {40}
 
 
 def test_the_client_secret_is_for_callers_in_the_cluster() -> None:
@@ -259,7 +275,7 @@ def test_bad_input_declares_nothing() -> None:
     recorded: list[engine.Deployment] = []
     with pytest.raises(InvalidArgs):
         engine.deploy(lambda: MlflowStack("mlflow", {"replicas": 2}) and None, into=recorded)
-    assert [one.type for one in recorded[0].registrations if one.type != "pulumi:pulumi:Stack"] == []
+    assert [resource.type for resource in recorded[0].registrations if resource.type != "pulumi:pulumi:Stack"] == []
 
 
 def test_two_side_by_side_share_no_name() -> None:
@@ -269,29 +285,29 @@ def test_two_side_by_side_share_no_name() -> None:
 
     deployment = engine.deploy(program)
     named = [
-        (one.type, one.inputs["metadata"]["name"])
-        for one in deployment.registrations
-        if "name" in one.inputs.get("metadata", {})
+        (resource.type, resource.inputs["metadata"]["name"])
+        for resource in deployment.registrations
+        if "name" in resource.inputs.get("metadata", {})
     ]
     assert len(named) == len(set(named)) == 10
-    selectors = [one.inputs["spec"]["selector"]["matchLabels"] for one in deployment.all("StatefulSet")]
+    selectors = [resource.inputs["spec"]["selector"]["matchLabels"] for resource in deployment.all("StatefulSet")]
     assert selectors[0] != selectors[1]
 
 
 def test_the_server_runs_with_its_bounds() -> None:
     listed = ["s3://older", "file:///mlflow/mlruns"]
     deployment = stack({"artifact_locations": listed, "resources": {"limits": {"memory": "2Gi"}}})
-    (pod,) = [one for one in deployment.registrations if one.type.endswith(":StatefulSet")]
+    (pod,) = [resource for resource in deployment.registrations if resource.type.endswith(":StatefulSet")]
     spec = pod.inputs["spec"]["template"]["spec"]
-    (mlflow,) = [one for one in spec["containers"] if one["name"] == "mlflow"]
-    env = {one["name"]: one.get("value") for one in mlflow["env"]}
+    (mlflow,) = [container for container in spec["containers"] if container["name"] == "mlflow"]
+    env = {variable["name"]: variable.get("value") for variable in mlflow["env"]}
     limit = str(tracking.max_body_bytes({"limits": {"memory": "2Gi"}}))
     assert env["MAX_BODY_BYTES"] == env["MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE"] == limit
     assert env["ARTIFACT_LOCATIONS"] == "s3://older\nfile:///mlflow/mlruns"
     assert env["CLAIM_LOCK"] == "/mlflow/mlflow.db.lock"
     assert env["SCRATCH_FOLDER"] == "/tmp"
     assert mlflow["livenessProbe"]["terminationGracePeriodSeconds"] == 5
-    (volume,) = [one for one in spec["volumes"] if one["name"] == "tracking"]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "tracking"]
     assert {item["path"] for item in volume["configMap"]["items"]} == set(tracking.programs())
 
 
@@ -302,12 +318,12 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
             "expose": {"kind": "nodeport", "host": "h", "node_port": 30500},
         }
     )
-    objects = [one for one in deployment.registrations if one.type.startswith("kubernetes:")]
+    objects = [resource for resource in deployment.registrations if resource.type.startswith("kubernetes:")]
     assert len(objects) == 15
-    for one in objects:
-        labels = one.inputs["metadata"]["labels"]
-        assert labels["team"] == "red", one.name
-        assert labels["app.kubernetes.io/instance"] == "mlflow", one.name
+    for item in objects:
+        labels = item.inputs["metadata"]["labels"]
+        assert labels["team"] == "red", item.name
+        assert labels["app.kubernetes.io/instance"] == "mlflow", item.name
 
 
 @pytest.mark.parametrize("preview", [False, True])
@@ -341,8 +357,8 @@ def test_containers_reserve_and_limit_what_was_measured() -> None:
         "models": [{"name": "iris", "uri": "models:/iris/1"}],
     }
     deployment = stack(args)
-    workloads = [one for kind in ("Deployment", "StatefulSet", "Job") for one in deployment.all(kind)]
-    pods = {one.name: one.inputs["spec"]["template"]["spec"] for one in workloads}
+    workloads = [resource for kind in ("Deployment", "StatefulSet", "Job") for resource in deployment.all(kind)]
+    pods = {workload.name: workload.inputs["spec"]["template"]["spec"] for workload in workloads}
     found = {
         f"{workload}/{container['name']}": container["resources"]
         for workload, pod in pods.items()
@@ -402,8 +418,8 @@ def test_existing_users_are_mounted_by_every_proxy() -> None:
         "models": [{"name": "iris", "uri": "models:/iris/1"}],
     }
     deployment = engine.deploy(lambda: MlflowStack("mlflow", args) and None)
-    for one in (deployment.one("StatefulSet"), deployment.one("Deployment")):
-        pod = one.inputs["spec"]["template"]["spec"]
+    for workload in (deployment.one("StatefulSet"), deployment.one("Deployment")):
+        pod = workload.inputs["spec"]["template"]["spec"]
         (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "existing-users")
         assert volume["secret"]["secretName"] == "people"
         assert volume["secret"]["items"] == [{"key": "htpasswd", "path": "htpasswd"}]
@@ -413,8 +429,10 @@ def test_existing_users_are_mounted_by_every_proxy() -> None:
             if "existing-users" in [mount["name"] for mount in container["volumeMounts"]]
         ]
         assert holders == ["proxy"]
-    maps = [one.inputs["data"] for one in deployment.all("ConfigMap") if "nginx.conf" in one.inputs["data"]]
-    assert ['"~^(ann|models)$"' in one["nginx.conf"] for one in maps] == [True, True]
+    maps = [
+        resource.inputs["data"] for resource in deployment.all("ConfigMap") if "nginx.conf" in resource.inputs["data"]
+    ]
+    assert ['"~^(ann|models)$"' in configuration["nginx.conf"] for configuration in maps] == [True, True]
 
 
 def requested(spec: dict) -> dict[str, Fraction]:
@@ -424,11 +442,11 @@ def requested(spec: dict) -> dict[str, Fraction]:
         stated = {**container["resources"]["limits"], **container["resources"]["requests"]}
         return {resource: validate.amount(amount) for resource, amount in stated.items()}
 
-    steps = [amounts(one) for one in spec.get("initContainers", [])]
-    servers = [amounts(one) for one in spec["containers"]]
+    steps = [amounts(container) for container in spec.get("initContainers", [])]
+    servers = [amounts(container) for container in spec["containers"]]
     return {
-        resource: max([sum(one.get(resource, 0) for one in servers), *(one.get(resource, 0) for one in steps)])
-        for resource in {resource for one in [*servers, *steps] for resource in one}
+        resource: max([sum(server.get(resource, 0) for server in servers), *(step.get(resource, 0) for step in steps)])
+        for resource in {resource for requests in [*servers, *steps] for resource in requests}
     }
 
 
@@ -461,6 +479,8 @@ KEYS = {"access_key_id": "key", "secret_access_key": "secret"}
 def test_reservations_are_what_the_pods_request(args: MlflowStackArgs) -> None:
     deployment = stack(args)
     workloads = [*deployment.all("StatefulSet"), *deployment.all("Deployment")]
-    pods = [one.inputs["spec"]["template"]["spec"] for one in workloads if one.inputs["spec"]["replicas"]]
-    found = [dict(one.requests) for one in resolve("mlflow", args).reservations]
-    assert sorted(map(sorted, map(dict.items, found))) == sorted(sorted(requested(one).items()) for one in pods)
+    pods = [
+        workload.inputs["spec"]["template"]["spec"] for workload in workloads if workload.inputs["spec"]["replicas"]
+    ]
+    found = [dict(reservation.requests) for reservation in resolve("mlflow", args).reservations]
+    assert sorted(map(sorted, map(dict.items, found))) == sorted(sorted(requested(spec).items()) for spec in pods)

@@ -29,7 +29,7 @@ def blocks() -> Iterator[tuple[str, str, str]]:
         lines = document.read_text().splitlines()
         for number, line in enumerate(lines):
             if line.strip() == "```sh":
-                end = next(one for one in range(number, len(lines)) if lines[one].strip() == "```")
+                end = next(index for index in range(number, len(lines)) if lines[index].strip() == "```")
                 where = f"{document.relative_to(engine.PROJECT)}:{number + 1}"
                 yield where, lines[number - 1].strip(), "\n".join(lines[number + 1 : end])
 
@@ -50,7 +50,7 @@ def test_documents_have_commands() -> None:
     assert len(BLOCKS) > 50
 
 
-@pytest.mark.parametrize(("where", "marker", "commands"), BLOCKS, ids=[one[0] for one in BLOCKS])
+@pytest.mark.parametrize(("where", "marker", "commands"), BLOCKS, ids=[block[0] for block in BLOCKS])
 def test_a_block_of_commands_runs_or_says_why_not(where: str, marker: str, commands: str) -> None:
     if NOT_RUN.fullmatch(marker):
         return

@@ -45,9 +45,9 @@ def test_hooks_are_the_commands_of_make_lint() -> None:
 @pytest.mark.parametrize("ecosystem", ["pip", "gomod"])
 def test_dependabot_updates_every_folder_with_pins_that_is_not_held(ecosystem: str) -> None:
     (update,) = (
-        one
-        for one in yaml.safe_load((engine.PROJECT / ".github" / "dependabot.yml").read_text())["updates"]
-        if one["package-ecosystem"] == ecosystem
+        update
+        for update in yaml.safe_load((engine.PROJECT / ".github" / "dependabot.yml").read_text())["updates"]
+        if update["package-ecosystem"] == ecosystem
     )
     folders = {folder.strip("/") for folder in update["directories"]}
     pinned = {name.rpartition("/")[0] for name in files() if name.rpartition("/")[2] in MANIFESTS[ecosystem]}

@@ -71,8 +71,10 @@ def released(text: str) -> str:
     """Blank the changelog's sections of released versions, which name former files."""
     sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     return "".join(
-        blanked(one) if one.startswith("## ") and "unreleased" not in one.splitlines()[0].lower() else one
-        for one in sections
+        blanked(section)
+        if section.startswith("## ") and "unreleased" not in section.splitlines()[0].lower()
+        else section
+        for section in sections
     )
 
 
@@ -154,7 +156,7 @@ def missing_classes() -> Iterator[str]:
 def missing_keys() -> Iterator[str]:
     schema = json.loads((engine.PROJECT / "components" / "schema.json").read_text())
     shapes = [*schema["resources"].values(), *schema["types"].values()]
-    fields = {key for one in shapes for kind in ("inputProperties", "properties") for key in one.get(kind, {})}
+    fields = {key for shape in shapes for kind in ("inputProperties", "properties") for key in shape.get(kind, {})}
     tops = {key.rpartition(":")[2] for key in CONFIG["properties"]["config"]["properties"]}
     for where, name in NAMES:
         key = KEY.fullmatch(name)

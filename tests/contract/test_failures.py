@@ -64,8 +64,8 @@ def messages() -> list[str]:
     """Return the messages in backticks of the first column, which have more than one word; make's verbs are not
     messages."""
     rows = [line for line in PAGE.read_text().splitlines() if re.match(r"\| (?!message|---)", line)]
-    quoted = [one for row in rows for one in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
-    return [one for one in quoted if " " in one and not one.startswith("make ")]
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    return [text for text in quoted if " " in text and not text.startswith("make ")]
 
 
 def is_printed(message: str) -> bool:

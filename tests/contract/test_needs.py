@@ -26,7 +26,7 @@ def fields(kind: type = MlflowStackArgs, at: Path = ()) -> Iterator[Path]:
     for name, hint in hints(kind).items():
         plain, path = plain_type(hint), (*at, name)
         if typing.get_origin(plain) is not None and not isinstance(plain, type):
-            items = [one for one in typing.get_args(plain) if typing.is_typeddict(one)]
+            items = [option for option in typing.get_args(plain) if typing.is_typeddict(option)]
             plain, path = (items[0], (*path, "[]")) if items else (plain, path)
         if typing.is_typeddict(plain):
             yield from fields(cast(type, plain), path)

@@ -136,7 +136,9 @@ def test_output_of_another_resource_arrives(construct: Any) -> None:
     mysql = {"host": later("10.96.0.7"), "port": later(3307), "password": later("p@ss")}
     made = construct({"backendStore": {"mysql": mysql}, "namespace": "team"})
     (job,) = (one for name, one in made.items() if name == "kubernetes:batch/v1:Job mlflow-schema")
-    env = {one["name"]: one.get("value") for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    env = {
+        variable["name"]: variable.get("value") for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
     assert (env["HOST"], env["PORT"]) == ("10.96.0.7", "3307")
 
 

@@ -56,7 +56,7 @@ def test_every_stack_is_rendered_and_previewed_on_both_platforms() -> None:
         gitlab["render"]["parallel"]["matrix"][0]["STACK"],
         gitlab["preview"]["parallel"]["matrix"][0]["STACK"],
     ]
-    assert all(set(stacks) <= set(one) == {"dev", "staging", "prod"} for one in listed)
+    assert all(set(stacks) <= set(names) == {"dev", "staging", "prod"} for names in listed)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -91,7 +91,7 @@ class Example:
         self.shell(self.commands[-1], self.folder)
         assert kinds(self.platform, namespace) == left
         listed = self.shell("pulumi stack ls --all --json", self.folder)
-        assert not [one for one in json.loads(listed) if f"/{self.name}/" in one["name"]]
+        assert not [stack for stack in json.loads(listed) if f"/{self.name}/" in stack["name"]]
 
 
 @pytest.fixture(scope="module")
@@ -262,8 +262,8 @@ def check_plugin(example: Example, namespace: str) -> None:
     assert len(example.outputs()["password"]) == 40
     outputs = json.loads(example.shell("pulumi stack output --json", example.folder))
     assert outputs == {"url": f"http://mlflow.{namespace}.svc", "username": "ann", "password": "[secret]"}
-    maps = [one.get("data", {}) for one in example.platform.objects("configmaps", namespace)]
-    (configuration,) = [one["nginx.conf"] for one in maps if "nginx.conf" in one]
+    maps = [item.get("data", {}) for item in example.platform.objects("configmaps", namespace)]
+    (configuration,) = [configuration["nginx.conf"] for configuration in maps if "nginx.conf" in configuration]
     assert re.search(r"^\s*limit_conn uploads 3;$", configuration, re.M)
 
     example.ends(namespace, kept={"persistentvolumeclaim/mlflow-data"}, left=set())
@@ -449,7 +449,7 @@ def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
     (run,) = runs.search_runs([experiment.experiment_id], max_results=1)
     assert run.info.status == "FINISHED"
     assert 0.4 < run.data.metrics["r2"] < 0.6
-    assert [one.path for one in runs.list_artifacts(run.info.run_id)] == ["model.json"]
+    assert [artifact.path for artifact in runs.list_artifacts(run.info.run_id)] == ["model.json"]
 
     example.ends(namespace, kept=before, left=before)
 

@@ -303,14 +303,14 @@ def test_slow_clients_do_not_stop_a_fast_one(platform: Platform, stack: Stack, s
             slow.append(context.wrap_socket(raw, server_hostname=host))
             slow[-1].sendall((start + "\r\n" * (number % 2)).encode())
         for _ in range(5):
-            for one in slow:
+            for connection in slow:
                 with suppress(OSError):  # above the limit of connections: refused
-                    one.sendall(b"x")
+                    connection.sendall(b"x")
             assert answer(platform, stranger, host, "/readyz") == 200
             assert answer(platform, stranger, host, SEARCH) == 401
     finally:
-        for one in slow:
-            one.close()
+        for connection in slow:
+            connection.close()
     assert status(f"https://{host}{SEARCH}", (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])) == 200
 
 

@@ -123,7 +123,7 @@ class Served:
 
     def pods(self, model: str) -> list[dict[str, Any]]:
         found = self.platform.objects("pods", NAMESPACE, "--selector", f"mlflow-stack/model={model}")
-        return [one for one in found if "deletionTimestamp" not in one["metadata"]]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     @contextmanager
     def load(self, url: str, body: str) -> Iterator[list[Any]]:
@@ -256,8 +256,8 @@ def test_two_models_of_different_flavors_answer_as_they_do_locally(
 def test_malformed_and_large_requests_are_refused_through_the_proxy(served: Served, registry: Registry) -> None:
     url = served.url("diabetes")
     answers = {body: served.post(url, body) for body in ("{", '{"dataframe_records": [{"age": 1}]}')}
-    assert [one.status_code for one in answers.values()] == [400, 400]
-    assert all(set(one.json()) == {"error_code", "message"} for one in answers.values())
+    assert [answer.status_code for answer in answers.values()] == [400, 400]
+    assert all(set(answer.json()) == {"error_code", "message"} for answer in answers.values())
     large = {"mebibytes": 50, "chunked": False, "method": "POST"}
     assert sent(f"{url}/invocations", served.auth, served.verify, **large) == 413
     assert served.post(url, TWO).status_code == 200
@@ -298,7 +298,7 @@ def test_removing_a_model_touches_nothing_of_another(served: Served, registry: R
     served.up()
     (after,) = served.pods("diabetes")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    assert [status["restartCount"] for status in after["status"]["containerStatuses"]] == [0, 0]
     assert served.platform.server(NAMESPACE)["metadata"]["uid"] == tracking
     assert served.pods("shout") == []
 
@@ -328,8 +328,8 @@ def _move(served: Served, registry: Registry, before: int, after: int) -> None:
         served.up()
         seen = len(answers)
         eventually("a hundred more answers", lambda: len(answers) > seen + 100)
-    assert [one for one in answers if one not in (old, new)] == []
-    assert all(one == new for one in answers[-100:])
+    assert [answer for answer in answers if answer not in (old, new)] == []
+    assert all(answer == new for answer in answers[-100:])
     assert served.platform.local("pin", "--check").stdout == ""
 
 
@@ -350,7 +350,7 @@ def test_a_broken_rollout_names_its_cause_and_the_version_before_serves_on(serve
     assert "OOMKilled" in told
     assert "pulumi up failed" in told
     assert len(answers) > 50
-    assert [one for one in answers if one != expected] == []
+    assert [answer for answer in answers if answer != expected] == []
     served.configure(diabetes(registry))
     served.up()
     assert served.post(url, TWO).json() == {"predictions": expected}
@@ -378,7 +378,7 @@ def test_without_the_registry_a_killed_server_serves_and_a_new_pod_waits_for_it(
         eventually("the container is started again", lambda: _restarts(served) == 1)
         eventually("it serves again", lambda: served.serves(url, expected))
         platform.kubectl("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
-        name = eventually("a new pod", lambda: [one["metadata"]["name"] for one in served.pods("diabetes")])[0]
+        name = eventually("a new pod", lambda: [pod["metadata"]["name"] for pod in served.pods("diabetes")])[0]
 
         def said() -> bool:
             done = platform.run("kubectl", "logs", name, "-n", NAMESPACE, "-c", "fetch", check=False)
@@ -392,7 +392,7 @@ def test_without_the_registry_a_killed_server_serves_and_a_new_pod_waits_for_it(
 
 def _restarts(served: Served) -> int:
     (pod,) = served.pods("diabetes")
-    return next(one["restartCount"] for one in pod["status"]["containerStatuses"] if one["name"] == "model")
+    return next(status["restartCount"] for status in pod["status"]["containerStatuses"] if status["name"] == "model")
 
 
 def test_a_killed_node_serves_again(served: Served, registry: Registry) -> None:

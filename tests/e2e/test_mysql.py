@@ -60,18 +60,18 @@ class Team:
 
     def ready(self) -> int:
         """Return the number of ready servers."""
-        conditions = [one for pod in self.servers() for one in pod["status"].get("conditions", [])]
-        return sum((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
+        conditions = [condition for pod in self.servers() for condition in pod["status"].get("conditions", [])]
+        return sum((condition["type"], condition["status"]) == ("Ready", "True") for condition in conditions)
 
     def restarts(self) -> list[int]:
-        return [one["restartCount"] for pod in self.servers() for one in pod["status"]["containerStatuses"]]
+        return [container["restartCount"] for pod in self.servers() for container in pod["status"]["containerStatuses"]]
 
     def sql(self, statement: str) -> str:
         """Return the answer of the deployed server to its own administrator."""
         (secret,) = [
-            one
-            for one in self.platform.objects("secrets", NAMESPACE)
-            if one["metadata"]["name"].startswith(f"{NAME}-database-server-")
+            item
+            for item in self.platform.objects("secrets", NAMESPACE)
+            if item["metadata"]["name"].startswith(f"{NAME}-database-server-")
         ]
         program = (
             "root=$(sed -n \"s/^ALTER USER 'root'@'localhost' IDENTIFIED BY '\\(.*\\)';$/\\1/p\" "
@@ -290,7 +290,7 @@ def test_a_documented_backup_brings_back_what_was_lost(team: Team, tmp_path: Pat
     assert team.ready() == 3
     assert team.restarts() == [0] * 6
     found = requests.get(f"{env['MLFLOW_TRACKING_URI']}{API}/experiments/search?max_results=9", auth=auth, timeout=60)
-    assert {one["name"] for one in found.json()["experiments"]} == {"Default", "Ä 漢 🙂"}
+    assert {experiment["name"] for experiment in found.json()["experiments"]} == {"Default", "Ä 漢 🙂"}
     assert "hands" not in {pod["metadata"]["name"] for pod in team.objects("pods", "schema")}
 
 
@@ -314,9 +314,9 @@ def test_a_refused_schema_job_is_explained_by_up_and_runs_again_with_the_next(te
 def test_a_new_database_password_counts_and_the_old_one_no_longer(team: Team) -> None:
     def own() -> str:
         secrets = [
-            one
-            for one in team.platform.objects("secrets", NAMESPACE)
-            if set(one.get("data", {})) == {"password"} and one["metadata"]["name"].startswith(f"{NAME}-database-")
+            item
+            for item in team.platform.objects("secrets", NAMESPACE)
+            if set(item.get("data", {})) == {"password"} and item["metadata"]["name"].startswith(f"{NAME}-database-")
         ]
         (secret,) = secrets
         return base64.b64decode(secret["data"]["password"]).decode()

@@ -86,8 +86,8 @@ class Team:
     def claims(self) -> dict[str, tuple[str, str]]:
         """Return identity and requested size of each claim."""
         return {
-            one["metadata"]["name"]: (one["metadata"]["uid"], one["spec"]["resources"]["requests"]["storage"])
-            for one in self.platform.objects("persistentvolumeclaims", self.namespace)
+            item["metadata"]["name"]: (item["metadata"]["uid"], item["spec"]["resources"]["requests"]["storage"])
+            for item in self.platform.objects("persistentvolumeclaims", self.namespace)
         }
 
     def pod(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def test_what_is_told_is_what_happens(team: Team, name: str) -> None:
     assert (after["metadata"]["uid"] != before["metadata"]["uid"]) == told_so
     expected = {"image": NEWER, "mysql-image": NEWEST}
     if name in expected:
-        assert {one["image"] for one in after["spec"]["initContainers"]} == {expected[name]}
+        assert {container["image"] for container in after["spec"]["initContainers"]} == {expected[name]}
     if name == "size":
         assert team.claims()["mlflow-data"] == (claims["mlflow-data"][0], "2Gi")
     if name == "mysql":
@@ -248,9 +248,9 @@ def test_more_servers_come_without_an_outage_as_told(large: Team) -> None:
     assert others == []
     assert answered > 20
     # The previous one still ends.
-    servers = [one for one in large.servers() if "deletionTimestamp" not in one["metadata"]]
+    servers = [server for server in large.servers() if "deletionTimestamp" not in server["metadata"]]
     assert len(servers) == 3
-    assert all(one["ready"] for server in servers for one in server["status"]["containerStatuses"])
+    assert all(status["ready"] for server in servers for status in server["status"]["containerStatuses"])
 
 
 _ASK = """
@@ -297,7 +297,7 @@ def test_render_writes_what_the_provider_would_send(platform: Platform, tmp_path
         for one, plain in ours.items():
             assert plain == theirs[one], one
         # A server accepts them: namespaces first, because everything else needs one.
-        names = {one["metadata"]["namespace"] for one in _objects(rendered) if "namespace" in one["metadata"]}
+        names = {item["metadata"]["namespace"] for item in _objects(rendered) if "namespace" in item["metadata"]}
         made = [name for name in names if not platform.kubectl("get", "namespace", name, "--ignore-not-found")]
         for name in made:
             platform.kubectl("create", "namespace", name)
@@ -341,10 +341,10 @@ def _objects(folder: Path) -> list[dict[str, Any]]:
 def _plain(folder: Path) -> dict[tuple[str, str], Any]:
     """Return the objects by kind and name, without the suffixes of generated names and without the data of Secrets."""
     found = {}
-    for one in _objects(folder):
-        if one["kind"] == "Secret":
-            one["data"] = sorted(one["data"])
-        text = re.sub(r"-[0-9a-f]{8}\b", "-#", json.dumps(one))
+    for item in _objects(folder):
+        if item["kind"] == "Secret":
+            item["data"] = sorted(item["data"])
+        text = re.sub(r"-[0-9a-f]{8}\b", "-#", json.dumps(item))
         plain = json.loads(text)
         found[plain["kind"], plain["metadata"]["name"]] = plain
     return found

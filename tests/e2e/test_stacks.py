@@ -92,7 +92,7 @@ def adopted(platform: Platform, claims: dict, tmp_path_factory: pytest.TempPathF
     stack.up()
     yield stack
     stack.destroy()
-    names = {one["metadata"]["name"] for one in platform.objects("persistentvolumeclaims", namespace)}
+    names = {item["metadata"]["name"] for item in platform.objects("persistentvolumeclaims", namespace)}
     assert names == set(OLD.values()), "a claim that was there before is not deleted with the stack"
     platform.kubectl("delete", "namespace", namespace)
 
@@ -150,7 +150,7 @@ def test_users_come_and_go_under_a_provider_that_replaces_secrets(adopted: Stack
     assert adopted.output(name) == env
     after = pod()
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    assert [container["restartCount"] for container in after["status"]["containerStatuses"]] == [0, 0]
 
 
 def test_a_database_newer_than_the_image_is_refused_by_name(platform: Platform, tmp_path: Path) -> None:

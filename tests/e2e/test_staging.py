@@ -54,7 +54,7 @@ class Staging:
         """Return the restarts of every container of the tracking pods, by pod."""
         pods = self.platform.objects("pods", NAMESPACE, "--selector", "app.kubernetes.io/component=tracking")
         return {
-            pod["metadata"]["uid"]: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+            pod["metadata"]["uid"]: sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
             for pod in pods
         }
 
@@ -73,7 +73,7 @@ class Staging:
     def listed(self, path: str) -> list[str]:
         answer = requests.get(self.artifacts, params={"path": path}, **self.ask)
         assert answer.status_code == 200, answer.text
-        return [one["path"] for one in answer.json().get("files", [])]
+        return [file["path"] for file in answer.json().get("files", [])]
 
     def store(self, replicas: int) -> None:
         """Stop or start the S3 server."""

@@ -200,11 +200,11 @@ def test_sizes_and_numbers_of_uploads_are_bounded_and_nothing_is_evicted(
         assert sent(artifact + "above", auth, client["MLFLOW_TRACKING_SERVER_CERT_PATH"], **large) == 413
     after = platform.server(NAMESPACE)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    assert [container["restartCount"] for container in after["status"]["containerStatuses"]] == [0, 0]
     names = json.loads(
         requests.get(url + "/api/2.0/mlflow-artifacts/artifacts?path=bounds", auth=auth, timeout=30).text
     )["files"]
-    assert sorted(one["path"] for one in names) == ["second", "slow", "small"]
+    assert sorted(artifact["path"] for artifact in names) == ["second", "slow", "small"]
 
 
 def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth: tuple[str, str]) -> None:
@@ -260,7 +260,7 @@ def test_users_come_and_go_without_a_restart(platform: Platform, url: str, auth:
     assert failed == []
     after = platform.server(NAMESPACE)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert [one["restartCount"] for one in after["status"]["containerStatuses"]] == [0, 0]
+    assert [container["restartCount"] for container in after["status"]["containerStatuses"]] == [0, 0]
 
 
 def passwords(platform: Platform) -> dict[str, str]:
@@ -338,7 +338,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
                 auth=auth,
                 timeout=60,
             ).json()
-            history |= {int(one["step"]) for one in page.get("metrics", [])}
+            history |= {int(metric["step"]) for metric in page.get("metrics", [])}
             token = page.get("next_page_token", "")
             if not token:
                 break
@@ -380,7 +380,7 @@ def test_the_namespace_is_restricted_and_secrets_are_in_secrets_alone(
 def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth: tuple[str, str]) -> None:
     def names() -> set[str]:
         answer = requests.get(url + SEARCH, auth=auth, timeout=30)
-        return {one["name"] for one in answer.json()["experiments"]}
+        return {experiment["name"] for experiment in answer.json()["experiments"]}
 
     before = names()
     assert {"quickstart", "from-a-job", "killed"} <= before
@@ -389,7 +389,7 @@ def test_down_and_up_keep_runs_and_passwords(platform: Platform, url: str, auth:
     left, started = killed_up(platform)
     again = platform.local("up")
     assert f"a killed update left StatefulSet {NAMESPACE}/{left} behind; deleting it\n" in again.stderr
-    assert [one.name() for one in started if one.is_running()] == []
+    assert [process.name() for process in started if process.is_running()] == []
     (server,) = platform.objects("statefulsets", NAMESPACE)
     assert server["metadata"]["name"] != left
     assert names() == before
@@ -413,15 +413,19 @@ def killed_up(platform: Platform) -> tuple[str, list[psutil.Process]]:
 
     def begun() -> list[str]:
         checkpoint = json.loads(state.read_text())["checkpoint"]["latest"]
-        pending = [one["resource"] for one in checkpoint.get("pending_operations") or []]
-        named = [one["inputs"]["metadata"]["name"] for one in pending if one["type"].endswith(":StatefulSet")]
+        pending = [operation["resource"] for operation in checkpoint.get("pending_operations") or []]
+        named = [
+            operation["inputs"]["metadata"]["name"]
+            for operation in pending
+            if operation["type"].endswith(":StatefulSet")
+        ]
         return named if named and platform.objects("statefulsets", NAMESPACE) else []
 
     command = [sys.executable, "-m", "sandbox", "--instance", platform.instance.name, "--stack", "dev", "up"]
     with subprocess.Popen(command, cwd=engine.PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as up:
         engines = eventually(
             "the engine creates the server",
-            lambda: begun() and [one for one in psutil.Process(up.pid).children() if one.name() == "pulumi"],
+            lambda: begun() and [child for child in psutil.Process(up.pid).children() if child.name() == "pulumi"],
             300, 0.2,
         )  # fmt: skip
         started = engines[0].children(recursive=True)
@@ -440,7 +444,7 @@ def test_a_backup_brings_back_what_was_lost(
     api = MlflowClient()
 
     def names() -> set[str]:
-        return {one.name for one in api.search_experiments()}
+        return {experiment.name for experiment in api.search_experiments()}
 
     backup, restore = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-sqlite.md")
 
@@ -461,7 +465,7 @@ def test_a_backup_brings_back_what_was_lost(
 
     api.create_experiment("after the backup")
     get_artifact_repository(run.info.artifact_uri).delete_artifacts("predictions.png")
-    assert "predictions.png" not in {one.path for one in api.list_artifacts(run.info.run_id)}
+    assert "predictions.png" not in {artifact.path for artifact in api.list_artifacts(run.info.run_id)}
 
     documented(restore)
     (tmp_path / "artifacts.tar").unlink()
@@ -480,4 +484,4 @@ def test_a_killed_node_comes_back_with_its_data(platform: Platform, url: str, au
     eventually("the node is gone", lambda: not platform.node.running(), 30)
     platform.local("up")
     answer = requests.get(url + SEARCH, auth=auth, timeout=30)
-    assert "quickstart" in {one["name"] for one in answer.json()["experiments"]}
+    assert "quickstart" in {experiment["name"] for experiment in answer.json()["experiments"]}

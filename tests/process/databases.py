@@ -250,7 +250,9 @@ def database(
 def authority(folder: Path, *addresses: str) -> None:
     """Create a certificate authority, ``ca.pem``, and a server's certificate for these addresses."""
     folder.mkdir(exist_ok=True)
-    names = [x509.IPAddress(ipaddress.ip_address(one)) for one in addresses] or [x509.DNSName("nowhere.example")]
+    names = [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses] or [
+        x509.DNSName("nowhere.example")
+    ]
     now = datetime.datetime.now(datetime.UTC)
 
     def certificate(subject: str, key: ec.EllipticCurvePrivateKey, issuer: ec.EllipticCurvePrivateKey) -> bytes:

@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
         case ["exec", _]:
             (container,) = json.loads((folder / "pod.json").read_text())["spec"]["containers"]
             own = {name: os.environ[name] for name in ("PATH", "SCRIPTS")}
-            env = own | {one["name"]: one["value"] for one in container["env"]}
+            env = own | {variable["name"]: variable["value"] for variable in container["env"]}
             command = [*json.loads(os.environ["ENTER"]), *words[words.index("--") + 1 :]]
             return subprocess.run(command, env=env, check=False).returncode
         case _:

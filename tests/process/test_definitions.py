@@ -11,7 +11,7 @@ from mlflow_stack_cli.progress import Progress
 from sandbox.cluster.crds import GATEWAY_API, ROUTE, definitions
 
 KINDS = {"Route": ROUTE, "HTTPRoute": GATEWAY_API}
-MADE = [(where, one) for where, rendered in RENDERED.items() for one in rendered if one["kind"] in KINDS]
+MADE = [(where, manifest) for where, rendered in RENDERED.items() for manifest in rendered if manifest["kind"] in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +20,13 @@ def schemas() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with Progress() as progress:
         for kind, module in KINDS.items():
-            for one in yaml.safe_load_all(definitions(progress, module)):
-                if one and one["kind"] == "CustomResourceDefinition" and one["spec"]["names"]["kind"] == kind:
-                    (version,) = [version for version in one["spec"]["versions"] if version["name"] == "v1"]
+            for document in yaml.safe_load_all(definitions(progress, module)):
+                if (
+                    document
+                    and document["kind"] == "CustomResourceDefinition"
+                    and document["spec"]["names"]["kind"] == kind
+                ):
+                    (version,) = [version for version in document["spec"]["versions"] if version["name"] == "v1"]
                     found[kind] = version["schema"]["openAPIV3Schema"]
                     found[kind]["properties"]["metadata"] = {"type": "object"}
                     close(found[kind])
@@ -35,9 +39,9 @@ def close(schema: dict[str, Any]) -> None:
         del schema[name]
     if "properties" in schema:
         schema.setdefault("additionalProperties", False)
-    for one in [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]:
-        if isinstance(one, dict):
-            close(one)
+    for part in [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]:
+        if isinstance(part, dict):
+            close(part)
 
 
 @pytest.mark.parametrize(("where", "made"), MADE, ids=[f"{'-'.join(where)} {one['kind']}" for where, one in MADE])

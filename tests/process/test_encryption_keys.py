@@ -46,7 +46,7 @@ def environment(uri: str, number: int, *former: int) -> dict[str, str]:
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": keys["webhook"],
         "MLFLOW_CRYPTO_KEK_PASSPHRASE": keys["passphrase"],
         "MLFLOW_CRYPTO_KEK_VERSION": str(keys["version"]),
-        "FORMER_KEYS": json.dumps([generation(one) for one in former]),
+        "FORMER_KEYS": json.dumps([generation(number) for number in former]),
     }
 
 

@@ -261,7 +261,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def with_model(volume: Path, *requirements: str) -> Path:
     (volume / "model").mkdir(parents=True)
-    (volume / "model" / "requirements.txt").write_text("".join(f"{one}\n" for one in requirements))
+    (volume / "model" / "requirements.txt").write_text("".join(f"{requirement}\n" for requirement in requirements))
     return volume
 
 

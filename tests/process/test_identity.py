@@ -155,21 +155,25 @@ def test_a_server_of_another_kind_starts_when_the_one_before_is_gone(program: Pr
     assert gone < when(done.stdout, "StatefulSet mlflow creating")
     assert list(program.servers().values()) == ["sqlite:////mlflow/mlflow.db"]
     assert program.pulumi("preview", "--expect-no-changes").returncode == 0
-    kept = [one for one in program.state["deployment"]["resources"] if one["urn"].endswith("Deployment::mlflow")]
+    kept = [
+        resource
+        for resource in program.state["deployment"]["resources"]
+        if resource["urn"].endswith("Deployment::mlflow")
+    ]
     assert kept == []
 
 
 def test_a_stack_from_before_the_guards_gets_them_and_nothing_else(program: Program) -> None:
     state = program.state
-    guards = [one["urn"] for one in state["deployment"]["resources"] if one["urn"].endswith(GUARDS)]
+    guards = [resource["urn"] for resource in state["deployment"]["resources"] if resource["urn"].endswith(GUARDS)]
     assert len(guards) == 3
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: without(one) for key, one in value.items() if key != "replaceWith"}
-        return [without(one) for one in value if one not in guards] if isinstance(value, list) else value
+        return [without(item) for item in value if item not in guards] if isinstance(value, list) else value
 
-    found = [without(one) for one in state["deployment"]["resources"] if one["urn"] not in guards]
+    found = [without(resource) for resource in state["deployment"]["resources"] if resource["urn"] not in guards]
     program.take({**state, "deployment": {**state["deployment"], "resources": found}})
     changed = {(step["op"], step["urn"]) for step in program.steps(LARGE) if step["op"] != "same"}
     assert changed == {("create", urn) for urn in guards}

@@ -49,7 +49,7 @@ class Fault:
 
 def sql(*statements: str) -> Callable[[Database], None]:
     def run(on: Database) -> None:
-        on.server.ask(*(one.format(name=on.name, user=on.user) for one in statements), database=on.name)
+        on.server.ask(*(statement.format(name=on.name, user=on.user) for statement in statements), database=on.name)
 
     return run
 

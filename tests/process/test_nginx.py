@@ -381,7 +381,7 @@ def test_large_artifacts_pass_without_a_temporary_file(root: Path, tmp_path: Pat
         assert (answer.status, len(answer.read())) == (200, LARGE)
         client.close()
         assert "temporary file" not in nginx.log.read_text()
-        assert [one for one in (tmp_path / "tmp").rglob("*") if one.is_file() and one.name != "nginx.pid"] == []
+        assert [path for path in (tmp_path / "tmp").rglob("*") if path.is_file() and path.name != "nginx.pid"] == []
 
 
 def test_two_hundred_slow_clients_do_not_stop_a_fast_one(nginx: Nginx) -> None:

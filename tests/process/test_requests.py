@@ -38,7 +38,7 @@ def server(root: Path, folder: Path, path: str = "") -> Iterator[tuple[Nginx, in
     deployment = engine.deploy(lambda: MlflowStack("mlflow", {"namespace": "team", "expose": expose}) and None)
     pod = deployment.one("StatefulSet").inputs["spec"]["template"]["spec"]
     port = free_port()
-    env = {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one} | {
+    env = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"] if "value" in variable} | {
         "MLFLOW_PORT": str(port),
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
@@ -199,7 +199,7 @@ def test_large_artifacts_are_streamed(root: Path, tmp_path: Path, path: str) -> 
             assert (code, len(body), headers["Content-Disposition"]) == (200, size, "attachment; filename=large")
             assert peak() - before < size / 2
             listing = made.ask(f"{path}/{api}/2.0/mlflow-artifacts/artifacts?path={api}", **AUTH)[2]
-            assert [one["path"] for one in json.loads(listing)["files"]] == ["large"]
+            assert [file["path"] for file in json.loads(listing)["files"]] == ["large"]
             assert made.status(artifact, method="DELETE", **AUTH) == 200
             assert not (tmp_path / "artifacts" / api / "large").exists()
 

@@ -177,14 +177,14 @@ def test_however_many_ask_tmp_keeps_its_size(mlflow: MLflow, server: S3Server) -
     # A whole folder: MLflow would fetch all of it before it detects that it is not a file.
     assert mlflow.get("2").status_code == 503
     held = [mlflow.get(f"2/{number}.bin", stream=True) for number in range(2)]
-    assert [one.status_code for one in held] == [200, 200]
+    assert [response.status_code for response in held] == [200, 200]
     with ThreadPoolExecutor(3) as pool:
         others = list(pool.map(lambda number: mlflow.get(f"2/{number}.bin"), range(2, 5)))
-    assert [one.status_code for one in others] == [503] * 3
+    assert [other.status_code for other in others] == [503] * 3
     assert "other artifacts are on their way through this server; try again" in others[0].text
     assert mlflow.spooled() <= 2 * LARGEST
     assert mlflow.get("1/a.bin").status_code == 503
-    assert [len(one.content) for one in held] == [LARGEST, LARGEST - 1]
+    assert [len(response.content) for response in held] == [LARGEST, LARGEST - 1]
     assert mlflow.get("2/4.bin").status_code == 200
     assert mlflow.spooled() == 0
 

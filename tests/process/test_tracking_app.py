@@ -219,14 +219,14 @@ def search(server: Server, pattern: str) -> requests.Response:
 
 def names(answer: requests.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
-    return sorted(one["tags"]["mlflow.traceName"] for one in answer.json().get("traces", []))
+    return sorted(trace["tags"]["mlflow.traceName"] for trace in answer.json().get("traces", []))
 
 
 def test_regular_expressions_end(server: Server) -> None:
     traced(server, "a" * 40 + "!")
     traced(server, "predict-42")
     with ThreadPoolExecutor(8) as pool:
-        assert {tuple(names(one)) for one in pool.map(lambda _: search(server, "^(a+)+$"), range(8))} == {()}
+        assert {tuple(names(answer)) for answer in pool.map(lambda _: search(server, "^(a+)+$"), range(8))} == {()}
     assert names(search(server, "^predict-[0-9]+$")) == ["predict-42"]
     refused = search(server, "(?=x)")
     assert refused.status_code == 400

@@ -51,7 +51,9 @@ class Server:
     @property
     def worker(self) -> psutil.Process:
         """Process that answers requests."""
-        (child,) = [one for one in psutil.Process(self.process.pid).children() if "uvicorn" in " ".join(one.cmdline())]
+        (child,) = [
+            child for child in psutil.Process(self.process.pid).children() if "uvicorn" in " ".join(child.cmdline())
+        ]
         return child
 
     def resident(self) -> int:
@@ -166,6 +168,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the server with all its processes, as the end of a container does."""
-    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        one.kill()
+    for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        member.kill()
     process.wait(30)

@@ -20,7 +20,7 @@ def walk(utils, engine):
 
     def upgrade(config, _head):
         script = ScriptDirectory.from_config(config)
-        revisions = [one.revision for one in script.walk_revisions()][::-1]
+        revisions = [revision.revision for revision in script.walk_revisions()][::-1]
         for revision in revisions:
             one_by_one(config, revision)
             with schema.connect(target) as other:

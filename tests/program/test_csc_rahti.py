@@ -22,11 +22,16 @@ CONFIG: dict[str, Any] = {key.removeprefix("mlflow-stack:"): value for key, valu
 
 
 def of(kind: str) -> list[dict[str, Any]]:
-    return [one for one in RENDERED["csc-rahti", "openshift"] if one["kind"] == kind]
+    return [manifest for manifest in RENDERED["csc-rahti", "openshift"] if manifest["kind"] == kind]
 
 
 def env(container: dict[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"] if "value" in one if "value" in one}
+    return {
+        variable["name"]: variable["value"]
+        for variable in container["env"]
+        if "value" in variable
+        if "value" in variable
+    }
 
 
 def test_it_is_a_stack_file() -> None:
@@ -34,7 +39,7 @@ def test_it_is_a_stack_file() -> None:
 
 
 def test_tracking_and_models_are_behind_routes_of_one_host() -> None:
-    routes = {one["spec"].get("path", "/"): one["spec"] for one in of("Route")}
+    routes = {item["spec"].get("path", "/"): item["spec"] for item in of("Route")}
     assert set(routes) == {"/", "/serving/model"}
     for route in routes.values():
         assert route["host"] == CONFIG["expose"]["host"]
@@ -43,7 +48,7 @@ def test_tracking_and_models_are_behind_routes_of_one_host() -> None:
 
 
 def test_the_networks_are_judged_by_the_client_s_address_that_the_router_tells() -> None:
-    configurations = [one["data"]["nginx.conf"] for one in of("ConfigMap") if "nginx.conf" in one.get("data", {})]
+    configurations = [item["data"]["nginx.conf"] for item in of("ConfigMap") if "nginx.conf" in item.get("data", {})]
     assert len(configurations) == 2
     for text in configurations:
         for network in CONFIG["expose"]["allowFrom"]:
@@ -56,13 +61,15 @@ def test_the_claim_and_the_keys_that_were_there_are_used_and_no_other_is_made() 
     assert of("Namespace") == []
     (server,) = of("StatefulSet")
     pod = server["spec"]["template"]["spec"]
-    claims = [one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "persistentVolumeClaim" in one]
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume
+    ]
     assert claims == ["storage-pvc"]
-    assert "allas" in [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
-    (convert,) = [one for one in pod["initContainers"] if one["name"] == "file-store"]
+    assert "allas" in [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    (convert,) = [container for container in pod["initContainers"] if container["name"] == "file-store"]
     assert env(convert)["FILE_STORE"] == "/mlflow/mlruns"
     assert env(convert)["FILE_STORE_MOUNT"] == "/mnt/storage-pvc"
-    (mlflow,) = [one for one in pod["containers"] if one["name"] == "mlflow"]
+    (mlflow,) = [container for container in pod["containers"] if container["name"] == "mlflow"]
     assert env(mlflow)["MLFLOW_ARTIFACTS_DESTINATION"].startswith("s3://team")
     assert env(mlflow)["MLFLOW_S3_ENDPOINT_URL"] == "https://a3s.fi"
 
@@ -93,5 +100,5 @@ def test_it_renders_as_its_readme_says(repository: Repository) -> None:
     shell = ["bash", "-euo", "pipefail", "-c", commands]
     done = subprocess.run(shell, cwd=repository.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    kinds = {yaml.safe_load(one.read_text())["kind"] for one in (repository.folder / "objects").rglob("*.yaml")}
+    kinds = {yaml.safe_load(path.read_text())["kind"] for path in (repository.folder / "objects").rglob("*.yaml")}
     assert {"Route", "StatefulSet", "Deployment", "NetworkPolicy"} <= kinds

@@ -48,14 +48,14 @@ def deployed(config: dict[str, Any]) -> engine.Deployment:
 
 def places(deployment: engine.Deployment, secret: str) -> set[str]:
     """Return the Secrets that hold a value. Fail if anything else does, or if a Secret's data is not secret."""
-    for one in deployment.registrations:
-        public = {key: value for key, value in one.inputs.items() if key not in one.secret_inputs}
-        assert secret not in json.dumps([one.name, one.type, public]), one.name
+    for resource in deployment.registrations:
+        public = {key: value for key, value in resource.inputs.items() if key not in resource.secret_inputs}
+        assert secret not in json.dumps([resource.name, resource.type, public]), resource.name
     told = {name: one["value"] for name, one in deployment.outputs.items() if not one["secret"]}
     assert secret not in json.dumps(told)
-    holders = [one for one in deployment.registrations if secret in json.dumps(one.inputs)]
-    assert {(one.type, *one.secret_inputs) for one in holders} <= {("kubernetes:core/v1:Secret", "stringData")}
-    return {one.name for one in holders}
+    holders = [resource for resource in deployment.registrations if secret in json.dumps(resource.inputs)]
+    assert {(holder.type, *holder.secret_inputs) for holder in holders} <= {("kubernetes:core/v1:Secret", "stringData")}
+    return {holder.name for holder in holders}
 
 
 def secret_keys(kind: type, at: str = "") -> Iterator[str]:
@@ -83,7 +83,7 @@ def test_every_secret_key_has_a_canary() -> None:
 def test_what_is_given_is_in_its_secret_alone(config: dict[str, Any]) -> None:
     deployment = deployed(config)
     assert {canary: places(deployment, canary) for canary in WHERE_GIVEN} == WHERE_GIVEN
-    assert all(one.secret_inputs == {"stringData"} for one in deployment.all("Secret"))
+    assert all(resource.secret_inputs == {"stringData"} for resource in deployment.all("Secret"))
 
 
 def test_what_is_generated_is_in_its_secrets_alone() -> None:

@@ -104,7 +104,7 @@ def test_release_reaches_no_component() -> None:
 def test_what_pulumi_yaml_declares_is_what_the_component_has_with_the_same_defaults() -> None:
     fields = {validate.camel(field) for field in validate.hints(MlflowStackArgs)}
     assert set(DECLARED) - {"name", "release"} <= fields
-    assert all(one["description"] for one in DECLARED.values())
+    assert all(key["description"] for key in DECLARED.values())
     bare = {"mlflow-stack:name": "mlflow"}
     declared = {f"mlflow-stack:{key}": text(one["default"]) for key, one in DECLARED.items()}
     assert recorded(declared) == recorded(bare)
@@ -112,7 +112,10 @@ def test_what_pulumi_yaml_declares_is_what_the_component_has_with_the_same_defau
 
 def recorded(values: dict[str, str]) -> list[tuple[str, str, object]]:
     deployment = engine.run_main(values)
-    return sorted((one.type, one.name, json.dumps(one.inputs, sort_keys=True)) for one in deployment.registrations)
+    return sorted(
+        (resource.type, resource.name, json.dumps(resource.inputs, sort_keys=True))
+        for resource in deployment.registrations
+    )
 
 
 def test_the_program_is_wiring_only() -> None:
@@ -122,7 +125,7 @@ def test_the_program_is_wiring_only() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_stack_file_asks_for_what_ordinary_nodes_hold(path: Path) -> None:
     deployment = engine.run_main(config(path))
-    workloads = [one for kind in ("Deployment", "StatefulSet", "Job") for one in deployment.all(kind)]
+    workloads = [resource for kind in ("Deployment", "StatefulSet", "Job") for resource in deployment.all(kind)]
     assert workloads
     for workload in workloads:
         pod = workload.inputs["spec"]["template"]["spec"]

@@ -16,7 +16,7 @@ OPTIONS = ("--framework", "kubernetes", "--compact", "--quiet", "--skip-download
 
 def waived(tool: str, platform: str) -> set[str]:
     """Return the waived checks."""
-    return {one["check"] for one in WAIVERS if one["tool"] == tool and platform in one["platforms"]}
+    return {waiver["check"] for waiver in WAIVERS if waiver["tool"] == tool and platform in waiver["platforms"]}
 
 
 def checkov(folder: Path) -> list[dict[str, Any]]:

@@ -88,12 +88,12 @@ BROUGHT = {
 def objects(deployment: engine.Deployment) -> list[dict[str, Any]]:
     """Return the Kubernetes objects among the registrations, as the provider would send them."""
     found: list[dict[str, Any]] = []
-    for one in deployment.registrations:
-        if one.type.startswith("kubernetes:"):
-            _, version, kind = one.type.split(":")
-            inputs = json.loads(json.dumps(one.inputs))
+    for resource in deployment.registrations:
+        if resource.type.startswith("kubernetes:"):
+            _, version, kind = resource.type.split(":")
+            inputs = json.loads(json.dumps(resource.inputs))
             inputs |= {"apiVersion": version.removeprefix("core/"), "kind": kind}
-            inputs["metadata"].setdefault("name", f"{one.name}-abcd1234")
+            inputs["metadata"].setdefault("name", f"{resource.name}-abcd1234")
             found.append(inputs)
     return found
 
@@ -110,7 +110,9 @@ def _rendered() -> dict[tuple[str, str], list[dict[str, Any]]]:
             rendered[name, platform] = objects(engine.run_main(texts))
         for name, values in EXAMPLES.items():
             config = {**values, "args": json.dumps({"platform": platform})}
-            rendered[name, platform] = [one for one in _example(name, config) if "labels" in one["metadata"]]
+            rendered[name, platform] = [
+                manifest for manifest in _example(name, config) if "labels" in manifest["metadata"]
+            ]
     return rendered
 
 

@@ -37,6 +37,6 @@ def test_what_the_linters_say_is_followed_or_waived(findings: Findings, tool: st
 
 
 def test_every_waiver_is_needed_and_says_why(findings: Findings) -> None:
-    stated = {(one["tool"], one["check"], platform) for one in WAIVERS for platform in one["platforms"]}
+    stated = {(waiver["tool"], waiver["check"], platform) for waiver in WAIVERS for platform in waiver["platforms"]}
     assert stated <= findings
-    assert all(one["about"] and len(one["reason"]) > 50 for one in WAIVERS)
+    assert all(waiver["about"] and len(waiver["reason"]) > 50 for waiver in WAIVERS)

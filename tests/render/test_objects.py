@@ -25,18 +25,18 @@ EVERYWHERE = pytest.mark.parametrize("where", RENDERED, ids="-".join)
 
 def templates(rendered: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Return the pods that the objects create."""
-    for one in rendered:
-        if "template" in one.get("spec", {}):
-            yield one["spec"]["template"]
+    for manifest in rendered:
+        if "template" in manifest.get("spec", {}):
+            yield manifest["spec"]["template"]
 
 
 @EVERYWHERE
 def test_every_object_has_only_fields_the_api_knows(where: tuple[str, str]) -> None:
     # One of the programs here has no tracking server.
     assert len(RENDERED[where]) >= (6 if where[0] == "models-only" else 7)
-    for one in RENDERED[where]:
-        if one["kind"] not in FOREIGN:
-            kubernetes_validate.validate(one, KUBERNETES, strict=True)
+    for manifest in RENDERED[where]:
+        if manifest["kind"] not in FOREIGN:
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
 @EVERYWHERE
@@ -63,7 +63,7 @@ def refusals(template: dict[str, Any]) -> list[str]:
     said: list[str] = []
     contexts = [("pod", spec.get("securityContext", {}))]
     containers = [*spec.get("initContainers", []), *spec["containers"]]
-    contexts += [(one["name"], one.get("securityContext", {})) for one in containers]
+    contexts += [(container["name"], container.get("securityContext", {})) for container in containers]
     for name, context in contexts:
         said += [f"{name}: {field}" for field in ("runAsUser", "fsGroup", "seLinuxOptions") if field in context]
         if context.get("seccompProfile", {"type": "RuntimeDefault"}) != {"type": "RuntimeDefault"}:
@@ -77,8 +77,8 @@ def refusals(template: dict[str, Any]) -> list[str]:
             said.append(f"{name}: runAsGroup")
     said += [f"pod: {field}" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
     said += [f"volume {volume['name']}" for volume in spec["volumes"] if not set(volume) - {"name"} <= VOLUMES]
-    for one in containers:
-        said += [f"{one['name']}: hostPort" for port in one.get("ports", []) if "hostPort" in port]
+    for container in containers:
+        said += [f"{container['name']}: hostPort" for port in container.get("ports", []) if "hostPort" in port]
     return said
 
 
@@ -98,23 +98,23 @@ def test_openshift_admits_what_is_made_for_it_and_nothing_else(where: tuple[str,
 
 @EVERYWHERE
 def test_every_pod_has_a_policy_of_its_own(where: tuple[str, str]) -> None:
-    policies = [one["spec"] for one in RENDERED[where] if one["kind"] == "NetworkPolicy"]
+    policies = [manifest["spec"] for manifest in RENDERED[where] if manifest["kind"] == "NetworkPolicy"]
     for template in templates(RENDERED[where]):
         labels = template["metadata"]["labels"].items()
-        (policy,) = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels]
+        (policy,) = [policy for policy in policies if policy["podSelector"]["matchLabels"].items() <= labels]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
 @EVERYWHERE
 def test_labels_say_what_an_object_is_and_selectors_never_change(where: tuple[str, str]) -> None:
-    for one in RENDERED[where]:
-        labels = one["metadata"]["labels"]
+    for manifest in RENDERED[where]:
+        labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/part-of"] == "mlflow"
         assert labels["app.kubernetes.io/managed-by"] == "pulumi"
         named = {"app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component"}
         assert named <= set(labels)
-        selector = one.get("spec", {}).get("selector", {})
-        if one["kind"] in ("Service", "StatefulSet", "Deployment"):
+        selector = manifest.get("spec", {}).get("selector", {})
+        if manifest["kind"] in ("Service", "StatefulSet", "Deployment"):
             assert set(selector.get("matchLabels", selector)) - {"mlflow-stack/model"} == named
 
 
@@ -122,11 +122,11 @@ def test_labels_say_what_an_object_is_and_selectors_never_change(where: tuple[st
 def test_every_reference_resolves(where: tuple[str, str]) -> None:
     """Referenced ConfigMaps, Secrets, claims, accounts, Services and ports are created by the stack or adopted."""
     rendered = RENDERED[where]
-    names = {(one["kind"], one["metadata"]["name"]) for one in rendered} | BROUGHT
+    names = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in rendered} | BROUGHT
     wanted: set[tuple[str, str]] = set()
-    for one in rendered:
-        if one["kind"] == "StatefulSet":
-            wanted.add(("Service", one["spec"]["serviceName"]))
+    for manifest in rendered:
+        if manifest["kind"] == "StatefulSet":
+            wanted.add(("Service", manifest["spec"]["serviceName"]))
     for template in templates(rendered):
         pod = template["spec"]
         wanted.add(("ServiceAccount", pod["serviceAccountName"]))
@@ -140,11 +140,13 @@ def test_every_reference_resolves(where: tuple[str, str]) -> None:
         volumes = {volume["name"] for volume in pod["volumes"]}
         containers = [*pod.get("initContainers", []), *pod["containers"]]
         assert {mount["name"] for container in containers for mount in container["volumeMounts"]} == volumes
-    services = [one for one in rendered if one["kind"] == "Service"]
+    services = [manifest for manifest in rendered if manifest["kind"] == "Service"]
     offered = {port["name"] for service in services for port in service["spec"]["ports"]}
     for service in services:
         selector = service["spec"]["selector"].items()
-        (selected,) = [one for one in templates(rendered) if selector <= one["metadata"]["labels"].items()]
+        (selected,) = [
+            template for template in templates(rendered) if selector <= template["metadata"]["labels"].items()
+        ]
         containers = selected["spec"]["containers"]
         ports = {port["name"] for container in containers for port in container.get("ports", [])}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
@@ -156,14 +158,14 @@ def test_every_reference_resolves(where: tuple[str, str]) -> None:
 
 def exposed(rendered: list[dict[str, Any]]) -> Iterator[tuple[str, str | int]]:
     """Return the Services and ports that a public address leads to."""
-    for one in rendered:
-        spec = one.get("spec", {})
-        if one["kind"] == "Route":
+    for manifest in rendered:
+        spec = manifest.get("spec", {})
+        if manifest["kind"] == "Route":
             yield spec["to"]["name"], spec["port"]["targetPort"]
-        if one["kind"] == "HTTPRoute":
+        if manifest["kind"] == "HTTPRoute":
             for rule in spec["rules"]:
                 yield from ((backend["name"], backend["port"]) for backend in rule["backendRefs"])
-        if one["kind"] == "Ingress":
+        if manifest["kind"] == "Ingress":
             for path in spec["rules"][0]["http"]["paths"]:
                 yield path["backend"]["service"]["name"], path["backend"]["service"]["port"]["name"]
 

@@ -11,4 +11,4 @@ def test_two_gigabytes_come_back_bit_for_bit(platform: Platform, client: dict[st
     output = quickstart(client, "--megabytes", "2000")
     assert re.search(r"large\.bin: sha256 [0-9a-f]{64}, the same both ways", output)
     statuses = platform.server("mlflow-dev")["status"]["containerStatuses"]
-    assert [one["restartCount"] for one in statuses] == [0, 0]
+    assert [status["restartCount"] for status in statuses] == [0, 0]

@@ -123,7 +123,7 @@ def test_two_instances_share_no_network(texts):
     ours = networks("\n".join(texts.values()))
     theirs = networks("\n".join(config.files(other, PAUSE).values()))
     assert ours
-    assert not any(one.overlaps(two) for one in ours for two in theirs)
+    assert not any(our.overlaps(two) for our in ours for two in theirs)
 
 
 def test_manifests_are_complete_and_name_local_images_only(objects):

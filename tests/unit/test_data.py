@@ -34,6 +34,6 @@ def test_reads_the_same_from_guards_and_from_pods(name: str, tmp_path: Path) -> 
     file.write_text(yaml.safe_dump({"config": {f"mlflow-stack:{key}": value for key, value in STORES[name].items()}}))
     project = Project.read(engine.PROJECT)
     found = capture(project, "team", project.config(file) or {}).resources
-    older = [one for one in found if one.kind != "RandomId"]
+    older = [resource for resource in found if resource.kind != "RandomId"]
     assert set(data.identities(found)) == {"records", "artifacts"}
     assert data.identities(older) == data.identities(found)

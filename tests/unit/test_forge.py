@@ -34,7 +34,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         url = urlparse(self.path)
         query = {name: value[0] for name, value in parse_qs(url.query).items()}
         page, size = int(query["page"]), int(query["per_page"])
-        items = [one for one in self.lists.get(url.path, []) if "state" not in query or one["state"] == query["state"]]
+        items = [
+            item for item in self.lists.get(url.path, []) if "state" not in query or item["state"] == query["state"]
+        ]
         self._answer(items[(page - 1) * size : page * size])
 
     def do_POST(self) -> None:
@@ -48,7 +50,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     def _edit(self) -> None:
         assert self.command == self.edits
         number = int(self.path.rpartition("/")[2])
-        item = next(one for items in self.lists.values() for one in items if one["id"] == number)
+        item = next(item for items in self.lists.values() for item in items if item["id"] == number)
         change = self._body()
         if change.pop("state_event", "") == "close":
             change = {"state": "closed"}
@@ -91,7 +93,7 @@ def test_a_comment_is_edited_in_place_also_behind_a_hundred_others(there: forge.
     there.say("5", "preview prod", "second")
     there.say("5", "preview staging", "third")
     (items,) = Server.lists.values()
-    assert [one["body"] for one in items[120:]] == [
+    assert [item["body"] for item in items[120:]] == [
         "<!-- preview prod -->\nsecond",
         "<!-- preview staging -->\nthird",
     ]
@@ -103,7 +105,7 @@ def test_an_issue_is_opened_edited_and_closed(there: forge.Forge) -> None:
     there.report("Stack prod is no longer as deployed", "drift prod", "one")
     there.report("Stack prod is no longer as deployed", "drift prod", "two")
     (items,) = Server.lists.values()
-    assert [one["title"] for one in items] == ["Stack prod is no longer as deployed"]
+    assert [item["title"] for item in items] == ["Stack prod is no longer as deployed"]
     assert "<!-- drift prod -->\ntwo" in items[0].values()
     there.report("Stack prod is no longer as deployed", "drift prod", "")
     assert items[0]["state"] == "closed"

@@ -30,7 +30,7 @@ def resource(one: Leftover, *, autonamed: bool = True, **more: Any) -> dict[str,
 
 
 def begun(*found: dict[str, Any], resources: tuple[dict[str, Any], ...] = (), op: str = "creating") -> dict[str, Any]:
-    pending = [{"resource": one, "type": op} for one in found]
+    pending = [{"resource": item, "type": op} for item in found]
     return {"version": 3, "deployment": {"resources": list(resources), "pending_operations": pending}}
 
 
@@ -39,7 +39,7 @@ class Objects(Cluster):
 
     def __init__(self, *found: Leftover, stuck: bool = False) -> None:
         super().__init__(Path("kubectl"), Path("kubeconfig"))
-        self.found = {(one.resource, one.name, f"--namespace={one.namespace}") for one in found}
+        self.found = {(leftover.resource, leftover.name, f"--namespace={leftover.namespace}") for leftover in found}
         self.stuck = stuck
         self.deleted: list[tuple[str, ...]] = []
 
@@ -60,7 +60,7 @@ class Objects(Cluster):
 def test_names_workloads_steps_and_secrets_whose_create_was_not_recorded() -> None:
     state = begun(resource(SERVER), resource(STEP), resource(KEYS))
     assert leftovers(state) == [SERVER, STEP, KEYS]
-    assert [one.resource for one in leftovers(state)] == ["StatefulSet.v1.apps", "Job.v1.batch", "Secret"]
+    assert [leftover.resource for leftover in leftovers(state)] == ["StatefulSet.v1.apps", "Job.v1.batch", "Secret"]
 
 
 def test_an_object_with_a_name_of_its_own_is_none() -> None:

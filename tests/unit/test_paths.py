@@ -44,7 +44,7 @@ def test_an_instance_keeps_its_index_and_the_next_gets_the_lowest_free_one() -> 
     assert [Instance.open(name).index for name in ("a", "b", "a", "c")] == [0, 1, 0, 2]
     Instance.open("b").forget()
     assert Instance.open("d").index == 1
-    assert [(one.name, one.index) for one in Instance.existing()] == [("a", 0), ("c", 2), ("d", 1)]
+    assert [(instance.name, instance.index) for instance in Instance.existing()] == [("a", 0), ("c", 2), ("d", 1)]
 
 
 def test_an_index_whose_link_another_data_folder_uses_is_left_alone(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_an_index_whose_link_another_data_folder_uses_is_left_alone(tmp_path: Pa
 def test_instances_opened_at_once_share_no_index() -> None:
     with ThreadPoolExecutor(8) as pool:
         opened = list(pool.map(Instance.open, [f"i{number}" for number in range(16)]))
-    assert sorted(one.index for one in opened) == list(range(16))
+    assert sorted(instance.index for instance in opened) == list(range(16))
 
 
 def test_addresses_of_instances_do_not_meet() -> None:

@@ -17,7 +17,7 @@ DATABASE = Paused("StatefulSet", "team", "mlflow-database", "database", 1)
 
 
 def state(*found: Paused, **spec: Any) -> dict[str, Any]:
-    return {"deployment": {"resources": [resource(one, **spec) for one in found]}}
+    return {"deployment": {"resources": [resource(workload, **spec) for workload in found]}}
 
 
 def resource(one: Paused, **spec: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_a_workload_declared_without_a_pod_is_not_paused() -> None:
 def test_an_autoscaled_workload_comes_back_with_one_pod() -> None:
     automatic = state(SERVER)
     del automatic["deployment"]["resources"][0]["inputs"]["spec"]["replicas"]
-    assert [one.replicas for one in paused(automatic, Pods(mlflow_1a2b=0))] == [1]
+    assert [workload.replicas for workload in paused(automatic, Pods(mlflow_1a2b=0))] == [1]
 
 
 def test_a_pause_ends_with_what_is_declared_and_says_so() -> None:

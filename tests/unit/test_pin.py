@@ -43,11 +43,11 @@ def changed(file: Path) -> list[str]:
 
 
 def test_only_what_can_move_is_asked(file: Path) -> None:
-    assert [one.uri for one in pin.references(file)] == list(NOW)
+    assert [reference.uri for reference in pin.references(file)] == list(NOW)
 
 
 def test_what_has_moved_is_named_with_both_versions(file: Path) -> None:
-    assert [str(one) for one in pin.moved(pin.references(file), NOW.__getitem__)] == [
+    assert [str(move) for move in pin.moved(pin.references(file), NOW.__getitem__)] == [
         "diabetes: not pinned → 4 (models:/diabetes@champion)",
         "houses: 7 → 8 (models:/houses/latest)",
         "flow: not pinned → 1 (models:/flow@prod)",

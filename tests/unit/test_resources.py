@@ -211,7 +211,7 @@ def test_accepts_resources_that_the_api_server_takes(args: dict) -> None:
 
 def judged_fields() -> list[tuple[type, str]]:
     """Yield each field of a component's args that holds a container's resources."""
-    names = (one.name for one in pkgutil.walk_packages(mlflow_stack.__path__, "mlflow_stack."))
+    names = (module.name for module in pkgutil.walk_packages(mlflow_stack.__path__, "mlflow_stack."))
     modules = [importlib.import_module(name) for name in names if ".programs" not in name]
     kinds = {
         kind

@@ -32,7 +32,7 @@ def objects(service: services.Service, texts: Mapping[str, str]) -> dict[tuple[s
     manifest = (Path(services.__file__).parent / f"manifests/{service.name}.yaml").read_text()
     given = {"namespace": "local-services", "image": "server:1", "shell": "shell:1"}
     text = string.Template(manifest).substitute(texts, **given)
-    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
+    return {(document["kind"], document["metadata"]["name"]): document for document in yaml.safe_load_all(text)}
 
 
 def test_an_unknown_service_is_named() -> None:

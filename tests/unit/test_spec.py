@@ -31,7 +31,7 @@ DEPLOYED = {"mysql": {"deploy": {"size": "2Gi"}}}
 )
 def test_lists_the_claims_that_a_stack_creates(args: dict, claims: list[tuple[str, str, str]]) -> None:
     spec = resolve("team", args, spell=validate.camel)
-    assert [(one.key, one.name, one.size) for one in spec.claims] == claims
+    assert [(claim.key, claim.name, claim.size) for claim in spec.claims] == claims
 
 
 def test_fills_in_defaults_at_every_depth() -> None:

@@ -58,7 +58,8 @@ class Recording:
     def parse(recorded: Mapping[str, Any]) -> "Recording":
         """Return the recording that the recorder writes."""
         return Recording(
-            [Resource(**one) for one in recorded["resources"]], [_declared(one) for one in recorded["stacks"]]
+            [Resource(**resource) for resource in recorded["resources"]],
+            [_declared(stack) for stack in recorded["stacks"]],
         )
 
 
@@ -179,7 +180,7 @@ def _requirements(folder: Path) -> list[str]:
     lines = file.read_text().splitlines() if file.exists() else []
     own = [line for line in lines if line[:1] not in "-#"]
     projects = [folder / name for name in _PROJECTS if (folder / name).exists()]
-    return own + [one for project in projects for one in _dependencies(project)]
+    return own + [requirement for project in projects for requirement in _dependencies(project)]
 
 
 def _dependencies(project: Path) -> list[str]:

@@ -76,7 +76,7 @@ class Resource:
 
     def hides(self, path: str) -> bool:
         """Return whether the field is secret."""
-        return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.secret)
+        return any(path == prefix or path.startswith((f"{prefix}.", f"{prefix}[")) for prefix in self.secret)
 
     def content(self, path: str) -> str:
         """Return the path of a secret field for display: a provider keeps a Secret's text as data."""
@@ -124,9 +124,12 @@ class Comparison:
 
 def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
     """Return the changes that an engine would make to turn ``old`` into ``new``, as far as registrations show."""
-    before = {one.urn: one for one in old}
-    pairs = [(next((before.pop(urn) for urn in (one.urn, *one.aliases) if urn in before), None), one) for one in new]
-    providers = {one.urn: one for one in new}
+    before = {resource.urn: resource for resource in old}
+    pairs = [
+        (next((before.pop(urn) for urn in (resource.urn, *resource.aliases) if urn in before), None), resource)
+        for resource in new
+    ]
+    providers = {resource.urn: resource for resource in new}
 
     def forces(one: Resource, fields: Sequence[Field]) -> bool:
         mutable = providers.get(one.provider, one).inputs.get("enableSecretMutable") == "true"
@@ -150,7 +153,7 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
             changes.append(Change("replace", found, one, fields))
         elif fields:
             changes.append(Change("update", found, one, fields))
-    changes += [Change("delete", one, None) for one in before.values()]
+    changes += [Change("delete", resource, None) for resource in before.values()]
     return Comparison(old, new, changes)
 
 
@@ -159,7 +162,7 @@ def differences(old: Resource, new: Resource) -> list[Field]:
     found: list[Field] = []
     hidden: set[str] = set()
     for path, before, after in _leaves(old.inputs, new.inputs, ""):
-        root = next((side.content(one) for side in (old, new) for one in side.secret if side.hides(path)), None)
+        root = next((side.content(secret) for side in (old, new) for secret in side.secret if side.hides(path)), None)
         if old.autonamed and new.autonamed and path == "metadata.name":
             continue
         if root is None:
@@ -175,7 +178,7 @@ def renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
-        return [renamed(one, names) for one in cast("list[Any]", value)]
+        return [renamed(item, names) for item in cast("list[Any]", value)]
     return names.get(value, value) if isinstance(value, str) else value
 
 
@@ -187,7 +190,7 @@ def _forces_new(new: Resource, path: str, mutable_secrets: bool) -> bool:
     forcing = [*_ALL, *_FORCE_NEW.get(new.kind, ()), *new.replace_on_changes]
     if new.kind == "Secret" and (not mutable_secrets or new.inputs.get("immutable")):
         forcing += _SECRET_CONTENT
-    return any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in forcing)
+    return any(path == prefix or path.startswith((f"{prefix}.", f"{prefix}[")) for prefix in forcing)
 
 
 def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -208,7 +211,7 @@ def _leaves(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
 
 def _keyed(items: list[Any]) -> dict[str, Any]:
     """Return the items by name if all names are unique, else by position."""
-    names = [cast("Mapping[str, Any]", one).get("name") for one in items if isinstance(one, Mapping)]
+    names = [cast("Mapping[str, Any]", item).get("name") for item in items if isinstance(item, Mapping)]
     if len({name for name in names if isinstance(name, str)}) == len(items):
         return dict(zip(cast("list[str]", names), items, strict=True))
     return {str(position): one for position, one in enumerate(items)}

@@ -20,30 +20,32 @@ def guarded(one: Resource) -> str:
 def identities(resources: Sequence[Resource]) -> dict[str, str]:
     """Return the identity of the data by its purpose."""
     found = {
-        purpose: guarded(one)
-        for one in resources
+        purpose: guarded(resource)
+        for resource in resources
         for purpose in (RECORDS, ARTIFACTS)
-        if guarded(one) and one.name.endswith(f"-{purpose}-{KEEPER}")
+        if guarded(resource) and resource.name.endswith(f"-{purpose}-{KEEPER}")
     }
     return found or _of_the_pod(tracking(resources))
 
 
 def tracking(resources: Sequence[Resource]) -> Resource | None:
     """Return the tracking server's workload."""
-    return next((one for one in resources if one.kind in WORKLOADS and one.component == "tracking"), None)
+    return next(
+        (resource for resource in resources if resource.kind in WORKLOADS and resource.component == "tracking"), None
+    )
 
 
 def mlflow(server: Resource | None) -> Mapping[str, Any]:
     """Return the tracking server's own container."""
     containers: list[Mapping[str, Any]] = server.pod.get("containers", []) if server else []
     none: Mapping[str, Any] = {}
-    return next((one for one in containers if one["name"] == "mlflow"), none)
+    return next((container for container in containers if container["name"] == "mlflow"), none)
 
 
 def variables(server: Resource | None) -> Mapping[str, str]:
     """Return the environment of the tracking server's own container."""
     env: list[Mapping[str, str]] = mlflow(server).get("env", [])
-    return {one["name"]: one.get("value", "") for one in env}
+    return {variable["name"]: variable.get("value", "") for variable in env}
 
 
 def address(server: Resource | None) -> str:
@@ -69,7 +71,7 @@ def _of_the_pod(server: Resource | None) -> dict[str, str]:
         scheme, name = store.scheme.partition("+")[0], unquote(store.path[1:])
         records = identity.database(scheme, namespace, store.hostname, store.port, name)
     roots = (env.get(name, "") for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"))
-    root = next((urlsplit(one) for one in roots if one.startswith("s3://")), None)
+    root = next((urlsplit(root) for root in roots if root.startswith("s3://")), None)
     artifacts = claims.get("artifacts", claims.get("data", ""))
     if root:
         artifacts = identity.bucket(namespace, root.netloc, root.path, env.get("MLFLOW_S3_ENDPOINT_URL"))

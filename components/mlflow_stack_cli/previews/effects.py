@@ -51,7 +51,7 @@ class Effects:
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
         # The engine's order differs from that of a recording.
-        self._changes = sorted((one for one in comparison.changes if one.resource.custom), key=_rank)
+        self._changes = sorted((change for change in comparison.changes if change.resource.custom), key=_rank)
         self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
 
     def sentences(self) -> Iterator[str]:
@@ -77,7 +77,7 @@ class Effects:
 
     def _kinds(self) -> Iterator[str]:
         """Yield sentences about servers that are created, deleted or become a workload of another kind."""
-        gone = {_server(one.old): one.old for one in self._of("delete", _WORKLOADS) if one.old}
+        gone = {_server(change.old): change.old for change in self._of("delete", _WORKLOADS) if change.old}
         for made in self._of("create", _WORKLOADS):
             if made.new and (before := gone.pop(_server(made.new), None)):
                 kinds = f"becomes a {made.new.kind}, it was a {before.kind}"
@@ -90,7 +90,7 @@ class Effects:
 
     def _labels(self) -> Iterator[str]:
         """Yield sentences about objects of which only labels change."""
-        found = [one for one in self._changes if _only_labels(one)]
+        found = [change for change in self._changes if _only_labels(change)]
         if found:
             yield f"{len(found)} {'object gets' if len(found) == 1 else 'objects get'} other labels."
 
@@ -119,13 +119,13 @@ class Effects:
         if first and now and first != now:
             yield f"**The outputs `username`, `password` and `clientEnv` become those of `{now}`, not of `{first}`.**"
         made, lost = (
-            {user_of(one.resource) for one in self._of(op, frozenset({"RandomPassword"}))}
+            {user_of(change.resource) for change in self._of(op, frozenset({"RandomPassword"}))}
             for op in ("create", "delete")
         )
         for user in sorted((made - lost) & before & after):
             yield f"User `{user}` gets a generated password, within two minutes. Nothing restarts for it."
-        renewed = {one.resource.kind for one in self._changes} & {"RandomPassword", "RandomString"}
-        if before == after and not renewed and any(_is_password_file(one) for one in self._changes):
+        renewed = {change.resource.kind for change in self._changes} & {"RandomPassword", "RandomString"}
+        if before == after and not renewed and any(_is_password_file(change) for change in self._changes):
             yield (
                 "The password file changes, within two minutes: other given passwords, or another order of the users. "
                 "Nothing restarts for it."
@@ -156,7 +156,7 @@ class Effects:
         server = _server(change.resource)
         if change.op not in ("update", "replace") or change.old is None or change.new is None:
             return
-        before, after = (one.inputs["spec"].get("replicas", 1) for one in (change.old, change.new))
+        before, after = (workload.inputs["spec"].get("replicas", 1) for workload in (change.old, change.new))
         if before != after:
             yield f"{_capital(server)}: {before} → {after} pods."
         if change.op == "replace":
@@ -167,7 +167,7 @@ class Effects:
                 how = f"{how} where it is not paused"
             yield f"Restarts {server}, {how}."
         # One container fetches the model, another serves it.
-        uris = {(one.old, one.new) for one in change.fields if one.path.endswith(f"env[{_MODEL_URI}].value")}
+        uris = {(field.old, field.new) for field in change.fields if field.path.endswith(f"env[{_MODEL_URI}].value")}
         for before, after in sorted(uris):
             yield f"Model `{change.new.labels[_MODEL]}`: {shown(before)} → {shown(after)}."
         if _serves(change.old) != _serves(change.new):
@@ -190,20 +190,20 @@ class Effects:
 
     def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
         """Return whether the change may migrate a database's schema, which requires that no server is connected."""
-        kinds = {_database_kind(one) for one in (old, new)}
+        kinds = {_database_kind(workload) for workload in (old, new)}
         same = self._before.get(RECORDS) == self._after.get(RECORDS)
         return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
 
     def _runs_on_both(self, old: Resource, new: Resource) -> bool:
         """Return whether a rollout would run pods on two sets of data: stacks without guards have no handover."""
         replaced = {change.old.urn for change in self._changes if change.old and change.op == "replace"}
-        guarded = any(data.guarded(one) for one in self._comparison.old)
+        guarded = any(data.guarded(resource) for resource in self._comparison.old)
         single = old.kind == new.kind == "StatefulSet"
         left = any(found != self._after.get(purpose) for purpose, found in self._before.items())
         return left and not guarded and not single and old.urn not in replaced
 
     def _of(self, op: str, kinds: frozenset[str] = frozenset()) -> list[Change]:
-        return [one for one in self._changes if one.op == op and (not kinds or one.resource.kind in kinds)]
+        return [change for change in self._changes if change.op == op and (not kinds or change.resource.kind in kinds)]
 
 
 def _rank(change: Change) -> tuple[int, str, str]:
@@ -261,22 +261,28 @@ def _is_password_file(change: Change) -> bool:
 
 def _first_user(resources: Sequence[Resource]) -> str:
     """Return the user whose password clients get; empty if the stack does not state one."""
-    secrets = (cast("Mapping[str, Any]", one.inputs.get("metadata", {})) for one in resources if one.kind == "Secret")
-    annotations = (cast("Mapping[str, str]", one.get("annotations") or {}) for one in secrets)
-    return next((one[USER_ANNOTATION] for one in annotations if USER_ANNOTATION in one), "")
+    secrets = (
+        cast("Mapping[str, Any]", resource.inputs.get("metadata", {}))
+        for resource in resources
+        if resource.kind == "Secret"
+    )
+    annotations = (cast("Mapping[str, str]", secret.get("annotations") or {}) for secret in secrets)
+    return next((annotation[USER_ANNOTATION] for annotation in annotations if USER_ANNOTATION in annotation), "")
 
 
 def _users_secret(resources: Sequence[Resource]) -> str:
     """Return the existing Secret with users; empty for a stack without one."""
     server = data.tracking(resources)
     volumes: list[Mapping[str, Any]] = server.pod.get("volumes", []) if server else []
-    found = (one["secret"]["secretName"] for one in volumes if one["name"] == USERS_VOLUME)
+    found = (volume["secret"]["secretName"] for volume in volumes if volume["name"] == USERS_VOLUME)
     return next(found, "")
 
 
 def users(resources: Sequence[Resource]) -> set[str]:
     """Return the users: each has a salt, even with a given password."""
-    return {user_of(one) for one in resources if one.kind == "RandomString" and "-salt-" in one.name}
+    return {
+        user_of(resource) for resource in resources if resource.kind == "RandomString" and "-salt-" in resource.name
+    }
 
 
 def named(one: Resource) -> str:
@@ -338,5 +344,5 @@ def _compact(value: Any) -> str:
         said = (f"{key}: {_compact(pairs[key])}" for key in sorted(pairs) if pairs[key] not in ([], {}))
         return "{" + ", ".join(said) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_compact(one) for one in cast("list[Any]", value)) + "]"
+        return "[" + ", ".join(_compact(item) for item in cast("list[Any]", value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -64,7 +64,7 @@ class Forge:
         while True:
             joint = "&" if "?" in path else "?"
             items = cast("list[Item]", self._call("GET", f"{path}{joint}per_page={_PAGE}&page={page}"))
-            found = next((one for one in items if f"<!-- {marker} -->" in (one.get(field) or "")), None)
+            found = next((item for item in items if f"<!-- {marker} -->" in (item.get(field) or "")), None)
             if found is not None or len(items) < _PAGE:
                 return found
             page += 1

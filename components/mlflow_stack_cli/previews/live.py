@@ -97,7 +97,7 @@ class Live:
 
 def comparison(state: State, steps: list[State]) -> Comparison:
     """Return the engine's steps on a state, in the form of a comparison of two revisions."""
-    old = {one.urn: one for one in _resources(state)}
+    old = {resource.urn: resource for resource in _resources(state)}
     new: dict[str, Resource] = {}
     changes: list[Change] = []
     told: set[str] = set()
@@ -117,13 +117,15 @@ def comparison(state: State, steps: list[State]) -> Comparison:
         elif op in ("update", "replace") and before and after:
             changes.append(Change(op, before, after, _fields(step, before, after)))
     # No step reports a workload that is deleted with its data and has no successor of its kind.
-    changes += [Change("delete", one, None) for one in old.values() if one.custom and one.urn not in told]
+    changes += [
+        Change("delete", resource, None) for resource in old.values() if resource.custom and resource.urn not in told
+    ]
     return Comparison(list(old.values()), list(new.values()), changes)
 
 
 def _fields(step: State, before: Resource, after: Resource) -> list[Field]:
     """Return the differing fields. The engine hides secret values and reports only that they differ."""
-    found = [one for one in differences(before, after) if not one.secret]
+    found = [field for field in differences(before, after) if not field.secret]
     said = cast("list[str]", [*(step.get("detailedDiff") or ()), *(step.get("diffReasons") or ())])
     roots = {*before.secret, *after.secret}
     hidden = {after.content(root) for root in roots if any(path.startswith(root) for path in said)}
@@ -153,7 +155,11 @@ def _steps(done: subprocess.CompletedProcess[str]) -> list[State]:
         said: State = json.loads(done.stdout)
     except ValueError as error:
         raise _failure((done.stderr + done.stdout).splitlines()) from error
-    errors = [str(one["message"]).strip() for one in said.get("diagnostics", []) if one["severity"] == "error"]
+    errors = [
+        str(diagnostic["message"]).strip()
+        for diagnostic in said.get("diagnostics", [])
+        if diagnostic["severity"] == "error"
+    ]
     if done.returncode or errors:
         raise _failure("\n".join(errors).splitlines())
     return cast("list[State]", said.get("steps", []))
@@ -168,9 +174,11 @@ def _masked(state: State | None, known: Mapping[str, Resource]) -> Resource | No
 
 
 def _resources(state: State) -> list[Resource]:
-    kept = [one for one in release.resources(state) if not one.get("delete")]
-    found = [_resource(one) for one in kept]
-    return [one for one in found if one.type != _ROOT and not one.name.startswith(_DEFAULT_PROVIDER)]
+    kept = [resource for resource in release.resources(state) if not resource.get("delete")]
+    found = [_resource(resource) for resource in kept]
+    return [
+        resource for resource in found if resource.type != _ROOT and not resource.name.startswith(_DEFAULT_PROVIDER)
+    ]
 
 
 def _resource(state: State) -> Resource:
@@ -216,8 +224,8 @@ def _plain(value: Any, path: str, secret: list[str]) -> Any:
 
 def _unprotected(state: State) -> State:
     edited = deepcopy(state)
-    for one in release.resources(edited):
-        one.pop("protect", None)
+    for resource in release.resources(edited):
+        resource.pop("protect", None)
     return edited
 
 

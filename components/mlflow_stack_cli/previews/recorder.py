@@ -75,16 +75,16 @@ class Monitor(mocks.MockMonitor):
 
     def former_urns(self, request: Any) -> list[str]:
         """Return the former URNs of a resource: its own aliases, under its parent and the parent's aliases."""
-        stated = [one.urn for one in request.aliases if one.urn]
-        specs = [one.spec for one in request.aliases if not one.urn]
+        stated = [alias.urn for alias in request.aliases if alias.urn]
+        specs = [alias.spec for alias in request.aliases if not alias.urn]
         forms = [(request.name, request.type, request.parent)]
         forms += [
             (
-                one.name or request.name,
-                one.type or request.type,
-                "" if one.noParent else one.parentUrn or request.parent,
+                spec.name or request.name,
+                spec.type or request.type,
+                "" if spec.noParent else spec.parentUrn or request.parent,
             )
-            for one in specs
+            for spec in specs
         ]
         found = list(stated)
         for name, kind, parent in forms:
@@ -174,7 +174,7 @@ async def _known(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: await _known(one) for key, one in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [await _known(one) for one in cast("list[Any]", value)]
+        return [await _known(item) for item in cast("list[Any]", value)]
     return str(value) if isinstance(value, Fraction) else value
 
 

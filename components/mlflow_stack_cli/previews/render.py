@@ -22,11 +22,13 @@ _MARK = {"pulumi.com/autonamed": "true"}
 def manifests(resources: Sequence[Resource]) -> dict[str, str]:
     """Return the text of each file, by a path of namespace, kind and object."""
     files: dict[str, str] = {}
-    for one in resources:
-        if one.type.startswith(KUBERNETES):
-            content = manifest(one)
+    for resource in resources:
+        if resource.type.startswith(KUBERNETES):
+            content = manifest(resource)
             metadata = content["metadata"]
-            path = "/".join([*filter(None, [metadata.get("namespace")]), f"{one.kind.lower()}-{metadata['name']}.yaml"])
+            path = "/".join(
+                [*filter(None, [metadata.get("namespace")]), f"{resource.kind.lower()}-{metadata['name']}.yaml"]
+            )
             files[path] = _HEADER + yaml.safe_dump(content, allow_unicode=True, width=120)
     return files
 
@@ -77,7 +79,7 @@ def _pruned(value: Any) -> Any:
         pairs = ((name, _pruned(one)) for name, one in cast("Mapping[str, Any]", value).items())
         return {name: one for name, one in pairs if not _says_nothing(name, one)}
     if isinstance(value, list):
-        return [_pruned(one) for one in cast("list[Any]", value)]
+        return [_pruned(item) for item in cast("list[Any]", value)]
     return value
 
 

@@ -46,13 +46,13 @@ class Words:
         `size_keys`: keys that set the sizes of claims, by the claim's name."""
         self._comparison = comparison
         self._size_keys = size_keys
-        self._changes = [one for one in comparison.changes if one.resource.custom]
+        self._changes = [change for change in comparison.changes if change.resource.custom]
         self._release = frozenset(release)
         # A generated name means nothing to a reader; the resource's name does.
         self._names = {
-            one.inputs["metadata"]["name"]: one.name
-            for one in (*comparison.old, *comparison.new)
-            if one.autonamed and "name" in one.inputs["metadata"]
+            resource.inputs["metadata"]["name"]: resource.name
+            for resource in (*comparison.old, *comparison.new)
+            if resource.autonamed and "name" in resource.inputs["metadata"]
         }
         self._effects = Effects(comparison)
         self.refused: list[str] = []
@@ -83,7 +83,7 @@ class Words:
         return f"{head}\n{rest}".rstrip() + "\n"
 
     def _summary(self, stack: str, against: str) -> Iterator[str]:
-        counts = {op: sum(one.op == op for one in self._changes) for op in _TITLES}
+        counts = {op: sum(change.op == op for change in self._changes) for op in _TITLES}
         said = ", ".join(f"{count} {_TITLES[op].lower()}" for op, count in counts.items() if count)
         yield f"### Stack `{stack}`: {said or 'nothing changes'}\n"
         yield f"Compared with {against}.\n"
@@ -101,7 +101,8 @@ class Words:
     def _listed(self) -> Iterator[str]:
         for op, title in _TITLES.items():
             chosen = sorted(
-                (one for one in self._changes if one.op == op), key=lambda one: (one.resource.kind, one.resource.name)
+                (change for change in self._changes if change.op == op),
+                key=lambda one: (one.resource.kind, one.resource.name),
             )
             if chosen:
                 yield f"\n#### {title}\n"
@@ -151,13 +152,13 @@ class Words:
                 self._judge_data(change, old)
             if old.kind == "RandomPassword" and change.op in ("replace", "delete"):
                 self._judge_password(change.op, old, new)
-        before = {one.urn: one for one in self._comparison.old}
-        for one in self._comparison.new:
-            found = next((before[urn] for urn in (one.urn, *one.aliases) if urn in before), None)
-            if found is not None and found.protect and not one.protect and one.name not in self._release:
+        before = {resource.urn: resource for resource in self._comparison.old}
+        for resource in self._comparison.new:
+            found = next((before[urn] for urn in (resource.urn, *resource.aliases) if urn in before), None)
+            if found is not None and found.protect and not resource.protect and resource.name not in self._release:
                 self.refused.append(
-                    f"**{named(one)} is no longer protected.** What is next to delete it would not be refused. "
-                    f"{_acknowledge(one.name)}"
+                    f"**{named(resource)} is no longer protected.** What is next to delete it would not be refused. "
+                    f"{_acknowledge(resource.name)}"
                 )
 
     def _judge_guard(self, op: str, old: Resource) -> None:
@@ -230,8 +231,8 @@ def drift(found: Comparison, stack: str) -> str:
 def left_behind(found: Sequence[Leftover]) -> str:
     """Return a line for each object that a killed update left behind; empty if there is none."""
     lines = [
-        f"- {one.kind} `{one.name}` was left behind by a killed update. `mlflow-stack up` deletes it.\n"
-        for one in found
+        f"- {leftover.kind} `{leftover.name}` was left behind by a killed update. `mlflow-stack up` deletes it.\n"
+        for leftover in found
     ]
     return "\n" + "".join(lines) if lines else ""
 
@@ -283,21 +284,21 @@ def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
 
 def _reserved(resources: Sequence[Resource]) -> _Reserved:
     least = {
-        one.inputs["spec"]["scaleTargetRef"]["name"]: one.inputs["spec"].get("minReplicas", 1)
-        for one in resources
-        if one.kind == "HorizontalPodAutoscaler"
+        resource.inputs["spec"]["scaleTargetRef"]["name"]: resource.inputs["spec"].get("minReplicas", 1)
+        for resource in resources
+        if resource.kind == "HorizontalPodAutoscaler"
     }
     servers = [
-        (int(one.inputs["spec"].get("replicas", least.get(one.inputs["metadata"].get("name"), 1))), one)
-        for one in resources
-        if one.kind in _WORKLOADS
+        (int(resource.inputs["spec"].get("replicas", least.get(resource.inputs["metadata"].get("name"), 1))), resource)
+        for resource in resources
+        if resource.kind in _WORKLOADS
     ]
     templates = (
         count * _claimed(template)
         for count, one in servers
         for template in one.inputs["spec"].get("volumeClaimTemplates", [])
     )
-    claims = (_claimed(one.inputs) for one in resources if one.kind == "PersistentVolumeClaim")
+    claims = (_claimed(resource.inputs) for resource in resources if resource.kind == "PersistentVolumeClaim")
     return _Reserved(
         pods=sum(count for count, _ in servers),
         cpu=sum(count * _pod_request(one.pod, "cpu") for count, one in servers),
@@ -314,8 +315,8 @@ def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
         quantity = amount(str(container.get("resources", {}).get("requests", {}).get(resource, "0")))
         return int(quantity * 1000 if resource == "cpu" else quantity)
 
-    steps = [request(one) for one in pod.get("initContainers", [])]
-    return max([sum(request(one) for one in pod.get("containers", [])), *steps])
+    steps = [request(container) for container in pod.get("initContainers", [])]
+    return max([sum(request(container) for container in pod.get("containers", [])), *steps])
 
 
 def _claimed(claim: Mapping[str, Any]) -> int:
