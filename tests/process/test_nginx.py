@@ -211,7 +211,7 @@ def serving(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ng
 
 
 def test_existing_users_come_in_beside_those_of_the_stack(root: Path, tmp_path: Path) -> None:
-    """Users of a model are in its own file only; the stack's names are unknown in it, in any case."""
+    """Existing users are looked up in their own file; a name of the stack never is, in upper case or lower."""
 
     users = ExistingUsers("people", ["ann", "a.b+c@example.com", "models"])
     conf = nginx_conf(Addresses("mlflow", "team", host=HOST, port=30500), LIMITS, Access(existing_users=users))
