@@ -165,10 +165,10 @@ class Column:
     field: str
     """Name of the field in an error."""
     chosen: bool = False
-    """Whether a client states the location, instead of MLflow deriving it from a parent row."""
+    """True if a client states the location, instead of MLflow deriving it from a parent row."""
     references: bool = False
     placeholders: bool = False
-    """Whether prompts, which have no artifacts, record a placeholder."""
+    """True if prompts, which have no artifacts, record a placeholder."""
 
 
 _TRACKING = "mlflow.store.tracking.dbmodels.models"
