@@ -42,7 +42,7 @@ class Line:
 
     @property
     def met(self) -> bool:
-        """Whether the ratio meets the goal."""
+        """True if the ratio meets the goal."""
         return self.ratio >= self.goal if self.better == "at least" else self.ratio <= self.goal
 
     def plain(self) -> dict[str, Any]:

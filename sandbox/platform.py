@@ -99,7 +99,7 @@ class Sandbox:
 
     @property
     def local(self) -> bool:
-        """Whether the stack runs on the instance's own node."""
+        """True if the stack runs on the instance's own node."""
         return not self.context
 
     def tools(self, progress: Progress) -> Tools:
@@ -131,7 +131,7 @@ class Sandbox:
 
     @property
     def public(self) -> bool:
-        """Whether the stack has a public address."""
+        """True if the stack has a public address."""
         return self._expose.get("kind", "none") != "none"
 
     @property

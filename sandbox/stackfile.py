@@ -99,7 +99,7 @@ class StackFile:
 
     @property
     def salted(self) -> bool:
-        """Whether the salt is known."""
+        """True if the salt is known."""
         return "encryptionsalt" in _read(self.path) or "encryptionsalt" in self._hand().identity
 
     def home(self, key: str) -> Path:

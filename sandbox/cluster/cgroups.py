@@ -30,7 +30,7 @@ class Cgroup:
 
     @property
     def unified(self) -> bool:
-        """Whether this machine uses only version 2; with both mounted, version 1 has the controllers."""
+        """True if this machine uses only version 2; with both mounted, version 1 has the controllers."""
         return (self.root / "cgroup.controllers").exists()
 
     def create(self) -> list[Path]:

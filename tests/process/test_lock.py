@@ -94,7 +94,7 @@ class Tokens(ThreadingHTTPServer):
     chain: str
     """Certificate of the key, DER in base64."""
     empty: bool = False
-    """Whether its tokens are invalid."""
+    """True if its tokens are invalid."""
     asked: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     def __post_init__(self) -> None:

@@ -46,10 +46,10 @@ class Resource:
     secret: Sequence[str] = ()
     """Paths of secret inputs, with everything below them."""
     autonamed: bool = False
-    """Whether the provider generated the object's name."""
+    """True if the provider generated the object's name."""
     protect: bool = False
     retain: bool = False
-    """Whether the object is kept when the resource is deleted."""
+    """True if the object is kept when the resource is deleted."""
     replace_on_changes: Sequence[str] = ()
     replace_with: Sequence[str] = ()
     """URNs of the resources whose replacement replaces this one."""
