@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from repository import Repository
 
 import engine
+from mlflow_stack import pod
 from mlflow_stack.access import proxy
-from mlflow_stack.servers import tracking
 from mlflow_stack_cli.previews import capture, render
 from mlflow_stack_cli.progress import Progress
 from mlflow_stack_cli.project import Project
@@ -160,7 +160,8 @@ def test_the_guide_to_reuse_leads_to_a_secret_password(
 
     example.env["MLFLOW_STACK"] = f"git+file://{repository.folder}@{repository.git('rev-parse', 'HEAD').strip()}"
     example.env["lock"] = str(repository.folder / "requirements.lock")
-    (commands,) = blocks(repository.folder / "components" / "README.md", "Command line")
+    found = blocks(repository.folder / "components" / "README.md")
+    (commands,) = [block for block in found if "mlflow-stack preflight" in block]
     said = example.shell(commands, example.folder)
     assert "### Stack `dev`: nothing changes\n" in said
     assert f"URL       {outputs['url']}\n" in said
@@ -254,7 +255,7 @@ def yaml_host() -> Path:
 def check_plugin(example: Example, namespace: str) -> None:
     """Run a program that uses the component as a plugin, from `up` to deletion."""
     declared = yaml.safe_load((example.folder / "Pulumi.yaml").read_text())["config"]
-    assert declared["image"]["default"] == tracking.DEFAULT_IMAGE
+    assert declared["image"]["default"] == pod.DEFAULT_IMAGE
     assert declared["proxyImage"]["default"] == proxy.DEFAULT_IMAGE
     example.platform.namespace(namespace)
     example.up(namespace=namespace)

@@ -20,7 +20,7 @@ from e2e.platform_under_test import DEV_PORT, Platform, Stack, Visitor, blocks, 
 from e2e.test_stacks import args, consumer
 
 import engine
-from mlflow_stack.backend.mysql import SCRIPTS
+from mlflow_stack.backend.mariadb import PROGRAMS
 from mlflow_stack_cli.progress import Progress
 from sandbox import images
 
@@ -169,7 +169,7 @@ def _migration(platform: Platform) -> psutil.Process | None:
     """Return the process that creates the tables, once it is connected to the database."""
     for process, words in platform.processes().items():
         with suppress(FileNotFoundError):
-            migrates = words[-2:] == [f"{SCRIPTS}/mysql_schema.py", "migrate"]
+            migrates = words[-2:] == [f"{PROGRAMS}/mysql_schema.py", "migrate"]
             # In the pod's network, which psutil does not inspect: a connection to port 3306.
             if migrates and ":0CEA 01 " in Path(f"/proc/{process.pid}/net/tcp").read_text():
                 return process
