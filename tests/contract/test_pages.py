@@ -48,3 +48,8 @@ def test_each_claim_names_a_test() -> None:
     claims = [row for row in rows if row[0] not in ("claim", "---")]
     assert len(claims) > 20
     assert [claim for claim, tests in claims if not re.search(r"`tests/\w+/test_\w+\.py(::\w+)?`", tests)] == []
+
+
+def test_guide_to_reuse_quotes_the_example() -> None:
+    program = (engine.PROJECT / "examples" / "reuse-python" / "__main__.py").read_text()
+    assert f"```python\n{program}```\n" in (engine.PROJECT / "docs" / "how-to" / "reuse-the-component.md").read_text()
