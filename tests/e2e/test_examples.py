@@ -156,7 +156,6 @@ def test_the_guide_to_reuse_leads_to_a_secret_password(
     assert ask(visitor, outputs["url"] + SEARCH, "ann", "wrong")[0] == 401
     visitor.leave()
 
-    example.env["MLFLOW_STACK"] = f"git+file://{repository.folder}@{repository.git('rev-parse', 'HEAD').strip()}"
     example.env["lock"] = str(repository.folder / "requirements.lock")
     found = blocks(repository.folder / "components" / "README.md")
     (commands,) = [block for block in found if "mlflow-stack preflight" in block]
