@@ -6,6 +6,7 @@ not stop the preview early.
 
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mlflow_stack_cli import programs, release, stackfile
+from mlflow_stack_cli import programs, release
 from mlflow_stack_cli.deployment import Deployment
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.interrupted import Leftover
@@ -77,21 +78,21 @@ class Live:
     def _copy(self, state: State) -> Generator[dict[str, str]]:
         """Return the environment in which the engine has a stack of the same name with this state."""
         here = self.deployment
-        file = here.platform.stack_file
-        if not any(key in stackfile.read(file, here.project.name) for key in stackfile.IDENTITY):
-            raise LocalError(
-                f"{file}: encryptionsalt or secretsprovider: required, because previews decrypt a copy of the state. "
-                f"Next: `pulumi stack init {here.stack}`, or `pulumi stack change-secrets-provider passphrase`."
-            )
         with tempfile.TemporaryDirectory(dir=here.platform.scratch) as scratch:
             (Path(scratch) / "Pulumi.yaml").write_text(f"name: {here.project.name}\nruntime: python\n")
             variables = {**self.tools.environment, "PULUMI_BACKEND_URL": f"file://{scratch}"}
             # In the checkout, the engine would write a salt into the tracked stack file.
             here.asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
+            # The engine writes a salt into a stack file that has none.
+            copied = Path(scratch) / here.platform.stack_file.name
+            copied.unlink(missing_ok=True)
+            if here.platform.stack_file.exists():
+                shutil.copyfile(here.platform.stack_file, copied)
+            variables["PULUMI_OPTION_CONFIG_FILE"] = str(copied)
             if state:
-                file = Path(scratch) / "state.json"
-                file.write_text(json.dumps(state))
-                here.asked(variables, "stack", "import", "--file", str(file))
+                exported = Path(scratch) / "state.json"
+                exported.write_text(json.dumps(state))
+                here.asked(variables, "stack", "import", "--file", str(exported))
             yield variables
 
 
