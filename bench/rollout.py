@@ -65,7 +65,7 @@ def measure(platform: Platform, progress: Progress, short: bool) -> list[Line]:
 
 
 def _pulumi(platform: Platform) -> tuple[Took, Objects]:
-    expose = {"kind": "nodeport", "host": platform.instance.node_address, "nodePort": PORT}
+    expose = {"host": platform.instance.node_address, "nodePort": PORT}
     config = platform.config | {"mlflow-stack:namespace": NAMESPACE, "mlflow-stack:expose": expose}
     with Stack(platform, "rollout", "mlflow-stack", PROJECT, config) as stack:
         try:

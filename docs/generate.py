@@ -87,8 +87,9 @@ def reference(document: dict[str, Any]) -> dict[str, str]:
     sections = {page: [f"# {title}\n", _GENERATED] for page, title in PAGES.items()}
     sections["keys"] += [_HEAD, "## Top-level keys\n", inputs]
     for title, definition in maps.items():
-        fields = _table(definition["properties"], definition.get("required", []), words, links)
-        sections[links[title]] += [f"## {title}\n", " ".join(definition["description"].split()) + "\n", fields]
+        sections[links[title]] += [f"## {title}\n", " ".join(definition["description"].split()) + "\n"]
+        if fields := definition.get("properties"):
+            sections[links[title]].append(_table(fields, definition.get("required", []), words, links))
     outputs = _table(component["properties"], [], words, links)
     sections["keys"] += ["## Outputs\n", outputs, _ENVIRONMENTS, environments()]
     return {page: "\n".join(parts) for page, parts in sections.items()}
@@ -102,7 +103,7 @@ def _links(inputs: dict[str, Any], maps: dict[str, Any]) -> dict[str, str]:
         title = _title(shape.get("$ref", ""))
         if title in maps and page not in pages[title]:
             pages[title].add(page)
-            for field in maps[title]["properties"].values():
+            for field in maps[title].get("properties", {}).values():
                 visit(field, page)
         for inner in ("items", "additionalProperties"):
             if inner in shape:
@@ -236,7 +237,7 @@ def stack_files(document: dict[str, Any]) -> dict[str, Any]:
         if "enum" in definition:
             content: dict[str, Any] = {"enum": [value["value"] for value in definition["enum"]]}
         else:
-            content = _fields(definition["properties"], definition.get("required"), kinds[title])
+            content = _fields(definition.get("properties", {}), definition.get("required"), kinds[title])
         definitions[title] = {"description": definition["description"], **content}
     definitions["ExposeArgs"].setdefault("allOf", []).extend(_exposures())
     return {
@@ -270,16 +271,24 @@ def stack_files(document: dict[str, Any]) -> dict[str, Any]:
 
 def _exposures() -> list[dict[str, Any]]:
     """Return the required and the accepted fields of ``expose``, by kind."""
-    return [
-        {
-            "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
-            "then": {
-                "required": [validate.camel(name) for name in expose.KINDS[kind].required],
-                "propertyNames": {"enum": sorted({"kind", *map(validate.camel, expose.KINDS[kind].fields)})},
-            },
-        }
-        for kind in expose.KINDS
-    ]
+    former = {key: kind for kind, key in expose.DEPRECATED_KINDS.items()}
+    rules: list[dict[str, Any]] = []
+    for key, kind in expose.KINDS.items():
+        by_kind = {"properties": {"kind": {"const": former[key]}}, "required": ["kind"]}
+        fields = {key, "kind", *kind.fields, *(["class_name"] if key == "ingress" else [])}
+        rules.append(
+            {
+                "if": {"anyOf": [{"required": [validate.camel(key)]}, by_kind]},
+                "then": {"required": ["host"], "propertyNames": {"enum": sorted(map(validate.camel, fields))}},
+            }
+        )
+        if key in ("gateway", "node_port"):
+            rules.append({"if": by_kind, "then": {"required": [validate.camel(key)]}})
+    selects = [{"required": [validate.camel(key)]} for key in (*expose.KINDS, "kind")]
+    none = {"properties": {"kind": {"const": former[None]}}, "required": ["kind"]}
+    rules.append({"if": none, "then": {"propertyNames": {"enum": ["kind"]}}})
+    rules.append({"if": {"minProperties": 1}, "then": {"anyOf": selects}})
+    return rules
 
 
 def _fields(properties: dict[str, Any], required: list[str] | None, kind: type) -> dict[str, Any]:
@@ -299,7 +308,9 @@ def _fields(properties: dict[str, Any], required: list[str] | None, kind: type) 
 
 
 def _shape(field: dict[str, Any], secret: bool = False) -> dict[str, Any]:
-    said = {"description": " ".join(field["description"].split())} if "description" in field else {}
+    said: dict[str, Any] = {"description": " ".join(field["description"].split())} if "description" in field else {}
+    if "deprecationMessage" in field:
+        said["deprecated"] = True
     secret = secret or field.get("secret", False)
     if "$ref" in field:
         return {**said, "$ref": f"#/$defs/{_title(field['$ref'])}"}

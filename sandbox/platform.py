@@ -132,7 +132,7 @@ class Sandbox:
     @property
     def public(self) -> bool:
         """True if the stack has a public address."""
-        return self._expose.get("kind", "none") != "none"
+        return "host" in self._expose
 
     @property
     def _expose(self) -> Tree:
@@ -255,8 +255,7 @@ class Sandbox:
     def _address(self) -> Tree:
         return {
             f"{PROJECT_NAME}:expose": {
-                "kind": "ingress",
-                "className": "traefik",
+                "ingress": {"className": "traefik"},
                 "host": f"{self.stack}.{self.instance.domain}",
                 # Traefik's default certificate covers all names of the instance.
                 "tls": {},

@@ -11,7 +11,7 @@ from mlflow_stack.backend.mariadb import MariadbArgs
 from mlflow_stack.backend.mysql import DumpsArgs, MysqlStore, MysqlStoreArgs, MysqlStoreInputs
 from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs, PvcStoreInputs
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
-from mlflow_stack.expose import ControllerArgs, ExposeArgs, ExposureArgs, TlsArgs
+from mlflow_stack.expose import ControllerArgs, ExposeArgs, ExposureArgs, IngressArgs, RouteArgs, TlsArgs
 from mlflow_stack.expose.exposure import Exposure
 from mlflow_stack.pod import Context, EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
@@ -46,6 +46,7 @@ __all__ = [
     "ExposeArgs",
     "Exposure",
     "ExposureArgs",
+    "IngressArgs",
     "InvalidArgs",
     "KeyRefArgs",
     "MariadbArgs",
@@ -69,6 +70,7 @@ __all__ = [
     "PvcStoreInputs",
     "Reservation",
     "ResourcesArgs",
+    "RouteArgs",
     "S3Artifacts",
     "S3ArtifactsArgs",
     "S3ArtifactsInputs",

@@ -19,7 +19,7 @@ from mlflow_stack.stack import MlflowStack
 NAME = "mlflow-stack"
 ENUMS = {
     pod.Platform: ("Platform", "Platform of the cluster, which decides who sets the pods' UID."),
-    expose.Kind: ("ExposeKind", "Kind of public address."),
+    expose.DeprecatedKind: ("ExposeKind", "Kind of public address."),
     expose.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
     claims.AccessMode: ("AccessMode", "Access mode of a claim."),
     s3.Addressing: ("Addressing", "Place of the bucket's name in a request."),
@@ -66,7 +66,7 @@ class Provider(component.ComponentProvider):
         # Pulumi's host has no parameter for the analyzer.
         component.Analyzer = _Analyzer  # pyright: ignore[reportPrivateImportUsage]
         super().__init__([MlflowStack], NAME, None, version)
-        self.schema = json.dumps(_with_secrets(json.loads(cast(str, self.schema))))
+        self.schema = json.dumps(_marked(json.loads(cast(str, self.schema))))
 
     def construct(
         self, name: str, resource_type: str, inputs: pulumi.Inputs, options: pulumi.ResourceOptions | None = None
@@ -88,8 +88,8 @@ class _Servicer(server.ProviderServicer):
             raise pulumi.InputPropertiesError(str(error), []) from None
 
 
-def _with_secrets(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema with its secret fields marked as such, at any depth."""
+def _marked(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with its secret and its deprecated fields marked as such, at any depth."""
     (resource,) = schema["resources"].values()
     secret = {*map(validate.camel, validate.SECRETS)}
     for holder in (resource, *schema["types"].values()):
@@ -98,6 +98,10 @@ def _with_secrets(schema: dict[str, Any]) -> dict[str, Any]:
             fields[name]["secret"] = True
     for name in map(validate.camel, SECRET_OUTPUTS):
         resource["properties"][name]["secret"] = True
+    for kind, replaced in validate.deprecated().items():
+        fields = schema["types"].get(f"{NAME}:index:{kind.__name__}", {}).get("properties", {})
+        for name, instead in replaced.items():
+            fields[validate.camel(name)]["deprecationMessage"] = instead
     return schema
 
 

@@ -109,7 +109,7 @@ class MlflowStackArgs(TypedDict):
         "artifact_locations": [],
         "max_concurrent_uploads": proxy.DEFAULT_MAX_CONCURRENT_UPLOADS,
         "models": [],
-        "expose": {"kind": "none"},
+        "expose": {},
         "internal_from": [],
         "egress": [],
         "rollout_timeout": pod.DEFAULT_ROLLOUT_TIMEOUT,
@@ -209,7 +209,7 @@ class Spec:
     def exposure(self) -> ExposeKind:
         """Public address."""
         given = cast("Mapping[str, Any]", self.args["expose"])
-        return expose.KINDS[given["kind"]](self.name, given, self.place.under("expose"))
+        return expose.chosen(given)(self.name, given, self.place.under("expose"))
 
     @cached_property
     def max_artifact_size(self) -> str:

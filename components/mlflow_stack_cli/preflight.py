@@ -175,7 +175,7 @@ def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
 def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
     """Yield the objects of a kind that receive requests for the stack's address."""
     host, path = stack.expose.get("host"), stack.expose.get("path", "")
-    if expose.KINDS[stack.expose["kind"]].object is None or not asked.serves(kind):
+    if host is None or not asked.serves(kind):
         return
     for item in asked.items(kind.resource, "--all-namespaces"):
         metadata = item["metadata"]

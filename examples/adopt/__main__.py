@@ -13,7 +13,7 @@ mlflow = MlflowStack(
         "existing_namespace": config.require("namespace"),
         "backend_store": {"pvc": {"existing_claim": config.require("claim")}},
         "expose": {
-            "kind": "ingress",
+            "ingress": {},
             "host": config.require("host"),
             "tls": {"secret": config.require("certificate")},
         },

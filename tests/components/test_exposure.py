@@ -7,12 +7,12 @@ import pulumi
 import pytest
 
 import engine
-from mlflow_stack import Exposure, MlflowStack
+from mlflow_stack import Exposure, MlflowStack, resolve
 from mlflow_stack.expose import ingress
 
-INGRESS = {"kind": "ingress", "host": "mlflow.example.com"}
-ROUTE = {"kind": "route", "host": "mlflow.example.com"}
-GATEWAY = {"kind": "gateway", "host": "mlflow.example.com", "gateway": "infra/public", "tls": {}}
+INGRESS = {"ingress": {}, "host": "mlflow.example.com"}
+ROUTE = {"route": {}, "host": "mlflow.example.com"}
+GATEWAY = {"host": "mlflow.example.com", "gateway": "infra/public", "tls": {}}
 OPENSHIFT = {"namespaceSelector": {"matchLabels": {"policy-group.network.openshift.io/ingress": ""}}, "podSelector": {}}
 
 
@@ -55,7 +55,11 @@ def public_callers(deployment: engine.Deployment) -> Any:
 
 
 def test_an_ingress_leads_each_prefix_to_its_own_service() -> None:
-    ingress = exposed({**INGRESS, "path": "/ml", "class_name": "nginx"}, iris="mlflow-iris").one("Ingress").inputs
+    ingress = (
+        exposed({**INGRESS, "path": "/ml", "ingress": {"class_name": "nginx"}}, iris="mlflow-iris")
+        .one("Ingress")
+        .inputs
+    )
     public = {"port": {"name": "public"}}
     assert ingress["spec"] == {
         "ingressClassName": "nginx",
@@ -166,11 +170,11 @@ def test_a_users_annotation_wins() -> None:
         (ROUTE, "https://mlflow.example.com", "https://mlflow.example.com"),
         (GATEWAY, "https://mlflow.example.com", "https://mlflow.example.com"),
         (
-            {"kind": "nodeport", "host": "192.0.2.7", "node_port": 30500, "path": "/ml"},
+            {"host": "192.0.2.7", "node_port": 30500, "path": "/ml"},
             "http://192.0.2.7:30500/ml",
             "http://192.0.2.7:30500",
         ),
-        ({"kind": "none"}, "http://mlflow.team.svc", "http://mlflow.team.svc"),
+        ({}, "http://mlflow.team.svc", "http://mlflow.team.svc"),
     ],
     ids=["ingress", "ingress with tls", "route", "gateway", "nodeport", "none"],
 )
@@ -181,7 +185,7 @@ def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -
     assert variables["MLFLOW_SERVER_ALLOWED_HOSTS"].startswith(f"{host},{host}:*,mlflow")
     assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == origin
     assert variables["MLFLOW_STATIC_PREFIX"] == expose.get("path", "")
-    assert (f"server_name {host};" in conf(deployment)) == (expose["kind"] != "none")
+    assert (f"server_name {host};" in conf(deployment)) == ("host" in expose)
     assert (f"{host} https;" in conf(deployment)) == url.startswith("https")
     secret = deployment.one("Secret", "mlflow-client").inputs["stringData"]
     assert secret["MLFLOW_TRACKING_URI"] == "http://mlflow.team.svc" + expose.get("path", "")
@@ -229,9 +233,9 @@ def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -
             [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"c": "d"}}}],
         ),
         ({**ROUTE, "controller": {"cidrs": ["192.0.2.0/24"]}}, [{"ipBlock": {"cidr": "192.0.2.0/24"}}]),
-        ({"kind": "nodeport", "host": "h", "node_port": 30500}, "everyone"),
+        ({"host": "h", "node_port": 30500}, "everyone"),
         (
-            {"kind": "nodeport", "host": "h", "node_port": 30500, "allow_from": ["192.0.2.0/24"]},
+            {"host": "h", "node_port": 30500, "allow_from": ["192.0.2.0/24"]},
             [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
         ),
     ],
@@ -242,9 +246,7 @@ def test_who_may_connect_to_the_public_port(expose: dict, callers: Any) -> None:
 
 
 def test_the_internal_port_is_for_the_own_namespace_and_those_named() -> None:
-    deployment = stack(
-        {"kind": "none"}, internal_from=[{"namespace_selector": {"team": "red"}}, {"pod_selector": {"job": "x"}}]
-    )
+    deployment = stack({}, internal_from=[{"namespace_selector": {"team": "red"}}, {"pod_selector": {"job": "x"}}])
     assert deployment.one("NetworkPolicy").inputs["spec"]["ingress"] == [
         {
             "ports": [{"port": 8081, "protocol": "TCP"}],
@@ -258,7 +260,7 @@ def test_the_internal_port_is_for_the_own_namespace_and_those_named() -> None:
 
 
 def test_addresses_outside_are_opened_by_their_port() -> None:
-    deployment = stack({"kind": "none"}, egress=[{"cidr": "192.0.2.0/24", "port": 443.0}])
+    deployment = stack({}, egress=[{"cidr": "192.0.2.0/24", "port": 443.0}])
     assert deployment.one("NetworkPolicy").inputs["spec"]["egress"][1:] == [
         {"ports": [{"port": 443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
     ]
@@ -267,8 +269,8 @@ def test_addresses_outside_are_opened_by_their_port() -> None:
 def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: warned.append(text))
-    exposed({"kind": "nodeport", "host": "h", "node_port": 30500, "allow_from": ["0.0.0.0/0", "192.0.2.0/24"]})
-    ingress = {"kind": "ingress", "host": "h.example.com"}
+    exposed({"host": "h", "node_port": 30500, "allow_from": ["0.0.0.0/0", "192.0.2.0/24"]})
+    ingress = {"ingress": {}, "host": "h.example.com"}
     exposed({**ingress, "controller": {"cidrs": ["0.0.0.0/1", "128.0.0.0/1"]}})
     exposed({**ingress, "controller": {"cidrs": ["10.0.0.0/8"]}, "trusted_proxies": ["10.0.0.0/8"]})
     assert warned == [
@@ -277,8 +279,40 @@ def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pyt
     ]
 
 
+@pytest.mark.parametrize(
+    ("former", "current", "warnings"),
+    [
+        ({"kind": "none"}, {}, ["kind"]),
+        ({"kind": "ingress", "host": "h.example"}, {"ingress": {}, "host": "h.example"}, ["kind"]),
+        (
+            {"kind": "ingress", "host": "h.example", "class_name": "nginx"},
+            {"ingress": {"class_name": "nginx"}, "host": "h.example"},
+            ["kind", "class_name"],
+        ),
+        ({"kind": "route", "host": "h.example"}, {"route": {}, "host": "h.example"}, ["kind"]),
+        ({"kind": "gateway", "gateway": "a/b", "host": "h.example"}, {"gateway": "a/b", "host": "h.example"}, ["kind"]),
+        (
+            {"kind": "nodeport", "node_port": 30500, "host": "h.example"},
+            {"node_port": 30500, "host": "h.example"},
+            ["kind"],
+        ),
+    ],
+)
+def test_deprecated_keys_select_the_same_address_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, former: dict, current: dict, warnings: list[str]
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: warned.append(text))
+    assert resolve("mlflow", {"expose": former}).args == resolve("mlflow", {"expose": current}).args
+    instead = {
+        "kind": "Use one of the keys ingress, route, gateway and nodePort, or none of them.",
+        "class_name": "Use ingress.className.",
+    }
+    assert warned == [f"MlflowStack 'mlflow': expose.{key}: deprecated. {instead[key]}" for key in warnings]
+
+
 def test_nothing_is_made_where_nothing_is_exposed() -> None:
-    assert [resource.type for resource in exposed({"kind": "none"}).registrations if resource.custom] == []
+    assert [resource.type for resource in exposed({}).registrations if resource.custom] == []
 
 
 @pytest.mark.parametrize(
@@ -287,9 +321,9 @@ def test_nothing_is_made_where_nothing_is_exposed() -> None:
         {**INGRESS, "trusted_proxies": ["10.0.0.0/8"]},
         {**ROUTE, "trusted_proxies": ["10.0.0.0/8"]},
         {**GATEWAY, "trusted_proxies": ["10.0.0.0/8"]},
-        {"kind": "nodeport", "host": "mlflow.example.com", "node_port": 30500},
+        {"host": "mlflow.example.com", "node_port": 30500},
     ],
-    ids=lambda expose: expose["kind"],
+    ids=lambda expose: next(iter(expose)),
 )
 def test_allow_list_reaches_every_proxy(expose: dict[str, Any]) -> None:
     model = {"name": "iris", "uri": "models:/iris/1"}
@@ -297,4 +331,4 @@ def test_allow_list_reaches_every_proxy(expose: dict[str, Any]) -> None:
     for proxy in ("mlflow-proxy", "mlflow-iris-proxy"):
         text = deployment.one("ConfigMap", proxy).inputs["data"]["nginx.conf"]
         assert "192.0.2.0/24 0;" in text, proxy
-        assert ("set_real_ip_from 10.0.0.0/8;" in text) is (expose["kind"] != "nodeport"), proxy
+        assert ("set_real_ip_from 10.0.0.0/8;" in text) is ("node_port" not in expose), proxy

@@ -10,7 +10,7 @@ from mlflow_stack import Addresses, MlflowStack, ModelServer
 
 RUN = "0123456789abcdef0123456789abcdef"
 IRIS = {"name": "iris", "uri": "models:/iris/2"}
-NODEPORT = {"expose": {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}}
+NODEPORT = {"expose": {"host": "mlflow.test", "node_port": 30500}}
 
 
 def stack(*models: dict, preview: bool = False, **args: object) -> engine.Deployment:

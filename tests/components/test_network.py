@@ -99,7 +99,7 @@ def test_the_tracking_servers_policy_is_what_its_parts_say() -> None:
 
 
 def test_a_node_port_opens_the_public_port_to_everyone() -> None:
-    expose = {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}
+    expose = {"host": "mlflow.test", "node_port": 30500}
     policy = engine.deploy(lambda: MlflowStack("mlflow", {"expose": expose}) and None).one("NetworkPolicy").inputs
     assert policy["spec"]["ingress"][1:] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
 

@@ -19,7 +19,7 @@ from mlflow_stack.validate import hints, plain_type
 ADOPTED = {"existing_namespace": "team"}
 MYSQL = {"host": "db.example.com", "password": "a password"}
 S3 = {"bucket": "team", "access_key_id": "key", "secret_access_key": "secret"}
-INGRESS = {"kind": "ingress", "host": "mlflow.example.com"}
+INGRESS = {"ingress": {}, "host": "mlflow.example.com"}
 MODEL = {"name": "iris", "uri": "s3://models/iris"}
 CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 
@@ -41,7 +41,8 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "encryption_keys.existing_secret": ADOPTED,
     "users_existing_secret": ADOPTED,
     "expose": {"expose": INGRESS},
-    "expose.gateway": {"expose": {"kind": "gateway", "host": "mlflow.example.com"}},
+    "expose.gateway": {"expose": {"host": "mlflow.example.com"}},
+    "expose.class_name": {"expose": {"kind": "ingress", "host": "mlflow.example.com"}},
     "expose.tls.secret": {**ADOPTED, "expose": INGRESS},
     "models": {"models": [MODEL]},
     "models[0].index_url": {"models": [{"name": "iris", "uri": "models:/iris/1", "environment": "install"}]},
@@ -97,6 +98,7 @@ VALUES: dict[str, Any] = {
     "expose.host": "made.example.com",
     "expose.tls.issuer": "letsencrypt",
     "expose.tls.secret": "certificate",
+    "expose.ingress.class_name": "internal",
     "expose.class_name": "internal",
     "expose.gateway": "infra/public",
     "expose.controller.namespace_selector.x": "infra",

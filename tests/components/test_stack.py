@@ -104,7 +104,7 @@ def test_mlflow_listens_on_loopback_and_nothing_else_of_it_is_a_port(preview: bo
 
 
 def test_one_host_is_in_every_security_list() -> None:
-    deployment = stack({"expose": {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500}})
+    deployment = stack({"expose": {"host": "mlflow.test", "node_port": 30500}})
     variables = env(deployment)
     assert "mlflow.test,mlflow.test:*,mlflow,mlflow:*" in variables["MLFLOW_SERVER_ALLOWED_HOSTS"]
     assert variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "http://mlflow.test:30500"
@@ -315,7 +315,7 @@ def test_labels_reach_every_object_and_override_none_of_ours() -> None:
     deployment = stack(
         {
             "labels": {"team": "red", "app.kubernetes.io/instance": "evil"},
-            "expose": {"kind": "nodeport", "host": "h", "node_port": 30500},
+            "expose": {"host": "h", "node_port": 30500},
         }
     )
     objects = [resource for resource in deployment.registrations if resource.type.startswith("kubernetes:")]

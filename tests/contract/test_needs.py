@@ -22,8 +22,10 @@ Path = tuple[str, ...]
 
 
 def fields(kind: type = MlflowStackArgs, at: Path = ()) -> Iterator[Path]:
-    """Yield the paths of all plain fields; `[]` is an item of a list."""
+    """Yield the paths of all plain fields but deprecated ones; `[]` is an item of a list."""
     for name, hint in hints(kind).items():
+        if name in validate.deprecated().get(kind, ()):
+            continue
         plain, path = plain_type(hint), (*at, name)
         if typing.get_origin(plain) is not None and not isinstance(plain, type):
             items = [option for option in typing.get_args(plain) if typing.is_typeddict(option)]
@@ -102,7 +104,7 @@ def test_every_field_that_names_an_existing_object_is_a_need() -> None:
         "models[0].env[0].value_from.secret_key_ref.name": ("Secret", "mlflow", "x"),
         "models[0].env[0].value_from.config_map_key_ref.name": ("ConfigMap", "mlflow", "x"),
         "models[0].s3_existing_secret": ("Secret", "mlflow", "credentials"),
-        "expose.class_name": ("IngressClass", None),
+        "expose.ingress.class_name": ("IngressClass", None),
         "expose.tls.issuer": ("ClusterIssuer", None),
         "expose.tls.secret": ("Secret", "mlflow", "tls.crt", "tls.key"),
         "expose.gateway": ("Gateway", "team"),
@@ -116,7 +118,7 @@ def test_every_field_that_names_an_existing_object_is_a_need() -> None:
         ({"backend_store": {"mysql": {}}}, "StorageClass", "backend_store.mysql.dumps.storage_class"),
         ({"backend_store": {"mysql": {}}}, "StorageClass", "artifact_store.pvc.storage_class"),
         ({"backend_store": {"mysql": {"deploy": {}}}}, "StorageClass", "backend_store.mysql.deploy.storage_class"),
-        ({"expose": {"kind": "ingress"}}, "IngressClass", "expose.class_name"),
+        ({"expose": {"ingress": {}}}, "IngressClass", "expose.ingress.class_name"),
     ],
 )
 def test_a_class_that_is_not_stated_is_the_need_of_a_default(args: dict[str, Any], kind: str, key: str) -> None:

@@ -144,9 +144,7 @@ def test_output_of_another_resource_arrives(construct: Any) -> None:
 
 def test_preview_bears_outputs_that_are_not_known(construct: Any) -> None:
     mysql = {"host": later(None), "port": later(None), "password": later(None)}
-    made = construct(
-        {"backendStore": {"mysql": mysql}, "expose": {"kind": "ingress", "host": later(None)}}, preview=True
-    )
+    made = construct({"backendStore": {"mysql": mysql}, "expose": {"ingress": {}, "host": later(None)}}, preview=True)
     assert "kubernetes:networking.k8s.io/v1:Ingress mlflow" in made
 
 

@@ -19,8 +19,8 @@ PROGRAMS = [
     {"artifact_store": {"s3": BUCKET}, "backend_store": {"mysql": {"deploy": {}}}},
     {"backend_store": {"mysql": {"host": "db.example.com", "password": "a password"}}},
     *({"expose": {"kind": kind, "host": "mlflow.example.com"}} for kind in ("ingress", "route")),
-    {"expose": {"kind": "gateway", "host": "mlflow.example.com", "gateway": "infra/public"}},
-    {"expose": {"kind": "nodeport", "host": "mlflow.example.com", "node_port": 30500}},
+    {"expose": {"host": "mlflow.example.com", "gateway": "infra/public"}},
+    {"expose": {"host": "mlflow.example.com", "node_port": 30500}},
 ]
 """Every kind of store, exposure and server at least once."""
 REGISTER = """

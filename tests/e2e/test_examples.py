@@ -455,7 +455,7 @@ def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
 RAHTI = engine.PROJECT / "examples" / "csc-rahti" / "Pulumi.rahti.yaml"
 INSTEAD: dict[str, dict[str, Any]] = {
     "endpoint": {"artifactStore": {"s3": {"endpointUrl": f"http://s3.{services.NAMESPACE}.svc:9000"}}},
-    "exposure kind": {"expose": {"kind": "ingress", "className": "traefik", "tls": {}}},
+    "exposure kind": {"expose": {"ingress": {"className": "traefik"}, "tls": {}}},
     "claim": {"backendStore": {"pvc": {"existingClaim": "of-one-node"}}},
 }
 """Differences from `examples/csc-rahti`: no public host, nobody serves Routes, volumes are local to the node."""

@@ -54,7 +54,7 @@ def stack(platform: Platform) -> Iterator[Stack]:
     common = {"trusted_proxies": [platform.instance.pod_cidr]}
     exposed = {
         "path": {
-            "kind": "ingress",
+            "ingress": {},
             "class_name": "traefik",
             "host": f"path.{domain}",
             "path": "/mlflow",
@@ -62,7 +62,7 @@ def stack(platform: Platform) -> Iterator[Stack]:
             "allow_from": [f"{platform.instance.machine_address}/32"],
             **common,
         },
-        "gateway": {"kind": "gateway", "gateway": "traefik/traefik", "host": f"gateway.{domain}", "tls": {}, **common},
+        "gateway": {"gateway": "traefik/traefik", "host": f"gateway.{domain}", "tls": {}, **common},
     }
     stacks = {
         name: {
@@ -373,7 +373,7 @@ def test_openshift_would_take_route_and_pod(platform: Platform, openshift: str) 
     """Validated by OpenShift's definition of a Route and by the rules of restricted-v2; nothing is stored."""
 
     def sent(kind: str, **args: Any) -> dict[str, Any]:
-        expose = {"kind": "route", "host": "mlflow.example.com", "path": "/mlflow", "allow_from": ["192.0.2.0/24"]}
+        expose = {"route": {}, "host": "mlflow.example.com", "path": "/mlflow", "allow_from": ["192.0.2.0/24"]}
         expose |= {"trusted_proxies": ["10.128.0.0/14"]}
         args = {"existing_namespace": openshift, "expose": expose, **args}
         (one,) = engine.deploy(lambda: MlflowStack("mlflow", args) and None).all(kind)

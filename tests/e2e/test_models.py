@@ -95,7 +95,7 @@ class Served:
     def configure(self, *models: dict[str, Any]) -> None:
         """Write the models into the stack file, as a user would by hand."""
         content = yaml.safe_load(self.file.read_text())
-        ports = content["config"]["mlflow-stack:expose"]["kind"] == "nodeport"
+        ports = content["config"]["mlflow-stack:expose"].get("nodePort") is not None
         for number, model in enumerate(models):
             model |= {"nodePort": DEV_PORT + 20 + number} if ports else {}
         content["config"]["mlflow-stack:models"] = list(models)

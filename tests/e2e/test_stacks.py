@@ -57,7 +57,7 @@ def args(platform: Platform, namespace: str, port: int, **more: object) -> dict:
         "existing_namespace": namespace,
         "image": platform.images["mlflow"],
         "proxy_image": platform.images["proxy"],
-        "expose": {"kind": "nodeport", "host": platform.instance.node_address, "node_port": port},
+        "expose": {"host": platform.instance.node_address, "node_port": port},
         "resources": {"requests": {"cpu": "100m"}},
         "rollout_timeout": "5m",
         **more,

@@ -24,7 +24,7 @@ from mlflow_stack import Addresses, MlflowStack
 from mlflow_stack.access.nginx import Limits, nginx_conf
 
 ORIGIN = f"http://{HOST}:30500"
-EXPOSE = {"kind": "nodeport", "host": HOST, "node_port": 30500}
+EXPOSE = {"host": HOST, "node_port": 30500}
 UP = "../../../../../../"
 ENCODED = "..%2f..%2f..%2f..%2f..%2f..%2f"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"

@@ -34,8 +34,8 @@ def _secret(text: str) -> dict[str, str]:
 
 
 SECRET_KEYS = {"accessKeyId": _secret("one"), "secretAccessKey": _secret("one")}
-TLS = {"kind": "ingress", "host": "a.example.com", "tls": {"issuer": "le"}}
-PORT = {"kind": "nodeport", "host": "a.example.com", "nodePort": 30500}
+TLS = {"ingress": {}, "host": "a.example.com", "tls": {"issuer": "le"}}
+PORT = {"host": "a.example.com", "nodePort": 30500}
 IRIS = {"name": "iris", "uri": "models:/iris@champion", "version": 1, "environment": "install"}
 
 REFERENCE = {"name": "settings", "key": "key"}
@@ -69,7 +69,7 @@ BASES: dict[str, dict[str, Any]] = {
     "ingress": _guest(expose=TLS),
     "certificate": _guest(expose={**TLS, "tls": {"secret": "tls"}}),
     "allowed": _guest(expose={**TLS, "allowFrom": ["192.0.2.0/24"], "trustedProxies": ["10.0.0.0/8"]}),
-    "gateway": _guest(expose={"kind": "gateway", "host": "a.example.com", "gateway": "infra/public"}),
+    "gateway": _guest(expose={"host": "a.example.com", "gateway": "infra/public"}),
     "node port": _guest(expose=PORT, models=[{**IRIS, "nodePort": 30501}]),
     "model": _guest(models=[IRIS]),
     "autoscaled model": _guest(models=[{**IRIS, "autoscale": {"maxReplicas": 3}}]),
@@ -190,14 +190,16 @@ ROWS: list[tuple[str, str, Any]] = [
     ("models[].s3EndpointUrl", "model in a bucket", "https://a3s.fi"),
     ("models[].s3Region", "model in a bucket", "eu-north-1"),
     ("expose", "guest", TLS),
-    ("expose", "ingress", {"kind": "none"}),
+    ("expose", "ingress", {}),
+    ("expose.ingress.className", "ingress", "nginx"),
+    ("expose.route", "node port", {}),
     ("expose.kind", "ingress", "gateway"),
     ("expose.host", "ingress", "b.example.com"),
     ("expose.path", "ingress", "/mlflow"),
     ("expose.tls.issuer", "ingress", "other"),
     ("expose.tls.issuerKind", "ingress", "Issuer"),
     ("expose.tls.secret", "certificate", "other"),
-    ("expose.className", "ingress", "nginx"),
+    ("expose.className", "ingress", "cilium"),
     ("expose.gateway", "gateway", "infra/other"),
     ("expose.nodePort", "node port", 30600),
     ("expose.controller.namespaceSelector", "ingress", {"a": "b"}),
@@ -229,12 +231,14 @@ SILENT = {
 }
 """Reasons for keys that change without a sentence."""
 
-ALONG: dict[tuple[str, Any], dict[str, Any]] = {
-    ("expose.kind", "gateway"): {
-        "expose": {"kind": "gateway", "host": "a.example.com", "gateway": "infra/a", "tls": {}}
+ALONG: dict[tuple[str, str], dict[str, Any]] = {
+    ("expose.kind", "ingress"): {"expose": {"host": "a.example.com", "gateway": "infra/a", "tls": {}}},
+    ("expose.className", "ingress"): {
+        "expose": {"kind": "ingress", "host": "a.example.com", "tls": {"issuer": "le"}},
     },
+    ("expose.route", "node port"): {"expose": {"host": "a.example.com"}},
 }
-"""Changes that require others."""
+"""Changes that require others, by key and stack file."""
 
 
 def keys() -> Iterator[str]:
@@ -261,9 +265,9 @@ def test_every_key_of_the_schema_has_a_row() -> None:
     assert set(SILENT) <= {key for key, _, _ in ROWS}
 
 
-def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return the stack file with another value of one key."""
-    result = deepcopy(config) | ALONG.get((key, value) if isinstance(value, str) else ("", ""), {})
+def changed(base: str, key: str, value: Any) -> dict[str, Any]:
+    """Return a stack file with another value of one key."""
+    result = deepcopy(BASES[base] | ALONG.get((key, base), {}))
     tree: Any = result
     *path, last = key.replace("[]", ".0").split(".")
     for part in path:
@@ -301,7 +305,7 @@ def golden() -> Iterator[dict[str, list[str]]]:
 )
 def test_says_what_a_changed_key_does(golden: dict[str, list[str]], key: str, base: str, value: Any) -> None:
     shown = "a certificate" if value is CA else json.dumps(value)
-    found = sentences(BASES[base], changed(BASES[base], key, value))
+    found = sentences(BASES[base], changed(base, key, value))
     row = f"{base}: {key} = {shown}"
     if os.environ.get("ACCEPT"):
         golden[row] = found

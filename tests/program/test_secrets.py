@@ -13,7 +13,7 @@ from mlflow_stack.validate import SECRETS, camel, hints, plain_type
 
 COMMON = {
     "users": ["ann"],
-    "expose": {"kind": "ingress", "host": "mlflow.example.com", "tls": {}},
+    "expose": {"ingress": {}, "host": "mlflow.example.com", "tls": {}},
     "models": [{"name": "iris", "uri": "models:/iris/1"}],
 }
 DATABASE = {"host": "db.example.com", "password": "canary-of-the-database"}

@@ -34,23 +34,23 @@ MODELS = [
 PROGRAMS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "nodeport": {
-        "expose": {"kind": "nodeport", "host": "mlflow.test", "node_port": 30500},
+        "expose": {"host": "mlflow.test", "node_port": 30500},
         "users": ["a", "b@c.example"],
         "quota": {"limits.memory": "16Gi"},
         "container_defaults": {"limits": {"cpu": "2"}},
         "labels": {"team": "red"},
     },
     "ingress": {
-        "expose": {"kind": "ingress", **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}},
+        "expose": {"ingress": {}, **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}},
         "models": MODELS,
     },
     "route": {
-        "expose": {"kind": "route", **BEHIND},
+        "expose": {"route": {}, **BEHIND},
         "models": MODELS,
         "internal_from": [{"namespace_selector": {"team": "red"}}],
         "egress": [{"cidr": "192.0.2.0/24", "port": 3306}],
     },
-    "gateway": {"expose": {"kind": "gateway", "gateway": "infra/public", "tls": {}, **BEHIND}, "models": MODELS},
+    "gateway": {"expose": {"gateway": "infra/public", "tls": {}, **BEHIND}, "models": MODELS},
     "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
     "bucket": {"artifact_store": {"s3": BUCKET}},
     "external database": {"existing_namespace": "team", "backend_store": DATABASE},

@@ -17,7 +17,7 @@ from mlflow_stack import MlflowStack
 team = k8s.core.v1.Namespace("team", metadata={"name": "team"})
 people = pulumi.Output.from_input("people")
 MlflowStack("a", {"existing_namespace": team.metadata["name"], "users_existing_secret": people})
-MlflowStack("b", {"expose": {"kind": "ingress", "host": "b.example.com"}, "resources": {"requests": {"cpu": "300m"}}})
+MlflowStack("b", {"expose": {"ingress": {}, "host": "b.example.com"}, "resources": {"requests": {"cpu": "300m"}}})
 """
 
 
@@ -31,7 +31,7 @@ def test_reports_the_needs_of_each_stack_in_the_spelling_of_the_program(tmp_path
     assert (one.name, one.namespace) == ("a", "team")
     named = [(need.key, need.name, need.namespace) for need in one.needs if need.name]
     assert named == [("existing_namespace", "team", None), ("users_existing_secret", "people", "team")]
-    assert (two.namespace, two.expose) == ("b", {"kind": "ingress", "host": "b.example.com"})
+    assert (two.namespace, two.expose) == ("b", {"host": "b.example.com"})
     assert [(claim.key, claim.name) for claim in two.claims] == [("backend_store.pvc.size", "b-data")]
     (server,) = two.reservations
     assert server.requests["cpu"] == Fraction(32, 100)

@@ -19,7 +19,7 @@ CANARY = (
     "and let the client choose"
 )
 RUN = "0123456789abcdef0123456789abcdef"
-NODEPORT = {"expose": {"kind": "nodeport", "host": "h", "node_port": 30500}}
+NODEPORT = {"expose": {"host": "h", "node_port": 30500}}
 
 
 def refusals(args: dict) -> list[str]:
@@ -159,7 +159,7 @@ def test_bad_input_is_refused_by_key_value_and_what_is_wanted(model: dict, messa
         ({"models": [{"name": "a"}, {"name": "a"}]}, 'models: "a" is not accepted; wanted each model name once'),
         (
             {"models": [{"name": "a", "node_port": 30510}]},
-            'models: "nodePort 30510" is not accepted; wanted it left out, as expose.kind is not nodeport',
+            'models: "nodePort 30510" is not accepted; wanted it left out without expose.nodePort',
         ),
         (
             {"models": [{"name": "a", "node_port": 30500}], **NODEPORT},

@@ -113,7 +113,7 @@ LOST = {**TEAM, "persistentvolumeclaim data --namespace=team": {"status": {"phas
 STRICT = {**TEAM, "namespace team": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "strict"}}}}
 ADOPTED = {"existingNamespace": "team", "backendStore": claim(existingClaim="data")}
 DATABASE = {"mysql": {"host": "db", "existingSecret": "db"}}
-INGRESS = {"kind": "ingress", "host": "a.example", "className": "nginx"}
+INGRESS = {"ingress": {"className": "nginx"}, "host": "a.example"}
 USERS = config(**ADOPTED, usersExistingSecret="people")
 KEYS = config(**ADOPTED, encryptionKeys={"existingSecret": "old"})
 TLS = config(**ADOPTED, expose={**INGRESS, "tls": {"secret": "own"}})
@@ -380,8 +380,8 @@ def test_what_may_not_be_read_is_noted_and_no_failure() -> None:
 
 
 ISSUER = {**INGRESS, "tls": {"issuer": "le"}}
-ROUTE = {"kind": "route", "host": "a.example"}
-GATEWAY = {"kind": "gateway", "host": "a.example", "gateway": "infra/public"}
+ROUTE = {"route": {}, "host": "a.example"}
+GATEWAY = {"host": "a.example", "gateway": "infra/public"}
 ROUTE_API = {"--raw /apis/route.openshift.io/v1": {}}
 GATEWAY_API = {"--raw /apis/gateway.networking.k8s.io/v1": {}}
 MANAGER = {"--raw /apis/cert-manager.io/v1": {}}
@@ -395,12 +395,12 @@ PUBLIC = {**GATEWAY_API, "gateways.gateway.networking.k8s.io public --namespace=
         (
             ROUTE,
             {},
-            "expose.kind: Route needs route.openshift.io/v1, which the cluster does not have; take another kind",
+            "expose.route: Route needs route.openshift.io/v1, which the cluster does not have; take another kind",
         ),
         (
             GATEWAY,
             {},
-            "expose.kind: HTTPRoute needs gateway.networking.k8s.io/v1, which the cluster does not have; "
+            "expose.gateway: HTTPRoute needs gateway.networking.k8s.io/v1, which the cluster does not have; "
             "take another kind",
         ),
         (
@@ -412,13 +412,13 @@ PUBLIC = {**GATEWAY_API, "gateways.gateway.networking.k8s.io public --namespace=
         (
             INGRESS,
             {},
-            "expose.className: IngressClass nginx is not in the cluster; "
+            "expose.ingress.className: IngressClass nginx is not in the cluster; "
             "make it or name another; `kubectl get ingressclass` lists what is",
         ),
         (
-            {"kind": "ingress", "host": "a.example"},
+            {"ingress": {}, "host": "a.example"},
             {"ingressclass": {"items": [{"metadata": {"name": "nginx"}}, {"metadata": {"name": "traefik"}}]}},
-            "expose.className: the cluster has no default IngressClass; name one of: nginx, traefik",
+            "expose.ingress.className: the cluster has no default IngressClass; name one of: nginx, traefik",
         ),
         (
             ISSUER,
@@ -465,7 +465,7 @@ def http_route(path: str | None, host: str = "a.example", **metadata: Any) -> di
     return {**PUBLIC, "httproutes.gateway.networking.k8s.io --all-namespaces": objects}
 
 
-@pytest.mark.parametrize("ours", [INGRESS, ROUTE, GATEWAY], ids=lambda expose: expose["kind"])
+@pytest.mark.parametrize("ours", [INGRESS, ROUTE, GATEWAY], ids=lambda expose: next(iter(expose)))
 @pytest.mark.parametrize(
     ("kind", "theirs"), [("Ingress", ingress("/ml")), ("Route", route("/ml")), ("HTTPRoute", http_route("/ml"))]
 )
@@ -549,7 +549,7 @@ def test_kinds_that_may_not_be_listed_are_noted_and_others_judged() -> None:
 
 def test_a_stack_without_a_public_address_asks_for_no_hosts() -> None:
     there = {"ingresses.networking.k8s.io --all-namespaces": "forbidden"}
-    nodeport = {"kind": "nodeport", "host": "a.example", "nodePort": 30500}
+    nodeport = {"host": "a.example", "nodePort": 30500}
     assert check(Answers(**there), config()) == []
     assert check(Answers(**there), config(expose=nodeport)) == []
 

@@ -277,11 +277,11 @@ def test_accepts_duration(text: str) -> None:
         ({"backend_store": {"pvc": {"file_store": "a" * 256}}}, "backendStore.pvc.fileStore"),
         ({"users": ["ann"], "passwords": {"ann": "x" * 1025}}, "passwords.ann"),
         (
-            {"expose": {"kind": "gateway", "host": "a.example", "gateway": f"infra/{'g' * 64}"}},
+            {"expose": {"host": "a.example", "gateway": f"infra/{'g' * 64}"}},
             "expose.gateway",
         ),
         (
-            {"expose": {"kind": "ingress", "host": "a.example", "annotations": {"a": "x" * 204800}}},
+            {"expose": {"ingress": {}, "host": "a.example", "annotations": {"a": "x" * 204800}}},
             "expose.annotations",
         ),
     ],

@@ -15,7 +15,7 @@ from sandbox import stackfile
 from sandbox.paths import Instance
 from sandbox.stackfile import Hand, StackFile, apply, gather, merge
 
-OVERLAY = {"p:image": "localhost/a:1", "p:expose": {"kind": "nodeport", "nodePort": 30500}}
+OVERLAY = {"p:image": "localhost/a:1", "p:expose": {"nodePort": 30500}}
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_overlay_wins_over_the_tracked_file_and_both_are_there(file: StackFile) 
 
 
 def test_nothing_of_an_address_in_another_cluster_is_left(file: StackFile) -> None:
-    elsewhere = {"kind": "route", "host": "mlflow.example.com", "allowFrom": ["192.0.2.0/24"]}
-    here = {"kind": "ingress", "host": "dev.mlflow.test"}
+    elsewhere = {"route": {}, "host": "mlflow.example.com", "allowFrom": ["192.0.2.0/24"]}
+    here = {"ingress": {}, "host": "dev.mlflow.test"}
     write(stackfile.PROJECT / "Pulumi.dev.yaml", {"mlflow-stack:expose": elsewhere})
     file.remake({"mlflow-stack:expose": here})
     assert file.config == {"mlflow-stack:expose": here}

@@ -21,11 +21,15 @@ NAME = (
 )
 
 
+EXPOSE_KEYS = (
+    "known are allowFrom, annotations, className, controller, gateway, host, ingress, kind, nodePort, path, route, "
+    "tls, trustedProxies"
+)
 HOST = "wanted a host name in lower case without scheme, port or path, such as mlflow.example.com"
 
 
 def exposed(**fields: object) -> dict:
-    return {"expose": {"kind": "ingress", "host": "mlflow.example.com", **fields}}
+    return {"expose": {"ingress": {}, "host": "mlflow.example.com", **fields}}
 
 
 def refusals(args: dict, name: str = "mlflow") -> list[str]:
@@ -151,19 +155,15 @@ def mysql(**fields: object) -> dict:
             "namespace: given together with existingNamespace; one creates, the other adopts",
         ),
         (
-            {"expose": {"kind": "nodeport", "host": "mlflow.example.com"}},
-            "expose.nodePort: missing; a value, as kind is nodeport",
+            {"expose": {"host": "mlflow.example.com"}},
+            "expose.ingress: missing; a value, or one of route, gateway and nodePort",
         ),
         (
-            {"expose": {"kind": "nodeport", "host": "https://mlflow.example.com", "node_port": 30500}},
+            {"expose": {"host": "https://mlflow.example.com", "node_port": 30500}},
             'expose.host: "https://mlflow.example.com" is not accepted; '
             "wanted a host name in lower case without scheme, port or path, such as mlflow.example.com",
         ),
-        ({"expose": {}}, "expose.kind: missing; it is required"),
-        (
-            {"expose": {"kind": "loadbalancer"}},
-            'expose.kind: "loadbalancer" is not accepted; wanted one of none, nodeport, ingress, route, gateway',
-        ),
+        ({"expose": {"load_balancer": {}}}, f"expose.loadBalancer: unknown key; {EXPOSE_KEYS}"),
         *[
             (exposed(host=host), f'expose.host: "{host}" is not accepted; {HOST}')
             for host in (
@@ -182,7 +182,7 @@ def mysql(**fields: object) -> dict:
         ],
         (
             exposed(host="192.0.2.7"),
-            'expose.host: "192.0.2.7" is not accepted; wanted a name and no address, as kind is ingress',
+            'expose.host: "192.0.2.7" is not accepted; wanted a name and no address with ingress',
         ),
         *[
             (
@@ -241,9 +241,9 @@ def mysql(**fields: object) -> dict:
                 "a value with allowFrom: without it all clients have the controller's address",
             )
             for where in (
-                {"kind": "ingress", "host": "a.example"},
-                {"kind": "route", "host": "a.example"},
-                {"kind": "gateway", "host": "a.example", "gateway": "infra/public"},
+                {"ingress": {}, "host": "a.example"},
+                {"route": {}, "host": "a.example"},
+                {"host": "a.example", "gateway": "infra/public"},
             )
         ],
         (
@@ -263,22 +263,38 @@ def mysql(**fields: object) -> dict:
             'expose.tls.issuerKind: "Issuer" is not accepted; wanted it left out without issuer',
         ),
         (
-            {"expose": {"kind": "route", "host": "a.example", "tls": {}}},
-            "expose.tls: a map is not accepted; wanted it left out, as kind is route",
+            {"expose": {"route": {}, "host": "a.example", "tls": {}}},
+            "expose.tls: a map is not accepted; wanted it left out with route",
         ),
         (
-            {"expose": {"kind": "gateway", "host": "a.example", "gateway": "infra/public", "tls": {"issuer": "a"}}},
+            {"expose": {"host": "a.example", "gateway": "infra/public", "tls": {"issuer": "a"}}},
             "expose.tls: a map is not accepted; wanted an empty map, as the certificate is the Gateway's",
         ),
         (
-            {"expose": {"kind": "gateway", "host": "a.example", "gateway": "public"}},
+            {"expose": {"host": "a.example", "gateway": "public"}},
             'expose.gateway: "public" is not accepted; wanted namespace/name',
         ),
-        ({"expose": {"kind": "gateway", "host": "a.example"}}, "expose.gateway: missing; a value, as kind is gateway"),
-        ({"expose": {"kind": "route"}}, "expose.host: missing; a value, as kind is route"),
+        ({"expose": {"route": {}}}, "expose.host: missing; a value with route"),
+        (
+            {"expose": {"kind": "loadbalancer"}},
+            'expose.kind: "loadbalancer" is not accepted; wanted one of none, nodeport, ingress, route, gateway',
+        ),
+        ({"expose": {"kind": "gateway", "host": "h"}}, "expose.gateway: missing; a value, as kind is gateway"),
         (
             {"expose": {"kind": "none", "host": "a.example"}},
             'expose.host: "a.example" is not accepted; wanted it left out, as kind is none',
+        ),
+        (
+            {"expose": {"kind": "ingress", "host": "h", "node_port": 30500}},
+            "expose.nodePort: 30500 is not accepted; wanted it left out, as kind is ingress",
+        ),
+        (
+            {"expose": {"route": {}, "host": "h", "class_name": "nginx"}},
+            'expose.className: "nginx" is not accepted; wanted it left out without kind: use ingress.className',
+        ),
+        (
+            {"expose": {"host": "a.example", "node_port": 30500, "trusted_proxies": ["10.0.0.0/8"]}},
+            "expose.trustedProxies: a list is not accepted; wanted it left out with nodePort",
         ),
         (
             exposed(controller={}),
@@ -358,7 +374,7 @@ def mysql(**fields: object) -> dict:
         ),
         (
             exposed(node_port=30500),
-            "expose.nodePort: 30500 is not accepted; wanted it left out, as kind is ingress",
+            "expose.ingress: given together with nodePort; an address has one kind",
         ),
         (
             {"quota": {"limits.memory": "lots"}},

@@ -2,10 +2,19 @@
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from mlflow_stack import validate
-from mlflow_stack.expose.args import ControllerArgs, ExposeArgs, ExposureArgs, IssuerKind, Kind, TlsArgs
+from mlflow_stack.expose.args import (
+    ControllerArgs,
+    DeprecatedKind,
+    ExposeArgs,
+    ExposureArgs,
+    IngressArgs,
+    IssuerKind,
+    RouteArgs,
+    TlsArgs,
+)
 from mlflow_stack.expose.gateway import HttpRoute
 from mlflow_stack.expose.ingress import Ingress
 from mlflow_stack.expose.kind import CERTIFICATE_KEYS, ExposeKind
@@ -15,33 +24,50 @@ from mlflow_stack.expose.route import Route
 
 __all__ = [
     "CERTIFICATE_KEYS",
+    "DEPRECATED_KINDS",
     "KINDS",
     "ControllerArgs",
+    "DeprecatedKind",
     "ExposeArgs",
     "ExposeKind",
     "ExposureArgs",
+    "IngressArgs",
     "IssuerKind",
-    "Kind",
+    "RouteArgs",
     "TlsArgs",
+    "chosen",
 ]
 
-KINDS: Final[Mapping[str, type[ExposeKind]]] = {
-    "none": Nothing,
-    "nodeport": NodePort,
-    "ingress": Ingress,
-    "route": Route,
-    "gateway": HttpRoute,
+KINDS: Final[Mapping[str, type[ExposeKind]]] = {kind.key: kind for kind in (Ingress, Route, HttpRoute, NodePort)}
+"""Kinds by the field that selects them."""
+
+DEPRECATED_KINDS: Final[Mapping[DeprecatedKind, str | None]] = {
+    "none": None,
+    "nodeport": "node_port",
+    "ingress": "ingress",
+    "route": "route",
+    "gateway": "gateway",
 }
-"""Kinds by the value of ``expose.kind``."""
+"""Fields that replace each value of the deprecated field ``kind``."""
 
 ANNOTATIONS_BYTES = 200 * 1024
 """Limit of the user's annotations. Kubernetes accepts 256 KiB on an object, including the stack's and the
 provider's."""
 
 
-@validate.rules(ExposeArgs)
+def chosen(args: Mapping[str, Any]) -> type[ExposeKind]:
+    """Return the kind that the args of a public address select."""
+    return next((kind for key, kind in KINDS.items() if key in args), Nothing)
+
+
+@validate.rules(
+    ExposeArgs,
+    deprecated={
+        "kind": "Use one of the keys ingress, route, gateway and nodePort, or none of them.",
+        "class_name": "Use ingress.className.",
+    },
+)
 def _rules(fields: validate.Fields) -> None:
-    fields.check("kind", validate.one_of(*KINDS))
     fields.check("host", validate.host)
     fields.check("path", validate.url_path)
     fields.check("class_name", validate.subdomain)
@@ -59,22 +85,57 @@ def _rules(fields: validate.Fields) -> None:
     texts = [*fields.get("annotations", {}), *fields.get("annotations", {}).values()]
     if sum(len(text.encode()) for text in texts if isinstance(text, str)) > ANNOTATIONS_BYTES:
         fields.refuse("annotations", f"at most {ANNOTATIONS_BYTES} bytes, keys included")
-    chosen = KINDS.get(fields.get("kind", ""))
-    if chosen is None:
+    fields.check("kind", validate.one_of(*DEPRECATED_KINDS))
+    if fields.get("kind", "none") not in DEPRECATED_KINDS or not _upgraded(fields):
         return
-    kind = fields["kind"]
-    for name in chosen.required:
-        if name not in fields:
-            fields.refuse(name, f"a value, as kind is {kind}")
-    for name in sorted(set(fields) - {"kind"} - chosen.fields):
-        fields.refuse(name, f"it left out, as kind is {kind}")
-    if kind != "nodeport":
-        fields.check("host", lambda host: f"a name and no address, as kind is {kind}" if _is_address(host) else None)
-    if "allow_from" in fields and "trusted_proxies" in chosen.fields and "trusted_proxies" not in fields:
+    fields.refuse_several(KINDS, "an address has one kind")
+    kind = chosen(fields)
+    if kind is Nothing:
+        if fields:
+            others = ", ".join(fields.spell(key) for key in list(KINDS)[1:-1])
+            fields.refuse("ingress", f"a value, or one of {others} and {fields.spell('node_port')}")
+        return
+    if "host" not in fields.stated:
+        fields.refuse("host", f"a value with {fields.spell(kind.key)}")
+    for name in sorted(set(fields) - {*KINDS} - kind.fields):
+        fields.refuse(name, f"it left out with {fields.spell(kind.key)}")
+    if kind is not NodePort:
+        wanted = f"a name and no address with {fields.spell(kind.key)}"
+        fields.check("host", lambda host: wanted if _is_address(host) else None)
+    if "allow_from" in fields and "trusted_proxies" in kind.fields and "trusted_proxies" not in fields:
         allow_from = fields.spell("allow_from")
         wanted = f"a value with {allow_from}: without it all clients have the controller's address"
         fields.refuse("trusted_proxies", wanted)
-    chosen.judge(fields)
+    kind.judge(fields)
+
+
+def _upgraded(fields: validate.Fields) -> bool:
+    """Replace the deprecated fields ``kind`` and ``class_name``. Return whether the other rules apply to the result."""
+    if "kind" not in fields:
+        if "class_name" in fields:
+            fields.refuse("class_name", "it left out without kind: use ingress.className")
+        return "class_name" not in fields
+    kind = fields["kind"]
+    key = DEPRECATED_KINDS[kind]
+    wrong = set(fields) & {*KINDS} - {key}
+    if key is None:
+        wrong = set(fields) - {"kind"}
+    elif key != "ingress":
+        wrong |= set(fields) & {"class_name"}
+    for name in sorted(wrong):
+        fields.refuse(name, f"it left out, as kind is {kind}")
+    if wrong:
+        return False
+    fields.remove("kind")
+    if key == "ingress":
+        class_name = fields.remove("class_name")
+        fields.set(key, {} if class_name is None else {"class_name": class_name})
+    elif key == "route":
+        fields.set(key, {})
+    elif key is not None and key not in fields.stated:
+        fields.refuse(key, f"a value, as kind is {kind}")
+        return False
+    return True
 
 
 def _is_address(host: str) -> bool:

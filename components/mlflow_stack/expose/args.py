@@ -9,7 +9,7 @@ from mlflow_stack import validate
 from mlflow_stack.access import proxy
 from mlflow_stack.pod import network
 
-Kind = Literal["none", "nodeport", "ingress", "route", "gateway"]
+DeprecatedKind = Literal["none", "nodeport", "ingress", "route", "gateway"]
 IssuerKind = Literal["ClusterIssuer", "Issuer"]
 
 
@@ -35,37 +35,52 @@ class TlsArgs(TypedDict):
     """Name of an existing Secret with ``tls.crt`` and ``tls.key``. Requires ``existing_namespace``. Default: none."""
 
 
-class ExposeArgs(TypedDict):
-    """Public address of the stack, for clients outside the cluster."""
+class IngressArgs(TypedDict):
+    """Ingress of a controller in the cluster."""
 
-    kind: Kind
-    """Kind of the public address: none; ingress; route, on OpenShift; gateway, an HTTPRoute; or nodeport, a port of
-    every node."""
+    class_name: NotRequired[pulumi.Input[str]]
+    """Name of the IngressClass. Default: the cluster's default class."""
+
+
+class RouteArgs(TypedDict):
+    """OpenShift Routes, one for each server. They have no keys of their own."""
+
+
+class ExposeArgs(TypedDict):
+    """Public address of the stack, for clients outside the cluster, by one of ``ingress``, ``route``, ``gateway`` and
+    ``node_port``."""
+
+    ingress: NotRequired[IngressArgs]
+    """Public address by an Ingress. Default: none."""
+    route: NotRequired[RouteArgs]
+    """Public address by OpenShift Routes. Default: none."""
+    gateway: NotRequired[pulumi.Input[str]]
+    """Public address by an HTTPRoute that attaches to this Gateway, as namespace/name. Default: none."""
+    node_port: NotRequired[int]
+    """Public address on this port of every node, 30000 to 32767; the cluster never assigns one. Default: none."""
     host: NotRequired[pulumi.Input[str]]
-    """Public host name, without scheme, port or path. Requests with any other host get 421. With nodeport it may be an
-    IPv4 address. Required unless kind is none."""
+    """Public host name, without scheme, port or path. Requests with any other host get 421. With ``node_port`` it may
+    be an IPv4 address. Required with a public address. Default: none."""
     path: NotRequired[str]
     """Path prefix of all URLs, such as /mlflow. Default: none, the root."""
     tls: NotRequired[TlsArgs]
-    """Certificate, for ingress and gateway; a route always has the router's. Default: none, plain http."""
-    class_name: NotRequired[pulumi.Input[str]]
-    """Name of the IngressClass. Default: the cluster's default class."""
-    gateway: NotRequired[pulumi.Input[str]]
-    """Gateway that the HTTPRoute attaches to, as namespace/name. Required with gateway."""
-    node_port: NotRequired[int]
-    """Port of every node with nodeport, 30000 to 32767; the cluster never assigns one. Required with nodeport."""
+    """Certificate, for ``ingress`` and ``gateway``; a route always has the router's. Default: none, plain http."""
     controller: NotRequired[ControllerArgs]
-    """Only pods and addresses that may connect to the public port, with ingress, route and gateway. Default: the pods
-    of common controllers, by their charts' labels."""
+    """Only pods and addresses that may connect to the public port, with ``ingress``, ``route`` and ``gateway``.
+    Default: the pods of common controllers, by their charts' labels."""
     allow_from: NotRequired[Sequence[str]]
     """Clients that may use the public address, as CIDRs; others get 403. In-cluster clients, which use the Service, are
     not restricted. At least one. Default: all."""
     trusted_proxies: NotRequired[Sequence[str]]
     """Addresses of the controllers in front of the proxy, as CIDRs. X-Forwarded-For is trusted only from them. Required
-    with ``allow_from``, except for nodeport; only ranges that you control, not ranges of the internet.
+    with ``allow_from``, except for ``node_port``; only ranges that you control, not ranges of the internet.
     Default: none."""
     annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Additional annotations of the Ingress, Route or HTTPRoute, which override the stack's own. Default: {}."""
+    kind: NotRequired[DeprecatedKind]
+    """Deprecated: the key ``ingress``, ``route``, ``gateway`` or ``node_port`` selects the kind. Default: none."""
+    class_name: NotRequired[pulumi.Input[str]]
+    """Deprecated: use ``ingress.class_name``. Default: the cluster's default class."""
 
 
 @validate.rules(TlsArgs, defaults={"issuer_kind": "ClusterIssuer"})
@@ -98,8 +113,8 @@ class ExposureArgs(TypedDict):
     expose: ExposeArgs
     """Public address."""
     backends: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Additional Services with a port ``public``, by path prefix, such as /serving/iris. With nodeport each has its own
-    port instead. Default: {}."""
+    """Additional Services with a port ``public``, by path prefix, such as /serving/iris. With ``node_port`` each has
+    its own port instead. Default: {}."""
     max_artifact_size: NotRequired[str]
     """Largest request body, a quantity of bytes. Default: 10Gi."""
     labels: NotRequired[Mapping[str, str]]

@@ -9,7 +9,7 @@ from mlflow_stack.access import nginx
 from mlflow_stack.access.nginx import Access
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.cluster import Place
-from mlflow_stack.expose import KINDS, ExposeKind, ExposureArgs
+from mlflow_stack.expose import ExposeKind, ExposureArgs, chosen
 from mlflow_stack.pod import LONGEST_NAME, Ingress, network
 from mlflow_stack.pod.network import PeerArgs
 
@@ -69,5 +69,5 @@ class Exposure(pulumi.ComponentResource):
             wide = validate.widest(ranges)
             if wide is not None:
                 pulumi.log.warn(f"{key}: {wide} admits most of the internet.", self)
-        KINDS[expose["kind"]](name, expose, Place(accepted["namespace"])).declare(self, accepted)
+        chosen(expose)(name, expose, Place(accepted["namespace"])).declare(self, accepted)
         self.register_outputs({})

@@ -15,8 +15,8 @@ from mlflow_stack.pod import network
 class HttpRoute(ExposeKind):
     """HTTPRoute. The certificate is the Gateway's."""
 
-    fields = BEHIND_CONTROLLER | {"tls", "gateway"}
-    required = ("host", "gateway")
+    key = "gateway"
+    fields = BEHIND_CONTROLLER | {"tls"}
     object = HTTP_ROUTE
 
     @staticmethod

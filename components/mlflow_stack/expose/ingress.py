@@ -6,7 +6,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
 from mlflow_stack.cluster import INGRESS, INGRESS_CLASS, Need
-from mlflow_stack.expose.args import ExposureArgs, TlsArgs
+from mlflow_stack.expose.args import ExposureArgs, IngressArgs, TlsArgs
 from mlflow_stack.expose.kind import (
     BEHIND_CONTROLLER,
     NAME_LABEL,
@@ -33,13 +33,18 @@ CONTROLLERS = (
 class Ingress(ExposeKind):
     """Ingress with a controller."""
 
-    fields = BEHIND_CONTROLLER | {"tls", "class_name"}
-    required = ("host",)
+    key = "ingress"
+    fields = BEHIND_CONTROLLER | {"tls"}
     object = INGRESS
+
+    @property
+    def own(self) -> IngressArgs:
+        """Args of the Ingress."""
+        return self.expose.get("ingress", {})
 
     def needs(self) -> list[Need]:
         kind, *others = super().needs()
-        return [kind, *self.place.need(INGRESS_CLASS, self.args, "class_name"), *others]
+        return [kind, *self.place.under(self.key).need(INGRESS_CLASS, self.own, "class_name"), *others]
 
     def controllers(self) -> list[NetworkPolicyPeerArgsDict]:
         named: NetworkPolicyPeerArgsDict = {
@@ -61,8 +66,8 @@ class Ingress(ExposeKind):
             for prefix, service in backends(args).items()
         ]
         spec: k8s.networking.v1.IngressSpecArgsDict = {"rules": [{"host": host, "http": {"paths": paths}}]}
-        if "class_name" in expose:
-            spec["ingress_class_name"] = expose["class_name"]
+        if "class_name" in self.own:
+            spec["ingress_class_name"] = self.own["class_name"]
         if tls is not None:
             certificate: k8s.networking.v1.IngressTLSArgsDict = {"hosts": [host]}
             if "issuer" in tls or "secret" in tls:

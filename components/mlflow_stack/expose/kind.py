@@ -32,10 +32,10 @@ BEHIND_CONTROLLER = frozenset({"host", "path", "controller", "allow_from", "trus
 class ExposeKind(kinds.Kind):
     """Kind of public address."""
 
+    key: ClassVar[str]
+    """Field of ``ExposeArgs`` that selects the kind."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """Accepted fields, in addition to ``kind``."""
-    required: ClassVar[Sequence[str]] = ()
-    """Required fields."""
+    """Accepted fields of all kinds, ``host`` among them."""
     object: ClassVar[ObjectKind | None] = None
     """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
 
@@ -53,7 +53,7 @@ class ExposeKind(kinds.Kind):
         return "tls" in self.args
 
     def needs(self) -> Sequence[Need]:
-        found = [] if self.object is None else [Need(self.place.path("kind"), self.object, None)]
+        found = [] if self.object is None else [Need(self.place.path(self.key), self.object, None)]
         tls, place = self.expose.get("tls", {}), self.place.under("tls")
         issuer = ISSUER if tls.get("issuer_kind") == "Issuer" else CLUSTER_ISSUER
         return [

@@ -12,8 +12,8 @@ from mlflow_stack.pod import network
 class NodePort(ExposeKind):
     """Service of type NodePort."""
 
-    fields = frozenset({"host", "path", "node_port", "allow_from"})
-    required = ("host", "node_port")
+    key = "node_port"
+    fields = frozenset({"host", "path", "allow_from"})
 
     def peers(self) -> list[NetworkPolicyPeerArgsDict]:
         return network.ranges(self.expose.get("allow_from", ()))

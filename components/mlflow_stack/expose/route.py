@@ -20,8 +20,8 @@ from mlflow_stack.expose.kind import (
 class Route(ExposeKind):
     """Routes. The certificate is the router's."""
 
+    key = "route"
     fields = BEHIND_CONTROLLER
-    required = ("host",)
     object = ROUTE
 
     def secure(self) -> bool:

@@ -170,7 +170,7 @@ class ModelArgs(TypedDict):
     rollout_timeout: NotRequired[str]
     """Time limit of ``pulumi up`` for the servers' rollout: fetching, installing and loading. Default: 10m."""
     node_port: NotRequired[int]
-    """Port of every node, 30000 to 32767, if the stack is exposed by nodeport. Default: none, reachable in the
+    """Port of every node, 30000 to 32767, if the stack has ``expose.node_port``. Default: none, reachable in the
     cluster."""
     s3_existing_secret: NotRequired[pulumi.Input[str]]
     """For s3://: name of an existing Secret with an AWS shared credentials file under the key ``credentials``.
@@ -284,10 +284,9 @@ def models_rules(fields: validate.Fields) -> None:
     expose: Mapping[str, object] = fields.get("expose", {})
     ports = [model["node_port"] for model in models if "node_port" in model]
     for port in sorted(set(ports)):
-        if expose.get("kind") != "nodeport":
-            fields.refuse_item(
-                "models", f"{fields.spell('node_port')} {port}", "it left out, as expose.kind is not nodeport"
-            )
+        if "node_port" not in expose:
+            wanted = f"it left out without expose.{fields.spell('node_port')}"
+            fields.refuse_item("models", f"{fields.spell('node_port')} {port}", wanted)
         elif [*ports, expose.get("node_port")].count(port) > 1:
             fields.refuse_item("models", f"{fields.spell('node_port')} {port}", "each port of the nodes once")
 

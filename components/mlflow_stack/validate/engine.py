@@ -48,6 +48,8 @@ class Problems(list[Problem]):
     def __init__(self, spell: Callable[[str], str]) -> None:
         super().__init__()
         self.spell = spell
+        self.deprecated: list[Problem] = []
+        """Deprecated fields that are set: warnings, not errors."""
 
     @property
     def lines(self) -> list[str]:
@@ -112,6 +114,14 @@ class Fields(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def remove(self, name: str) -> Any:
+        """Remove a field and return its value; None if it is unset."""
+        return self._values.pop(name, None)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a field that replaces a deprecated one."""
+        self._values[name] = value
 
     def known(self, name: str, default: Any) -> Any:
         """Return a field's value, for rules across fields. Unset fields and Outputs return the default."""
@@ -198,21 +208,28 @@ Rules = Callable[[Fields], None]
 _rules: dict[type, Rules] = {}
 _defaults: dict[type, Mapping[str, Any]] = {}
 _not_offered: dict[type, Mapping[str, str]] = {}
+_deprecated: dict[type, Mapping[str, str]] = {}
 
 
 def rules(
-    kind: type, *, defaults: Mapping[str, Any] | None = None, not_offered: Mapping[str, str] | None = None
+    kind: type,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    not_offered: Mapping[str, str] | None = None,
+    deprecated: Mapping[str, str] | None = None,
 ) -> Callable[[Rules], Rules]:
     """Register the rules of an args TypedDict, which apply wherever it is nested.
 
     :param defaults: Values of optional fields that are unset, by field.
     :param not_offered: Unsupported keys that users may look for, with their alternatives.
+    :param deprecated: Fields that the rules replace by others, with a sentence that names these. Each use is a warning.
     """
 
     def register(function: Rules) -> Rules:
         _rules[kind] = function
         _defaults[kind] = defaults or {}
         _not_offered[kind] = not_offered or {}
+        _deprecated[kind] = deprecated or {}
         return function
 
     return register
@@ -223,6 +240,11 @@ def defaults_of(kind: type) -> Mapping[str, Any]:
     return _defaults.get(kind, {})
 
 
+def deprecated() -> Mapping[type, Mapping[str, str]]:
+    """Return the deprecated fields of every args TypedDict, each with a sentence that names its replacement."""
+    return _deprecated
+
+
 def rules_of(kind: type) -> Rules:
     """Return the rules of an args TypedDict."""
     return _rules.get(kind, lambda _fields: None)
@@ -230,7 +252,8 @@ def rules_of(kind: type) -> Rules:
 
 def extend(kind: type, base: type) -> None:
     """Register the rules of an args TypedDict for another one that has additional fields."""
-    _rules[kind], _defaults[kind], _not_offered[kind] = _rules[base], _defaults[base], _not_offered[base]
+    _rules[kind], _defaults[kind] = _rules[base], _defaults[base]
+    _not_offered[kind], _deprecated[kind] = _not_offered[base], _deprecated[base]
 
 
 def accepted(
@@ -244,7 +267,7 @@ def accepted(
     found: Sequence[Problem] = (),
 ) -> T:
     """Return the args with integers as ints (plugin hosts turn them into floats), or raise :class:`InvalidArgs` with
-    every problem.
+    every problem. Deprecated fields are a warning each.
 
     ``longest`` is the maximum length of the component's name, so that the names that Kubernetes and the engine derive
     from it fit into 63 characters. ``spell`` returns the user's spelling of a field's name. ``found`` are problems that
@@ -260,6 +283,8 @@ def accepted(
         count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
         lines = "\n".join(f"  {line}" for line in problems.lines)
         raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
+    for problem in problems.deprecated:
+        pulumi.log.warn(f"{component} {name!r}: {problem}")
     return cast(T, clean)
 
 
@@ -497,6 +522,8 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
         stated.add(name)
         if field is None:
             continue
+        if name in _deprecated.get(kind, {}):
+            problems.deprecated.append(Problem(where, f"deprecated. {_deprecated[kind][name]}"))
         before = len(problems)
         clean = _conform(types_by_field[name], field, where, secret or name in SECRETS, problems)
         if len(problems) == before:

@@ -36,7 +36,7 @@ class Declared:
     name: str
     namespace: str
     expose: Mapping[str, str]
-    """Kind, host and path of the public address, if stated."""
+    """Host and path of the public address, if a controller may serve others on that host."""
     needs: Sequence[Need]
     claims: Sequence[Claim]
     reservations: Sequence[Reservation]

@@ -142,11 +142,13 @@ class Stacks:
     def observe(self, spec: Any) -> None:
         """Record one stack, as an observer of the component library."""
         expose = spec.args["expose"]
+        # Kinds without such an object share no host or path with others.
+        routed = ("host", "path") if spec.exposure.object else ()
         self.found.append(
             {
                 "name": spec.name,
                 "namespace": spec.place.namespace,
-                "expose": {field: expose[field] for field in ("kind", "host", "path") if field in expose},
+                "expose": {field: expose[field] for field in routed if field in expose},
                 "needs": spec.needs,
                 "claims": spec.claims,
                 "reservations": spec.reservations,
