@@ -450,6 +450,32 @@ def test_under_a_path_everything_is_passed_on_as_it_is(behind: Nginx) -> None:
         assert behind.status(path, **CLIENT, **AUTH) == 403, path
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_nothing_outside_the_path_reaches_mlflow(behind: Nginx, method: str) -> None:
+    """Addresses of in-cluster callers have the path, too."""
+    ports = ((behind.public, HOST, CLIENT), (behind.internal, "mlflow.team.svc", {}))
+    artifact = "2.0/mlflow-artifacts/artifacts/page.html"
+    for port, host, forwarded in ports:
+        request = {"port": port, "host": host, "method": method, **forwarded}
+        Upstream.asked.clear()
+        for path in (
+            "/",
+            "/version",
+            f"/api/{artifact}",
+            f"/ajax-api/{artifact}",
+            "/api/3.0/mlflow/assistant/config",
+            "/ml.flowx/version",
+            "/mlxflow/version",
+            "/ML.FLOW/version",
+            "/ml.flow/../version",
+            "/ml.flow/..%2fversion",
+        ):
+            assert behind.status(path, **request) == 401, path
+            assert behind.status(path, **request, **AUTH) == 404, path
+        assert Upstream.asked == []
+        assert behind.status("/ml.flow/version", **request, **AUTH) == 200
+
+
 def test_probes_are_under_the_path_for_people_and_at_the_root_for_the_kubelet(behind: Nginx) -> None:
     for path, code in (("/livez", 204), ("/healthz", 200), ("/readyz", 200)):
         assert behind.status(f"/ml.flow{path}", **CLIENT) == code, path
@@ -515,6 +541,7 @@ def test_a_model_answers_four_pages_under_its_prefix_and_no_others(serving: Ngin
     ):
         assert serving.status(path) == 401, path
         assert serving.status(path, **AUTH) == 404, path
+        assert serving.status(path, method="PUT", **AUTH) == 404, path
 
 
 def test_a_models_liveness_asks_its_health_and_its_readiness_its_ping(serving: Nginx) -> None:

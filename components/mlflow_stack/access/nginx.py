@@ -275,7 +275,7 @@ def _tracking(path: str, limits: Limits, presigned: bool) -> _Guarded:
         kinds["unsigned"] = _Kind(NO_BODY)
         routes = (_SERVER_INFO, *ROUTES)
     search = f"{path}/api/2.0/mlflow/experiments/search?max_results=1"
-    doors = [("/", "api"), *_doors(path, routes)]
+    doors = [(f"{path}/", "api"), *_doors(path, routes)]
     return _Guarded(path, f"{path}/health", search, kinds, doors, [f"{re.escape(path)}{_ARTIFACTS}"])
 
 
