@@ -10,7 +10,7 @@ import pytest
 
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.platform import Tools
-from mlflow_stack_cli.previews.live import Live
+from mlflow_stack_cli.previews.live import Live, comparison
 
 FORCE = "PULUMI_K8S_ENABLE_PATCH_FORCE"
 
@@ -69,3 +69,27 @@ def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(LocalError, match="put right what it names"):
         found.preview([])
     assert engine.forced == [False]
+
+
+def test_follows_a_resource_to_its_new_urn() -> None:
+    prefix = "urn:pulumi:dev::vision::"
+    kind = "mlflow-stack:index:MlflowStack"
+    secret = "kubernetes:core/v1:Secret"
+    parents = [{"urn": f"{prefix}{kind}::{name}", "type": kind} for name in ("blue", "white")]
+    old, new = (
+        {
+            "urn": f"{prefix}{kind}${secret}::{parent['urn'][-5:]}",
+            "type": secret,
+            "custom": True,
+            "parent": parent["urn"],
+        }
+        for parent in parents
+    )
+    pairs = [parents, (old, new)]
+    steps = [{"op": "same", "urn": after["urn"], "oldState": before, "newState": after} for before, after in pairs]
+    found = comparison({"deployment": {"resources": [parents[0], old]}}, steps)
+    assert [(one.parent, one.aliases) for one in found.new] == [
+        ("", [parents[0]["urn"]]),
+        (parents[1]["urn"], [old["urn"]]),
+    ]
+    assert found.changes == []

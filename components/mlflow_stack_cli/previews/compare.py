@@ -7,6 +7,8 @@ from typing import Any, Final, cast
 KUBERNETES: Final = "kubernetes:"
 RANDOM: Final = "random:"
 COMPONENT: Final = "app.kubernetes.io/component"
+STACK: Final = "mlflow-stack:index:MlflowStack"
+"""Type of an MlflowStack."""
 
 # Fields whose change replaces the object, as of pulumi-kubernetes 4.27.0 (provider/pkg/provider/diff.go).
 _ALL = ("metadata.name", "metadata.namespace")
@@ -38,6 +40,8 @@ class Resource:
     type: str
     name: str
     custom: bool = True
+    parent: str = ""
+    """URN of the resource that it is a child of."""
     provider: str = ""
     """URN of the provider that manages it."""
     aliases: Sequence[str] = ()
@@ -155,6 +159,48 @@ def compare(old: Sequence[Resource], new: Sequence[Resource]) -> Comparison:
             changes.append(Change("update", found, one, fields))
     changes += [Change("delete", resource, None) for resource in before.values()]
     return Comparison(old, new, changes)
+
+
+def by_stack(whole: Comparison) -> list[tuple[str, Comparison]]:
+    """Return the comparison of each MlflowStack with its name, and first, without a name, that of all other resources.
+
+    A comparison that has one MlflowStack at most on each side stays whole, without a name.
+    """
+    if all(sum(one.type == STACK for one in side) < 2 for side in (whole.old, whole.new)):
+        return [("", whole)]
+    successors = {urn: one for one in whole.new for urn in (*one.aliases, one.urn)}
+    new = _stacks(whole.new)
+    old = {
+        urn: new[successors[urn].urn] if urn in successors else successors[stack].urn if stack in successors else stack
+        for urn, stack in _stacks(whole.old).items()
+    }
+
+    def part(stack: str) -> Comparison:
+        changed = ((change, new if change.new else old) for change in whole.changes)
+        return Comparison(
+            [one for one in whole.old if old[one.urn] == stack],
+            [one for one in whole.new if new[one.urn] == stack],
+            [change for change, side in changed if side[change.resource.urn] == stack],
+        )
+
+    stacks = sorted({"", *old.values(), *new.values()}, key=lambda urn: (_name(urn), urn))
+    return [(_name(stack), part(stack)) for stack in stacks]
+
+
+def _stacks(resources: Sequence[Resource]) -> dict[str, str]:
+    """Return the URN of each resource's MlflowStack by the resource's own URN; empty for a resource outside of them."""
+    found = {one.urn: one for one in resources}
+
+    def above(one: Resource) -> str:
+        while one.type != STACK and one.parent in found:
+            one = found[one.parent]
+        return one.urn if one.type == STACK else ""
+
+    return {urn: above(one) for urn, one in found.items()}
+
+
+def _name(urn: str) -> str:
+    return urn.rpartition("::")[2]
 
 
 def differences(old: Resource, new: Resource) -> list[Field]:

@@ -56,9 +56,6 @@ class Effects:
 
     def sentences(self) -> Iterator[str]:
         """Yield the sentences, most important first."""
-        if not self._comparison.old:
-            yield "The stack is new."
-            return
         yield from self._people()
         yield from self._keys()
         yield from self._address()

@@ -109,6 +109,8 @@ def comparison(state: State, steps: list[State]) -> Comparison:
         before = _masked(step.get("oldState"), old)
         after = _masked(step.get("newState"), {})
         told |= {urn, before.urn if before else urn}
+        if before and after and before.urn != after.urn:
+            after = replace(after, aliases=[before.urn])
         if after and op != "delete":
             new[after.urn] = after
         if op == "delete":
@@ -198,6 +200,7 @@ def _resource(state: State) -> Resource:
         type=kind,
         name=_name(urn),
         custom=bool(state.get("custom")),
+        parent=str(state.get("parent") or ""),
         provider=str(state.get("provider", "")).rpartition("::")[0],
         inputs=inputs,
         secret=secret,

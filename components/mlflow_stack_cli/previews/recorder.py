@@ -117,6 +117,7 @@ class Monitor(mocks.MockMonitor):
                     "type": request.type,
                     "name": request.name,
                     "custom": bool(request.custom),
+                    "parent": request.parent,
                     "provider": request.provider.rpartition("::")[0],
                     "aliases": self.aliases[answer.urn],
                     "inputs": inputs,

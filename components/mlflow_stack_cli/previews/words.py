@@ -1,7 +1,7 @@
 """Markdown description of a comparison, for a reviewer's comment on a change."""
 
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from mlflow_stack.identity import ARTIFACTS, RECORDS
 from mlflow_stack.validate import amount, bytes_of
 from mlflow_stack_cli.interrupted import Leftover
 from mlflow_stack_cli.previews import data, effects
-from mlflow_stack_cli.previews.compare import Change, Comparison, Field, Resource, renamed
+from mlflow_stack_cli.previews.compare import Change, Comparison, Field, Resource, by_stack, renamed
 from mlflow_stack_cli.previews.effects import Effects, named, shown, user_of, users
 
 LIMIT: Final = 60_000
@@ -45,22 +45,22 @@ class Words:
         """`release`: names of resources that the stack file releases, with their objects left in the cluster.
         `size_keys`: keys that set the sizes of claims, by the claim's name."""
         self._comparison = comparison
-        self._size_keys = size_keys
-        self._changes = [change for change in comparison.changes if change.resource.custom]
-        self._release = frozenset(release)
+        self._stacks = by_stack(comparison)
+        self._changes = _custom(comparison)
         # A generated name means nothing to a reader; the resource's name does.
         self._names = {
             resource.inputs["metadata"]["name"]: resource.name
             for resource in (*comparison.old, *comparison.new)
             if resource.autonamed and "name" in resource.inputs["metadata"]
         }
-        self._effects = Effects(comparison)
         self.refused: list[str] = []
         """Changes that are refused unless they are acknowledged."""
         self._warned: list[str] = []
-        self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
-        self._judge_identities()
-        self._judge()
+        deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
+        for stack, part in self._stacks:
+            lines = _RedLines(part, frozenset(release), size_keys, deleted)
+            self.refused += _within(stack, lines.refused)
+            self._warned += _within(stack, lines.warned)
 
     @property
     def verdict(self) -> str:
@@ -89,7 +89,7 @@ class Words:
         yield f"Compared with {against}.\n"
         for line in (*self.refused, *self._warned):
             yield f"- 🔴 {line}"
-        lines = list(self._effects.sentences())
+        lines = list(self._sentences())
         yield from (f"- {line}" for line in lines[:_MOST_SENTENCES])
         if len(lines) > _MOST_SENTENCES:
             yield f"- {len(lines) - _MOST_SENTENCES} more: every change is in the list below."
@@ -97,6 +97,14 @@ class Words:
             yield ""
         if self._changes:
             yield from _costs(self._comparison.old, self._comparison.new)
+
+    def _sentences(self) -> Iterator[str]:
+        if not self._comparison.old:
+            yield "The stack is new."
+            return
+        for stack, part in self._stacks:
+            new = stack and not part.old
+            yield from _within(stack, ["The stack is new."] if new else Effects(part).sentences())
 
     def _listed(self) -> Iterator[str]:
         for op, title in _TITLES.items():
@@ -122,17 +130,33 @@ class Words:
             return f"text, {len(gone)} lines away and {len(come)} new"
         return f"{shown(renamed(field.old, self._names))} → {shown(renamed(field.new, self._names))}"
 
-    # Warnings.
 
-    def _judge_identities(self) -> None:
-        deleted = {data.guarded(change.old) for change in self._changes if change.op == "delete" and change.old}
+class _RedLines:
+    """Changes of one MlflowStack that a reviewer must see."""
+
+    def __init__(
+        self, comparison: Comparison, release: frozenset[str], size_keys: Mapping[str, str], deleted: Set[str]
+    ) -> None:
+        """`deleted`: identities whose guards are deleted, of all stacks of the program."""
+        self._comparison = comparison
+        self._changes = _custom(comparison)
+        self._release = release
+        self._size_keys = size_keys
+        self.refused: list[str] = []
+        """Changes that are refused unless they are acknowledged."""
+        self.warned: list[str] = []
+        self._before, self._after = (data.identities(side) for side in (comparison.old, comparison.new))
+        self._judge_identities(deleted)
+        self._judge()
+
+    def _judge_identities(self, deleted: Set[str]) -> None:
         for purpose, (stays, starts) in _LEFT.items():
             left, found = self._before.get(purpose), self._after.get(purpose)
             if not left or found == left:
                 continue
             what = f"{stays} `{left}`" + (f"; {starts} `{found}`" if found else "")
             if left in self._release:
-                self._warned.append(f"{what}, as listed in `release`.")
+                self.warned.append(f"{what}, as listed in `release`.")
             else:
                 self.refused.append(f"**{what}.** {_acknowledge(left)}")
         for found in sorted(self._release.intersection(self._after.values()) - deleted):
@@ -175,7 +199,7 @@ class Words:
                 "`name`: one of the same name cannot be kept beside it."
             )
         elif op == "delete" and old.name in self._release:
-            self._warned.append(
+            self.warned.append(
                 f"{named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
             )
         elif op == "delete":
@@ -195,11 +219,11 @@ class Words:
                 self._password_changes(old, f"**The password of `{user}` is another one.**")
             elif user not in users(self._comparison.old):
                 # The data behind a password is acknowledged by the data's own name.
-                self._warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
+                self.warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
             return
         before, after = _rotation(old), _rotation(new)
         if after > before:
-            self._warned.append(
+            self.warned.append(
                 f"`{user}` gets a new password (rotation {before} → {after}): whoever uses it needs the new one."
             )
         else:
@@ -207,7 +231,7 @@ class Words:
 
     def _password_changes(self, old: Resource, what: str) -> None:
         if old.name in self._release:
-            self._warned.append(f"{what} `release` names it.")
+            self.warned.append(f"{what} `release` names it.")
         else:
             self.refused.append(f"{what} {_acknowledge(old.name)}")
 
@@ -235,6 +259,15 @@ def left_behind(found: Sequence[Leftover]) -> str:
         for leftover in found
     ]
     return "\n" + "".join(lines) if lines else ""
+
+
+def _custom(comparison: Comparison) -> list[Change]:
+    return [change for change in comparison.changes if change.resource.custom]
+
+
+def _within(stack: str, sentences: Iterable[str]) -> Iterator[str]:
+    """Yield sentences with the name of the MlflowStack that they are about, if the program has several."""
+    yield from (f"MlflowStack `{stack}`: {sentence}" if stack else sentence for sentence in sentences)
 
 
 def _holds_data(one: Resource) -> bool:
