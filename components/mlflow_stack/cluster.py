@@ -138,25 +138,38 @@ class Place:
         :param stated: Value of the field ``resources``.
         :param keys: Keys that set the amounts which are not stated, by resource.
         """
-        together: dict[str, Fraction] = {}
-        for container in containers:
-            for resource, amount in _requests(container).items():
-                together[resource] = together.get(resource, Fraction(0)) + amount
-        for step in steps:
-            for resource, amount in _requests(step).items():
-                together[resource] = max(together.get(resource, Fraction(0)), amount)
+        requests = pod_requests(containers, steps)
         own = cast("Mapping[str, Mapping[str, str]]", containers[0])
         found: dict[str, str] = {}
-        for resource in together:
+        for resource in requests:
             limited = resource in own.get("limits", {}) and resource not in own.get("requests", {})
             part = "limits" if limited else "requests"
             key = f"{self.path('resources', part)}.{resource}"
             found[resource] = key if resource in stated.get(part, {}) else keys.get(resource, key)
-        return Reservation(pod, together, found)
+        return Reservation(pod, requests, found)
+
+
+def pod_requests(
+    containers: Iterable[ResourceRequirementsArgsDict], steps: Iterable[ResourceRequirementsArgsDict]
+) -> dict[str, Fraction]:
+    """Return the requests of a pod by resource, as the scheduler counts them: the sum of its containers, or one init
+    container that requests more.
+
+    :param containers: Field ``resources`` of each container.
+    :param steps: Field ``resources`` of each init container.
+    """
+    found: dict[str, Fraction] = {}
+    for container in containers:
+        for resource, amount in _requests(container).items():
+            found[resource] = found.get(resource, Fraction(0)) + amount
+    for step in steps:
+        for resource, amount in _requests(step).items():
+            found[resource] = max(found.get(resource, Fraction(0)), amount)
+    return found
 
 
 def _requests(container: ResourceRequirementsArgsDict) -> dict[str, Fraction]:
     """Return the requests of a container. A limit without a request counts as the request."""
     parts = cast("Mapping[str, Mapping[str, str]]", container)
     amounts = {**parts.get("limits", {}), **parts.get("requests", {})}
-    return {resource: validate.amount(amount) for resource, amount in amounts.items()}
+    return {resource: validate.amount(str(amount)) for resource, amount in amounts.items()}

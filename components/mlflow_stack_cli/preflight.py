@@ -10,6 +10,7 @@ from mlflow_stack import cluster as kinds
 from mlflow_stack import expose, validate
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
 from mlflow_stack.expose.exposure import takes
+from mlflow_stack_cli import quantities
 from mlflow_stack_cli.cluster import Cluster, UnreadableError
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.previews.capture import Declared, Recording
@@ -30,7 +31,6 @@ _WITHOUT_API = {
     kinds.CLUSTER_ISSUER: _CERT_MANAGER,
 }
 """Remedies if the cluster lacks the API of a kind."""
-_BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 
 class _Asked:
@@ -270,13 +270,12 @@ def _allocatable(node: Tree) -> tuple[str, dict[str, Fraction]]:
     return node["metadata"]["name"], {name: validate.amount(value) for name, value in allocatable.items()}
 
 
-def _quantity(resource: str, amount: Fraction, rounded: Callable[[Fraction], int]) -> str:
+def _quantity(resource: str, amount: Fraction, rounding: Callable[[Fraction], int]) -> str:
     if resource == "cpu":
-        return str(amount) if amount.denominator == 1 else f"{rounded(amount * 1000)}m"
+        return quantities.cores(amount, rounding)
     if resource not in ("memory", "ephemeral-storage"):
-        return str(rounded(amount))
-    power = next(power for power in range(len(_BINARY)) if amount < 1024 ** (power + 1) or power + 1 == len(_BINARY))
-    return f"{rounded(amount / 1024**power * 10) / 10:g}{_BINARY[power]}"
+        return str(rounding(amount))
+    return quantities.rounded(amount, rounding)
 
 
 Look = tuple[str, Callable[[], Iterator[str]]]

@@ -331,6 +331,13 @@ def test_a_step_that_fetches_more_than_its_server_holds_counts() -> None:
     assert table([], [reserving("Deployment", pod)])[-1] == "| after | 1 | 0 | 0 | 40Gi | 0 |"
 
 
+def test_a_limit_without_a_request_counts_as_the_request() -> None:
+    """As the API server fills it in, and as the preflight check counts it."""
+    limited = {"name": "server", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "500m"}}}
+    pod = {"containers": [limited, container(memory="1Gi")], "initContainers": [{"name": "step"}]}
+    assert table([], [reserving("Deployment", pod)])[-1] == "| after | 1 | 500m | 2Gi | 0 | 0 |"
+
+
 def test_claims_count_by_themselves_and_for_each_pod_of_a_template() -> None:
     template = {"spec": {"resources": {"requests": {"storage": "5Gi"}}}}
 

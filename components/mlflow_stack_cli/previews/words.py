@@ -1,12 +1,16 @@
 """Markdown description of a comparison, for a reviewer's comment on a change."""
 
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
 
+from mlflow_stack.cluster import pod_requests
 from mlflow_stack.identity import ARTIFACTS, RECORDS
-from mlflow_stack.validate import amount, bytes_of
+from mlflow_stack.validate import bytes_of
+from mlflow_stack_cli import quantities
 from mlflow_stack_cli.interrupted import Leftover
 from mlflow_stack_cli.previews import data, effects
 from mlflow_stack_cli.previews.compare import Change, Comparison, Field, Resource, by_stack, renamed
@@ -25,12 +29,6 @@ _LEFT: Final = {
 }
 _MOST_SENTENCES: Final = 100
 _TITLES: Final = {"create": "Created", "update": "Changed", "replace": "Replaced", "delete": "Deleted"}
-_UNITS: Final = {
-    "": 1,
-    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1)},
-    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), start=1)},
-}
-"""Bytes in each unit of a size."""
 
 
 class Words:
@@ -295,8 +293,8 @@ class _Reserved:
     """Reservations of a stack's servers and claims."""
 
     pods: int
-    cpu: int
-    """Thousandths of a core."""
+    cpu: Fraction
+    """Cores."""
     memory: int
     """Bytes."""
     ephemeral: int
@@ -311,8 +309,8 @@ def _costs(old: Sequence[Resource], new: Sequence[Resource]) -> Iterator[str]:
     yield "| reserved | pods | CPU | memory | ephemeral storage | claims |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for title, one in (("before", _reserved(old)), ("after", _reserved(new))):
-        sizes = " | ".join(_size(size) for size in (one.memory, one.ephemeral, one.claims))
-        yield f"| {title} | {one.pods} | {_cores(one.cpu)} | {sizes} |"
+        sizes = " | ".join(quantities.exact(size) for size in (one.memory, one.ephemeral, one.claims))
+        yield f"| {title} | {one.pods} | {quantities.cores(one.cpu, math.floor)} | {sizes} |"
 
 
 def _reserved(resources: Sequence[Resource]) -> _Reserved:
@@ -332,34 +330,26 @@ def _reserved(resources: Sequence[Resource]) -> _Reserved:
         for template in one.inputs["spec"].get("volumeClaimTemplates", [])
     )
     claims = (_claimed(resource.inputs) for resource in resources if resource.kind == "PersistentVolumeClaim")
+    requests = [(count, pod_requests(*_resources(one.pod))) for count, one in servers]
+
+    def requested(resource: str) -> Fraction:
+        return sum((count * pod.get(resource, Fraction(0)) for count, pod in requests), Fraction(0))
+
     return _Reserved(
         pods=sum(count for count, _ in servers),
-        cpu=sum(count * _pod_request(one.pod, "cpu") for count, one in servers),
-        memory=sum(count * _pod_request(one.pod, "memory") for count, one in servers),
-        ephemeral=sum(count * _pod_request(one.pod, "ephemeral-storage") for count, one in servers),
+        cpu=requested("cpu"),
+        memory=int(requested("memory")),
+        ephemeral=int(requested("ephemeral-storage")),
         claims=sum(templates) + sum(claims),
     )
 
 
-def _pod_request(pod: Mapping[str, Any], resource: str) -> int:
-    """Return a request as the scheduler counts it: all containers together, or one init container that needs more."""
-
-    def request(container: Mapping[str, Any]) -> int:
-        quantity = amount(str(container.get("resources", {}).get("requests", {}).get(resource, "0")))
-        return int(quantity * 1000 if resource == "cpu" else quantity)
-
-    steps = [request(container) for container in pod.get("initContainers", [])]
-    return max([sum(request(container) for container in pod.get("containers", [])), *steps])
+def _resources(pod: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Return the field `resources` of a pod's containers, and of its init containers."""
+    fields = ("containers", "initContainers")
+    containers, steps = ([container.get("resources", {}) for container in pod.get(field, [])] for field in fields)
+    return containers, steps
 
 
 def _claimed(claim: Mapping[str, Any]) -> int:
     return bytes_of(str(claim.get("spec", {}).get("resources", {}).get("requests", {}).get("storage", "0")))
-
-
-def _cores(thousandths: int) -> str:
-    return str(thousandths // 1000) if thousandths % 1000 == 0 else f"{thousandths}m"
-
-
-def _size(count: int) -> str:
-    """Return an exact quantity in the shortest unit."""
-    return min((f"{count // factor}{unit}" for unit, factor in _UNITS.items() if count % factor == 0), key=len)
