@@ -226,6 +226,9 @@ def mysql(**fields: object) -> dict:
                 (["0.0.0.0/1", "128.0.0.0/1"], "0.0.0.0/0"),
                 (["10.0.0.0/8", "2000::/3"], "2000::/3"),
                 ([f"{n}.0.0.0/8" for n in range(4, 8)], "4.0.0.0/6"),
+                ([f"{n}.0.0.0/7" for n in range(0, 256, 4)], "0.0.0.0/7 and 63 more"),
+                (["10.0.0.0/8", "64.0.0.0/7", "68.0.0.0/32"], "64.0.0.0/7 and 1 more"),
+                (["fc00::/7", "2000::/7", "2400::/8"], "2000::/7 and 1 more"),
             )
         ],
         (exposed(trusted_proxies=[1]), "expose.trustedProxies[0]: 1 is not accepted; wanted text"),

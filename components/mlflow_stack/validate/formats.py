@@ -5,7 +5,7 @@ import re
 import ssl
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 Predicate = Callable[[Any], str | None]
 """Function that checks a plain value: it returns None if the value is accepted, else the accepted form."""
@@ -34,6 +34,11 @@ _IMAGE = re.compile(
 )
 """Image reference, as container runtimes parse it: github.com/distribution/reference."""
 _LONGEST_IMAGE_NAME = 255 - len("docker.io/library/")
+_PRIVATE_V4 = ipaddress.IPv4Network("10.0.0.0/8")
+_PRIVATE_V6 = ipaddress.IPv6Network("fc00::/7")
+_WIDEST = _PRIVATE_V6.prefixlen
+"""Prefix length of the widest private range. A wider range, or as many public addresses, cover most of the internet."""
+_Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
 
 
 def quantity(value: str) -> str | None:
@@ -214,15 +219,25 @@ def not_empty(value: Sequence[object]) -> str | None:
 
 
 def widest(cidrs: Sequence[str]) -> str | None:
-    """Return the largest range that the accepted :func:`cidr` values make together, if it covers most of the
-    internet."""
+    """Return the largest range that the accepted :func:`cidr` values make together, if they cover most of the
+    internet, with the number of further ranges if only all together do."""
     networks = [ipaddress.ip_network(text) for text in cidrs if cidr(text) is None]
-    together = [
-        *ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv4Network)),
-        *ipaddress.collapse_addresses(network for network in networks if isinstance(network, ipaddress.IPv6Network)),
-    ]
-    # The widest private ranges are fc00::/7 and 10.0.0.0/8.
-    return next((str(network) for network in together if network.prefixlen < 7), None)
+    found = (
+        _wide([network for network in networks if isinstance(network, ipaddress.IPv4Network)], _PRIVATE_V4),
+        _wide([network for network in networks if isinstance(network, ipaddress.IPv6Network)], _PRIVATE_V6),
+    )
+    return next((wide for wide in found if wide is not None), None)
+
+
+def _wide(networks: Sequence[_Network], private: _Network) -> str | None:
+    """Return the result of `widest` for one address family. `private`: its widest private range."""
+    together = sorted(ipaddress.collapse_addresses(networks), key=lambda network: network.prefixlen)
+    if together and together[0].prefixlen < _WIDEST:
+        return str(together[0])
+    public = [network for network in together if not network.subnet_of(private)]
+    if sum(network.num_addresses for network in public) > 2 ** (private.max_prefixlen - _WIDEST):
+        return f"{public[0]} and {len(public) - 1} more"
+    return None
 
 
 def namespaced_name(value: str) -> str | None:
