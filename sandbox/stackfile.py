@@ -90,12 +90,12 @@ class StackFile:
     @property
     def declared(self) -> Tree:
         """Configuration in git: the tracked file's, overridden by the local overlay's."""
-        return merge(_read(self.tracked)["config"], _read(self._own)["config"])
+        return merge(_read(self.tracked)["config"], self._overlay()["config"])
 
     @property
     def services(self) -> list[str]:
         """Local services listed in the local overlay."""
-        return list(_read(self._own).get("services", []))
+        return self._overlay().get("services", [])
 
     @property
     def salted(self) -> bool:
@@ -107,7 +107,7 @@ class StackFile:
         tracked file and `sandbox/overlays` that sets it."""
         if key in gather(self._hand(), _read(self._last)["config"], self.config).set:
             return self.path
-        return self._own if key in _read(self._own)["config"] else self.tracked
+        return self._own if key in self._overlay()["config"] else self.tracked
 
     def remake(self, overlay: Tree, identity: Tree | None = None) -> None:
         """Write the merge of tracked file, `overlay` (configuration keys), `sandbox/overlays/<stack>.yaml` and hand.
@@ -160,12 +160,20 @@ class StackFile:
         kept = {"set": hand.set, "removed": [list(key) for key in hand.removed], "identity": hand.identity}
         _write(self._kept, kept)
 
+    def _overlay(self) -> Tree:
+        """Return the local overlay's content. Raises `LocalError` as `stackfile.read`."""
+        content = stackfile.read(self._own, settings.PROJECT, {"services"})
+        services = content.get("services", [])
+        if not isinstance(services, list) or not all(isinstance(name, str) for name in cast("list[Any]", services)):
+            raise LocalError(f"{self._own}: services: must be a list of names, such as [s3]. Next: correct it.")
+        return content
+
     def _merged(self, overlay: Tree) -> tuple[Hand, Tree]:
         """Return the changes by hand, and the resulting configuration."""
         config = _read(self.tracked)["config"]
         if _ADDRESS in overlay:
             config.pop(_ADDRESS, None)
-        below = merge(merge(config, overlay), _read(self._own)["config"])
+        below = merge(merge(config, overlay), self._overlay()["config"])
         hand = self._hand()
         if self.path.exists():
             last = _read(self._last)["config"] if self._last.exists() else apply(below, hand)

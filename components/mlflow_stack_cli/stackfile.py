@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,14 +16,15 @@ SECURE: Final = "secure"
 """The only key of the map that holds an encrypted value."""
 
 
-def read(file: Path, project: str) -> Tree:
+def read(file: Path, project: str, more: Set[str] = frozenset()) -> Tree:
     """Return a stack file's content with full keys, and an empty configuration if it has none. As in the engine, a key
     without a namespace is the project's, and `<project>:config:<key>` is `<project>:<key>`.
 
+    `more`: further keys that the file may have beside its configuration.
     Raises `LocalError` if the file is not a stack file.
     """
     content = yamlfile.load(file)
-    unknown = sorted(set(content) - {"config", "services", *IDENTITY})
+    unknown = sorted(set(content) - {"config", *more, *IDENTITY})
     if "environment" in unknown:
         raise LocalError(
             f"{file}: environment: not supported, because previews and render do not see what Pulumi ESC adds. "

@@ -213,6 +213,17 @@ def test_the_local_overlay_names_services_beside_its_configuration(file: StackFi
     assert file.config == file.declared
 
 
+@pytest.mark.parametrize("services", [5, "s3", {"s3": {}}, [5]])
+def test_rejects_services_that_are_no_names(file: StackFile, services: Any) -> None:
+    overlay = stackfile.PROJECT / "sandbox" / "overlays" / "dev.yaml"
+    overlay.parent.mkdir(parents=True)
+    write(overlay, {}, services=services)
+    with pytest.raises(LocalError) as refused:
+        file.remake({})
+    message = "services: must be a list of names, such as [s3]. Next: correct it."
+    assert str(refused.value) == f"{overlay}: {message}"
+
+
 AMBIGUOUS = "programs read this value differently. Quote it for text, or write a plain number."
 
 
@@ -264,6 +275,10 @@ def test_reads_plain_values(text: str, value: object) -> None:
         (b"config: [1]\n", ": config: must be a map of keys. Next: correct it."),
         (b"config: replicas\n", ": config: must be a map of keys. Next: correct it."),
         (b"- config\n", " holds no map. Next: correct or remove it."),
+        (
+            b"services: [s3]\nconfig: {}\n",
+            ": services: unknown key; a stack's own keys stand under config. Next: correct",
+        ),
         (b"confg:\n  p:a: 1\n", ": confg: unknown key; a stack's own keys stand under config. Next: correct it."),
         (
             b"environment: [shared]\nconfig: {}\n",
