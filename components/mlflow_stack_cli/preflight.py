@@ -214,7 +214,8 @@ def _claimed(found: Tree) -> set[tuple[str, str]]:
     return {
         (rule.get("host", ""), _literal(path.get("path") or "/"))
         for rule in spec.get("rules", [])
-        for path in section(rule, "http").get("paths", [])
+        # Without paths, the default backend receives every request for the host.
+        for path in section(rule, "http").get("paths", [{}])
     }
 
 

@@ -511,6 +511,16 @@ def test_an_object_below_the_path_takes_requests_from_it(path: str, theirs: str 
             assert problems(cluster, config(expose=expose))[1:-1] == [line.format(kind)]
 
 
+def test_an_ingress_rule_without_paths_takes_its_whole_host() -> None:
+    theirs: Any = ingress("/")
+    (found,) = theirs["ingresses.networking.k8s.io --all-namespaces"]["items"]
+    del found["spec"]["rules"][0]["http"]
+    assert problems(Answers(**CLASS, **theirs), config(expose=INGRESS))[1:-1] == [
+        "expose.host: a.example belongs to Ingress other/theirs; take another host or path"
+    ]
+    assert check(Answers(**CLASS, **theirs), config(expose={**INGRESS, "path": "/team"})) == []
+
+
 OURS = {"namespace": "mlflow", "labels": {"app.kubernetes.io/instance": "mlflow"}}
 
 
