@@ -192,7 +192,7 @@ ROWS: list[tuple[str, str, Any]] = [
     ("expose", "guest", TLS),
     ("expose", "ingress", {}),
     ("expose.ingress.className", "ingress", "nginx"),
-    ("expose.route", "node port", {}),
+    ("expose.route", "ingress", {}),
     ("expose.kind", "ingress", "gateway"),
     ("expose.host", "ingress", "b.example.com"),
     ("expose.path", "ingress", "/mlflow"),
@@ -236,7 +236,7 @@ ALONG: dict[tuple[str, str], dict[str, Any]] = {
     ("expose.className", "ingress"): {
         "expose": {"kind": "ingress", "host": "a.example.com", "tls": {"issuer": "le"}},
     },
-    ("expose.route", "node port"): {"expose": {"host": "a.example.com"}},
+    ("expose.route", "ingress"): {"expose": {"host": "a.example.com"}},
 }
 """Changes that require others, by key and stack file."""
 

@@ -48,8 +48,8 @@ class Problems(list[Problem]):
     def __init__(self, spell: Callable[[str], str]) -> None:
         super().__init__()
         self.spell = spell
-        self.deprecated: list[Problem] = []
-        """Deprecated fields that are set: warnings, not errors."""
+        self.deprecated: list[str] = []
+        """Warnings on deprecated fields that are set."""
 
     @property
     def lines(self) -> list[str]:
@@ -283,8 +283,8 @@ def accepted(
         count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
         lines = "\n".join(f"  {line}" for line in problems.lines)
         raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
-    for problem in problems.deprecated:
-        pulumi.log.warn(f"{component} {name!r}: {problem}")
+    for warning in problems.deprecated:
+        pulumi.log.warn(f"{component} {name!r}: {warning}")
     return cast(T, clean)
 
 
@@ -523,7 +523,7 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
         if field is None:
             continue
         if name in _deprecated.get(kind, {}):
-            problems.deprecated.append(Problem(where, f"deprecated. {_deprecated[kind][name]}"))
+            problems.deprecated.append(f"{_printable(where)}: deprecated. {_deprecated[kind][name]}")
         before = len(problems)
         clean = _conform(types_by_field[name], field, where, secret or name in SECRETS, problems)
         if len(problems) == before:
