@@ -256,6 +256,34 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
         )
 
 
+def _quotas(asked: _Asked, stack: Declared) -> Iterator[str]:
+    """Yield the pods, and the claims together, that exceed an existing ResourceQuota of the namespace even if nothing
+    else uses it."""
+    for quota in asked.items("resourcequota", f"--namespace={stack.namespace}"):
+        spec = section(quota, "spec")
+        # The stack's own quota changes along with it. A quota with scopes may not apply to its pods.
+        if _labels(quota).get(_INSTANCE) == stack.name or spec.get("scopes") or spec.get("scopeSelector"):
+            continue
+        hard = {name: validate.amount(str(value)) for name, value in section(spec, "hard").items()}
+        where = f"the ResourceQuota {quota['metadata']['name']} of namespace {stack.namespace}"
+        for reserved in stack.reservations:
+            for resource, wanted in sorted(reserved.requests.items()):
+                allowed = [hard[name] for name in (resource, f"requests.{resource}") if name in hard]
+                if allowed and wanted > min(allowed):
+                    asks = _quantity(resource, wanted, math.ceil)
+                    most = _quantity(resource, min(allowed), math.floor)
+                    yield (
+                        f"{reserved.keys[resource]}: {reserved.pod} asks for {asks} of {resource}, and {where} "
+                        f"allows {most}; ask for less or raise the quota"
+                    )
+        size = sum((validate.amount(claim.size) for claim in stack.claims), Fraction(0))
+        storage = hard.get("requests.storage")
+        if storage is not None and size > storage:
+            asks, most = quantities.rounded(size, math.ceil), quantities.rounded(storage, math.floor)
+            keys = ", ".join(claim.key for claim in stack.claims)
+            yield f"{keys}: the claims ask for {asks}, and {where} allows {most}; ask for less or raise the quota"
+
+
 def _schedulable(node: Tree) -> bool:
     # Taints that Kubernetes itself sets are temporary.
     taints = [
@@ -291,6 +319,7 @@ def _looks(asked: _Asked, stack: Declared) -> Iterator[Look]:
     for kind in _EXPOSURES:
         yield f"expose.host: every {kind.name}", partial(_rivals, asked, stack, kind)
     yield "room on the nodes", partial(_room, asked, stack.reservations)
+    yield f"quotas of namespace {stack.namespace}", partial(_quotas, asked, stack)
 
 
 def check(cluster: Cluster, recording: Recording) -> list[str]:

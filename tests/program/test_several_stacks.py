@@ -63,7 +63,7 @@ def test_tells_a_user_of_one_stack_from_the_same_user_of_another(tmp_path: Path)
 
 
 def test_tells_the_address_and_the_restart_of_the_stack_that_changes(tmp_path: Path) -> None:
-    expose = {"kind": "ingress", "host": "blue.example.com"}
+    expose = {"ingress": {}, "host": "blue.example.com"}
     two: dict[str, dict[str, Any]] = {"red": {}, "blue": {"expose": expose}}
     moved = two | {"blue": {"expose": {**expose, "path": "/mlflow"}}}
     _, lines = told(resources(tmp_path, two), resources(tmp_path, moved))

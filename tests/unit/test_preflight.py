@@ -574,6 +574,53 @@ def requests(**amounts: str) -> dict[str, Any]:
     return {"requests": amounts, "limits": {"memory": "64Gi"}}
 
 
+def quota(*, labels: dict[str, str] | None = None, scopes: list[str] | None = None, **hard: str) -> dict[str, Any]:
+    """Return the namespace with a quota, whose resources have `__` for a dot and `_` for a hyphen."""
+    limits = {name.replace("__", ".").replace("_", "-"): value for name, value in hard.items()}
+    found = {"metadata": {"name": "shared", "labels": labels or {}}, "spec": {"hard": limits, "scopes": scopes}}
+    return {"namespace team": {}, "resourcequota --namespace=team": {"items": [found]}}
+
+
+QUOTA = "and the ResourceQuota shared of namespace team allows"
+BELOW = "ask for less or raise the quota"
+
+
+@pytest.mark.parametrize(
+    ("there", "line"),
+    [
+        (
+            quota(requests__memory="500Mi"),
+            f"resources.requests.memory: the tracking server asks for 544Mi of memory, {QUOTA} 500Mi; {BELOW}",
+        ),
+        (
+            quota(cpu="100m", requests__cpu="1"),
+            f"resources.requests.cpu: the tracking server asks for 270m of cpu, {QUOTA} 100m; {BELOW}",
+        ),
+        (
+            quota(requests__storage="25Gi"),
+            f"backendStore.pvc.size, artifactStore.pvc.size: the claims ask for 30Gi, {QUOTA} 25Gi; {BELOW}",
+        ),
+    ],
+)
+def test_requests_above_a_quota_of_the_namespace_are_refused(there: dict[str, Any], line: str) -> None:
+    stated = config(existingNamespace="team", backendStore=claim(size="10Gi"), artifactStore=claim(size="20Gi"))
+    assert problems(Answers(**there), stated)[1:-1] == [line]
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        quota(requests__memory="544Mi", requests__storage="30Gi", cpu="270m", pods="1"),
+        quota(requests__memory="1Mi", labels={"app.kubernetes.io/instance": "mlflow"}),
+        quota(requests__memory="1Mi", scopes=["BestEffort"]),
+    ],
+    ids=["enough", "own", "of other pods"],
+)
+def test_other_quotas_are_no_obstacle(there: dict[str, Any]) -> None:
+    stated = config(existingNamespace="team", backendStore=claim(size="10Gi"), artifactStore=claim(size="20Gi"))
+    assert check(Answers(**there), stated) == []
+
+
 GPU = {"limits": {"example.com/gpu": "1"}, "requests": {"memory": "512Mi"}}
 SERVED = {"name": "iris", "uri": "models:/iris/1"}
 LARGE = {"existingNamespace": "team", "artifactStore": BUCKET, "maxArtifactSize": "10Gi"}
