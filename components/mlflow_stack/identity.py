@@ -14,7 +14,7 @@ ARTIFACTS: Final = "artifacts"
 KEEPER: Final = "identity"
 """Keeper of a guard whose value is the identity."""
 
-_DEFAULT_PORTS: Final = {"mysql": 3306, "http": 80, "https": 443}
+_HTTP_PORTS: Final = {"http": 80, "https": 443}
 
 
 def claim(namespace: str, name: str) -> str:
@@ -22,9 +22,9 @@ def claim(namespace: str, name: str) -> str:
     return f"pvc://{namespace}/{name}"
 
 
-def database(scheme: str, namespace: str, host: str, port: int | None, name: str) -> str:
+def database(scheme: str, default_port: int, namespace: str, host: str, port: int | None, name: str) -> str:
     """Return the identity of a database."""
-    return f"{scheme}://{_authority(scheme, namespace, host, port)}/{quote(name)}"
+    return f"{scheme}://{_authority(namespace, host, port, default_port)}/{quote(name)}"
 
 
 def bucket(namespace: str, name: str, prefix: str, endpoint: str | None) -> str:
@@ -33,17 +33,16 @@ def bucket(namespace: str, name: str, prefix: str, endpoint: str | None) -> str:
     if endpoint is None:
         return root
     server = urlsplit(endpoint)
-    return (
-        f"{root}?endpoint={server.scheme}://{_authority(server.scheme, namespace, server.hostname or '', server.port)}"
-    )
+    authority = _authority(namespace, server.hostname or "", server.port, _HTTP_PORTS[server.scheme])
+    return f"{root}?endpoint={server.scheme}://{authority}"
 
 
-def _authority(scheme: str, namespace: str, host: str, port: int | None) -> str:
+def _authority(namespace: str, host: str, port: int | None, default_port: int) -> str:
     """Return the canonical spelling of a server's address, for any of its in-cluster names."""
     name = host.removesuffix(".cluster.local").removesuffix(".svc")
     if "." not in name:
         name = f"{name}.{namespace}"
-    return name if port in (None, _DEFAULT_PORTS[scheme]) else f"{name}:{int(port)}"
+    return name if port in (None, default_port) else f"{name}:{int(port)}"
 
 
 def guard(name: str, purpose: str, identity: pulumi.Input[str], opts: pulumi.ResourceOptions | None) -> pulumi.Resource:

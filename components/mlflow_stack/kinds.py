@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import pulumi
 from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
+from mlflow_stack import identity
 from mlflow_stack.cluster import Claim, Need, Place, Reservation
 from mlflow_stack.pod import Context, PodParts
 
@@ -60,15 +61,39 @@ class ArtifactStore(Store, Protocol):
     """Variables that clients need in addition to the tracking URI and a password."""
 
 
-class BackendKind(Kind):
-    """Kind of backend store, for runs, metrics and registered models."""
+@dataclass(frozen=True)
+class Unguarded:
+    """Tracking server of a stack that was deployed before stores had guards."""
 
-    volume: ClassVar[str | None] = None
-    """Mount path of a volume with room for artifacts; None if there is none."""
+    namespace: str
+    env: Mapping[str, str]
+    """Environment of MLflow's container."""
+    claims: Mapping[str, str]
+    """Claims of the pod, by volume."""
+
+    def on_claim(self, volume: str) -> str:
+        """Return the identity of the data on a volume's claim; empty if there is no such volume."""
+        return identity.claim(self.namespace, self.claims[volume]) if volume in self.claims else ""
+
+
+class StoreKind(Kind):
+    """Kind of store."""
+
+    @classmethod
+    def identity_of(cls, server: Unguarded) -> str:
+        """Return the identity of a server's data; empty if this kind does not store it, or always had guards."""
+        return ""
 
     def single_writer(self) -> str:
         """Return the reason why only one tracking server may run; empty if several may."""
         return ""
+
+
+class BackendKind(StoreKind):
+    """Kind of backend store, for runs, metrics and registered models."""
+
+    volume: ClassVar[str | None] = None
+    """Mount path of a volume with room for artifacts; None if there is none."""
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
         """Return the resources of the init containers that run before the tracking server starts."""
@@ -89,15 +114,11 @@ class Transfers:
     """Concurrent uploads."""
 
 
-class ArtifactKind(Kind):
+class ArtifactKind(StoreKind):
     """Kind of artifact store."""
 
     default_max_artifact_size: ClassVar[str] = "10Gi"
     """Default size of the largest artifact."""
-
-    def single_writer(self) -> str:
-        """Return the reason why only one tracking server may run; empty if several may."""
-        return ""
 
     def scratch_bytes(self, transfers: Transfers) -> int:
         """Return the most bytes of artifacts in the tracking server's ``/tmp`` at once."""

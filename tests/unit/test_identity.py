@@ -18,11 +18,11 @@ from mlflow_stack import identity
     ],
 )
 def test_names_a_database_in_one_way(host: str, port: int, wanted: str) -> None:
-    assert identity.database("mysql", "team", host, port, "ml") == wanted
+    assert identity.database("mysql", 3306, "team", host, port, "ml") == wanted
 
 
 def test_quotes_the_name_of_a_database() -> None:
-    assert identity.database("mysql", "team", "a.b", 3306, "my db?") == "mysql://a.b/my%20db%3F"
+    assert identity.database("mysql", 3306, "team", "a.b", 3306, "my db?") == "mysql://a.b/my%20db%3F"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from mlflow_stack.pod.claims import (
     AccessMode,
 )
 
+VOLUME = "artifacts"
+"""Volume of the claim in the pod."""
+
 
 class PvcArtifactsArgs(TypedDict):
     """Artifacts on a separate PersistentVolumeClaim, created by the stack (``size``) or existing
@@ -47,6 +50,10 @@ def _rules(fields: validate.Fields) -> None:
 
 class PvcArtifactKind(kinds.ArtifactKind):
     """Artifacts on a separate claim."""
+
+    @classmethod
+    def identity_of(cls, server: kinds.Unguarded) -> str:
+        return server.on_claim(VOLUME)
 
     def single_writer(self) -> str:
         if self.args["access_mode"] == "ReadWriteMany":
@@ -115,8 +122,8 @@ class PvcArtifacts(pulumi.ComponentResource):
             destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"
             parts = PodParts(
                 env=pod.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": destination}),
-                volumes=[claims.volume("artifacts", claim)],
-                mounts=[{"name": "artifacts", "mount_path": ARTIFACTS_VOLUME}],
+                volumes=[claims.volume(VOLUME, claim)],
+                mounts=[{"name": VOLUME, "mount_path": ARTIFACTS_VOLUME}],
                 exclusive=store["access_mode"] != "ReadWriteMany",
             )
             data = claims.identity_of(context, claim)

@@ -99,6 +99,14 @@ class S3ArtifactKind(kinds.ArtifactKind):
 
     default_max_artifact_size = DEFAULT_MAX_ARTIFACT_SIZE
 
+    @classmethod
+    def identity_of(cls, server: kinds.Unguarded) -> str:
+        roots = (server.env.get(name, "") for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"))
+        root = next((urlsplit(root) for root in roots if root.startswith("s3://")), None)
+        if root is None:
+            return ""
+        return identity.bucket(server.namespace, root.netloc, root.path, server.env.get("MLFLOW_S3_ENDPOINT_URL"))
+
     def needs(self) -> Sequence[Need]:
         why = "an AWS shared credentials file"
         return self.place.need(SECRET, self.args, "existing_secret", keys=[KEYS_FILE], why=why)

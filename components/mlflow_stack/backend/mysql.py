@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import pulumi
 from pulumi_kubernetes.core.v1 import (
@@ -26,6 +26,8 @@ PASSWORD = "/etc/mlflow-stack-mysql/password"  # noqa: S105 - a path
 CA = "/etc/mlflow-stack-mysql-ca/ca.crt"
 OPTIONS = "/run/mlflow-stack-mysql/client.cnf"
 """Option file of MLflow's driver, which each pod writes for itself into a memory volume."""
+DRIVER = "mysql+pymysql"
+"""Scheme of the store's URI: SQLAlchemy's dialect, and the driver in MLflow's image."""
 WORK = "/work"
 DUMPS = "/dumps"
 
@@ -111,6 +113,13 @@ def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:
 class MysqlBackend(kinds.BackendKind):
     """Backend store on MySQL or MariaDB."""
 
+    @classmethod
+    def identity_of(cls, server: kinds.Unguarded) -> str:
+        uri = urlsplit(server.env.get("MLFLOW_BACKEND_STORE_URI", ""))
+        if uri.scheme != DRIVER:
+            return ""
+        return _identity(server.namespace, uri.hostname or "", uri.port, unquote(uri.path[1:]))
+
     def needs(self) -> Sequence[Need]:
         deploy, dumps = self.place.under("deploy"), self.place.under("dumps")
         return [
@@ -166,8 +175,8 @@ class MysqlStore(pulumi.ComponentResource):
         else:
             database = _existing(self, name, store, context.namespace, labels)
 
-        data = pulumi.Output.all("mysql", context.namespace, database.host, database.port, database.name).apply(
-            lambda parts: identity.database(*parts)
+        data = pulumi.Output.all(context.namespace, database.host, database.port, database.name).apply(
+            lambda parts: _identity(*parts)
         )
         guard = identity.guard(name, identity.RECORDS, data, opts)
 
@@ -294,9 +303,13 @@ def _tools(store: MysqlStoreArgs) -> pulumi.Input[str]:
     return store["dumps"].get("image", server)
 
 
+def _identity(namespace: str, host: str, port: int | None, name: str) -> str:
+    return identity.database("mysql", mariadb.PORT, namespace, host, port, name)
+
+
 def _uri(host: str, port: int, database: str) -> str:
     options = urlencode({"read_default_file": OPTIONS, **TIMEOUTS}, safe="/")
-    return f"mysql+pymysql://{host}:{port}/{quote(database)}?{options}"
+    return f"{DRIVER}://{host}:{port}/{quote(database)}?{options}"
 
 
 _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}

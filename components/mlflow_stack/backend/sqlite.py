@@ -12,6 +12,8 @@ from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, claims
 from mlflow_stack.pod.claims import ARTIFACTS_FOLDER, DATA, DEFAULT_ACCESS_MODE, DEFAULT_SIZE, AccessMode
 
 DATABASE = f"{DATA}/mlflow.db"
+VOLUME = "data"
+"""Volume of the claim in the pod."""
 PROGRAMS = "/opt/mlflow-stack"
 """Mount path of the schema step's programs."""
 
@@ -62,6 +64,10 @@ class PvcBackend(kinds.BackendKind):
     """Backend store in SQLite on a claim."""
 
     volume = DATA
+
+    @classmethod
+    def identity_of(cls, server: kinds.Unguarded) -> str:
+        return server.on_claim(VOLUME)
 
     def single_writer(self) -> str:
         return "SQLite on a claim has one writer"
@@ -128,7 +134,7 @@ class PvcStore(pulumi.ComponentResource):
                 env={**common, **env},
                 resources=pod.resources(None, *SCHEMA_RESOURCES),
                 mounts=[
-                    {"name": "data", "mount_path": DATA},
+                    {"name": VOLUME, "mount_path": DATA},
                     {"name": "schema", "mount_path": PROGRAMS, "read_only": True},
                     scratch_mount,
                 ],
@@ -149,11 +155,11 @@ class PvcStore(pulumi.ComponentResource):
             # The steps take the same lock, so that only one pod writes at a time.
             env=pod.env({"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}", "CLAIM_LOCK": f"{DATABASE}.lock"}),
             volumes=[
-                claims.volume("data", self.claim),
+                claims.volume(VOLUME, self.claim),
                 pod.config_volume("schema", programs),
                 scratch,
             ],
-            mounts=[{"name": "data", "mount_path": DATA}],
+            mounts=[{"name": VOLUME, "mount_path": DATA}],
             wait_for=[guard],
             exclusive=True,
             identity={identity.RECORDS: data},

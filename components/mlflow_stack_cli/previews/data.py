@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
-from mlflow_stack import identity
+from mlflow_stack import artifacts, backend
 from mlflow_stack.identity import ARTIFACTS, KEEPER, RECORDS
+from mlflow_stack.kinds import Unguarded
 from mlflow_stack_cli.previews.compare import Resource
 
 WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
@@ -59,20 +59,21 @@ def _of_the_pod(server: Resource | None) -> dict[str, str]:
     env = variables(server)
     if server is None or not env:
         return {}
-    namespace = server.inputs["metadata"].get("namespace", "")
-    claims = {
-        volume["name"]: identity.claim(namespace, volume["persistentVolumeClaim"]["claimName"])
-        for volume in server.pod.get("volumes", [])
-        if "persistentVolumeClaim" in volume
-    }
-    store = urlsplit(env.get("MLFLOW_BACKEND_STORE_URI", ""))
-    records = claims.get("data", "")
-    if store.hostname:
-        scheme, name = store.scheme.partition("+")[0], unquote(store.path[1:])
-        records = identity.database(scheme, namespace, store.hostname, store.port, name)
-    roots = (env.get(name, "") for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"))
-    root = next((urlsplit(root) for root in roots if root.startswith("s3://")), None)
-    artifacts = claims.get("artifacts", claims.get("data", ""))
-    if root:
-        artifacts = identity.bucket(namespace, root.netloc, root.path, env.get("MLFLOW_S3_ENDPOINT_URL"))
-    return {purpose: found for purpose, found in ((RECORDS, records), (ARTIFACTS, artifacts)) if found}
+    volumes: list[Mapping[str, Any]] = server.pod.get("volumes", [])
+    running = Unguarded(
+        server.inputs["metadata"].get("namespace", ""),
+        env,
+        {
+            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+            for volume in volumes
+            if "persistentVolumeClaim" in volume
+        },
+    )
+    found: dict[str, str] = {}
+    for kind in backend.KINDS.values():
+        if records := kind.identity_of(running):
+            found |= {RECORDS: records} | ({ARTIFACTS: records} if kind.volume else {})
+    for kind in artifacts.KINDS.values():
+        if stored := kind.identity_of(running):
+            found[ARTIFACTS] = stored
+    return found
