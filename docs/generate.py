@@ -8,7 +8,6 @@ A test fails if a committed file differs from the generated one.
 import inspect
 import itertools
 import json
-import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,7 +229,7 @@ def stack_files(document: dict[str, Any]) -> dict[str, Any]:
     for name, key in declared.items():
         keys.setdefault(f"mlflow-stack:{name}", {"description": key["description"], **_shape(key)})
     pairs = [[f"mlflow-stack:{name}" for name in rule["not"]["required"]] for rule in top.get("allOf", [])]
-    kinds = {kind.__name__: kind for kind in vars(mlflow_stack).values() if typing.is_typeddict(kind)}
+    kinds = {kind.__name__: kind for kind in validate.nested(MlflowStackArgs)}
     definitions: dict[str, Any] = {}
     for token, definition in document["types"].items():
         title = _title(token)

@@ -9,23 +9,11 @@ import pulumi
 from pulumi.provider import ConstructResult, main, server
 from pulumi.provider.experimental import analyzer, component
 
-from mlflow_stack import expose, pod, validate
-from mlflow_stack.artifacts import s3
-from mlflow_stack.pod import claims
-from mlflow_stack.servers import model as models
+from mlflow_stack import validate
 from mlflow_stack.spec import resolve
 from mlflow_stack.stack import MlflowStack
 
 NAME = "mlflow-stack"
-ENUMS = {
-    pod.Platform: ("Platform", "Platform of the cluster, which decides who sets the pods' UID."),
-    expose.DeprecatedKind: ("ExposeKind", "Kind of public address."),
-    expose.IssuerKind: ("IssuerKind", "Kind of a cert-manager issuer."),
-    claims.AccessMode: ("AccessMode", "Access mode of a claim."),
-    s3.Addressing: ("Addressing", "Place of the bucket's name in a request."),
-    models.Environment: ("ModelEnvironment", "Source of a model's libraries."),
-}
-"""Names in the schema and descriptions of enums."""
 SECRET_OUTPUTS = ("password", "passwords", "client_env", "encryption_keys")
 
 
@@ -37,15 +25,15 @@ class _Analyzer(analyzer.Analyzer):
         """Return the schema of one field."""
         if typing.get_origin(arg) is not typing.Literal:
             return super().analyze_property(arg, typ, name, **options)
-        title, description = ENUMS[arg]
-        self.type_definitions[title] = analyzer.TypeDefinition(
-            title,
+        named = validate.ENUMS[arg]
+        self.type_definitions[named.title] = analyzer.TypeDefinition(
+            named.title,
             analyzer.PropertyType.STRING,
             properties={},
             properties_mapping={},
             module=__name__,
             python_type=str,
-            description=description,
+            description=named.description,
             enum=[
                 analyzer.EnumValueDefinition(value[0].upper() + value[1:], value, value)
                 for value in typing.get_args(arg)
@@ -53,7 +41,7 @@ class _Analyzer(analyzer.Analyzer):
         )
         return analyzer.PropertyDefinition(
             optional=bool(options.get("optional")),
-            ref=f"#/types/{self.name}:index:{title}",
+            ref=f"#/types/{self.name}:index:{named.title}",
             description=self.get_docstring(typ, name),
             plain=True if options["can_be_plain"] else None,
         )

@@ -20,7 +20,7 @@ import yaml
 import engine
 import mlflow_stack
 import settings
-from mlflow_stack import plugin, validate
+from mlflow_stack import validate
 from mlflow_stack_cli.errors import LocalError
 from sandbox import stackfile
 
@@ -214,11 +214,11 @@ def test_a_value_that_is_one_of_a_few_is_so_in_every_schema() -> None:
                 yield from literals(plain, f"{at}.{name}")
 
     found = dict(literals(mlflow_stack.MlflowStackArgs))
-    assert set(found.values()) == set(plugin.ENUMS)
-    for literal, (title, _) in plugin.ENUMS.items():
-        words = [value["value"] for value in SCHEMA["types"][f"mlflow-stack:index:{title}"]["enum"]]
+    assert set(found.values()) == set(validate.ENUMS)
+    for literal, enum in validate.ENUMS.items():
+        words = [value["value"] for value in SCHEMA["types"][f"mlflow-stack:index:{enum.title}"]["enum"]]
         assert tuple(words) == typing.get_args(literal)
-        assert STACK_FILES["$defs"][title]["enum"] == words
+        assert STACK_FILES["$defs"][enum.title]["enum"] == words
 
 
 def test_secrets_are_secret_in_the_schema() -> None:

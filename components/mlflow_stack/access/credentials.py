@@ -47,7 +47,7 @@ class UsersArgs(TypedDict):
     """Rotation number of generated passwords, by user: a higher number generates a new password. Default: {}."""
 
 
-@validate.rules(UsersArgs, defaults={"users": DEFAULT_USERS, "passwords": {}, "rotation": {}})
+@validate.rules(UsersArgs, defaults={"users": DEFAULT_USERS, "passwords": {}, "rotation": {}}, secrets=["passwords"])
 def user_rules(fields: validate.Fields) -> None:
     """Check the user accounts. MlflowStack's args have the same three fields."""
     users: Sequence[str] = fields.get("users", DEFAULT_USERS)

@@ -24,6 +24,7 @@ PROGRAMS = "/opt/mlflow-stack-s3"
 """Mount path of the bucket check and of MLflow's plugin."""
 
 Addressing = Literal["auto", "path", "virtual"]
+validate.enum(Addressing, "Addressing", "Place of the bucket's name in a request.")
 
 CHECK_DEADLINE = 120
 DEFAULT_REGION = "us-east-1"
@@ -69,6 +70,7 @@ class S3ArtifactsArgs(TypedDict):
 @validate.rules(
     S3ArtifactsArgs,
     defaults={"prefix": "", "region": DEFAULT_REGION, "addressing": "auto", "proxied": True, "bucket_check": True},
+    secrets=["access_key_id", "secret_access_key"],
 )
 def _rules(fields: validate.Fields) -> None:
     fields.check("bucket", validate.bucket)

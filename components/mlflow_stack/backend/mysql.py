@@ -83,7 +83,9 @@ class MysqlStoreArgs(TypedDict):
 
 
 @validate.rules(
-    MysqlStoreArgs, defaults={"port": mariadb.PORT, "database": DEFAULT_NAME, "username": DEFAULT_NAME, "dumps": {}}
+    MysqlStoreArgs,
+    defaults={"port": mariadb.PORT, "database": DEFAULT_NAME, "username": DEFAULT_NAME, "dumps": {}},
+    secrets=["password"],
 )
 def _rules(fields: validate.Fields) -> None:
     fields.check("host", validate.host)

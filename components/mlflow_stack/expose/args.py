@@ -10,7 +10,9 @@ from mlflow_stack.access import proxy
 from mlflow_stack.pod import network
 
 DeprecatedKind = Literal["none", "nodeport", "ingress", "route", "gateway"]
+validate.enum(DeprecatedKind, "ExposeKind", "Kind of public address.")
 IssuerKind = Literal["ClusterIssuer", "Issuer"]
+validate.enum(IssuerKind, "IssuerKind", "Kind of a cert-manager issuer.")
 
 
 class ControllerArgs(TypedDict):

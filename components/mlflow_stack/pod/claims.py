@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pulumi
 from pulumi_kubernetes.core.v1 import VolumeArgsDict
 
-from mlflow_stack import identity
+from mlflow_stack import identity, validate
 from mlflow_stack.cluster import CLAIM, STORAGE_CLASS, Claim, Need, Place
 from mlflow_stack.pod.context import Context
 from mlflow_stack.pod.metadata import name_of
@@ -21,6 +21,7 @@ ARTIFACTS_FOLDER = "artifacts"
 
 DEFAULT_SIZE = "20Gi"
 AccessMode = Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany"]
+validate.enum(AccessMode, "AccessMode", "Access mode of a claim.")
 DEFAULT_ACCESS_MODE: AccessMode = "ReadWriteOnce"
 
 

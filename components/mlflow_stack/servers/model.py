@@ -74,6 +74,7 @@ DEFAULT_CPU_PERCENT = 80
 GRACE_MARGIN_SECONDS = 10
 """Seconds for which a terminating pod may live longer than its drain, because requests still arrive for a while."""
 Environment = Literal["image", "install"]
+validate.enum(Environment, "ModelEnvironment", "Source of a model's libraries.")
 
 LONGEST_NAME = 63
 """Longest name of the server and its Service."""

@@ -1,7 +1,9 @@
 """Validation of args: all problems at once, each with its key, its value and the accepted form."""
 
 from mlflow_stack.validate.engine import (
+    ENUMS,
     SECRETS,
+    Enum,
     Fields,
     InvalidArgs,
     Problem,
@@ -12,11 +14,13 @@ from mlflow_stack.validate.engine import (
     camel,
     defaults_of,
     deprecated,
+    enum,
     extend,
     filled,
     hints,
     is_output,
     join,
+    nested,
     part,
     plain,
     plain_type,
@@ -70,8 +74,10 @@ from mlflow_stack.validate.formats import (
 )
 
 __all__ = [
+    "ENUMS",
     "EXTENDED",
     "SECRETS",
+    "Enum",
     "Fields",
     "InvalidArgs",
     "Predicate",
@@ -99,6 +105,7 @@ __all__ = [
     "dns_label",
     "duration",
     "endpoint",
+    "enum",
     "extend",
     "filled",
     "folder",
@@ -114,6 +121,7 @@ __all__ = [
     "label_key",
     "label_value",
     "namespaced_name",
+    "nested",
     "not_empty",
     "one_of",
     "part",

@@ -21,8 +21,8 @@ from mlflow_stack.validate.formats import Predicate, dns_label
 
 T = TypeVar("T")
 
-SECRETS = frozenset({"password", "passwords", "access_key_id", "secret_access_key"})
-"""Fields whose values are never printed, at any depth."""
+SECRETS: set[str] = set()
+"""Registered fields whose values are never printed, at any depth."""
 
 
 class InvalidArgs(pulumi.RunError):
@@ -79,6 +79,16 @@ def plain_type(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.NotRequired, typing.Required, typing.Union, types.UnionType):
         return plain_type(typing.get_args(hint)[0])
     return hint
+
+
+def nested(kind: type) -> list[type]:
+    """Return an args TypedDict and all others in its fields, at any depth."""
+    found = [kind]
+    for holder in found:
+        for hint in hints(holder).values():
+            field = plain_type(hint)
+            found += [one for one in (field, *typing.get_args(field)) if _is_typed_dict(one) and one not in found]
+    return found
 
 
 def is_output(value: object) -> bool:
@@ -215,12 +225,14 @@ def rules(
     kind: type,
     *,
     defaults: Mapping[str, Any] | None = None,
+    secrets: Iterable[str] = (),
     not_offered: Mapping[str, str] | None = None,
     deprecated: Mapping[str, str] | None = None,
 ) -> Callable[[Rules], Rules]:
     """Register the rules of an args TypedDict, which apply wherever it is nested.
 
     :param defaults: Values of optional fields that are unset, by field.
+    :param secrets: Fields whose values are never printed, in this TypedDict and in any other.
     :param not_offered: Unsupported keys that users may look for, with their alternatives.
     :param deprecated: Fields that the rules replace by others, with a sentence that names these. Each use is a warning.
     """
@@ -228,6 +240,7 @@ def rules(
     def register(function: Rules) -> Rules:
         _rules[kind] = function
         _defaults[kind] = defaults or {}
+        SECRETS.update(secrets)
         _not_offered[kind] = not_offered or {}
         _deprecated[kind] = deprecated or {}
         return function
@@ -254,6 +267,23 @@ def extend(kind: type, base: type) -> None:
     """Register the rules of an args TypedDict for another one that has additional fields."""
     _rules[kind], _defaults[kind] = _rules[base], _defaults[base]
     _not_offered[kind], _deprecated[kind] = _not_offered[base], _deprecated[base]
+
+
+@dataclass(frozen=True)
+class Enum:
+    """Name of a Literal type in other languages."""
+
+    title: str
+    description: str
+
+
+ENUMS: dict[Any, Enum] = {}
+"""Registered Literal types."""
+
+
+def enum(literal: Any, title: str, description: str) -> None:
+    """Register the name of a Literal type, which other languages see as an enum."""
+    ENUMS[literal] = Enum(title, description)
 
 
 def accepted(
