@@ -308,7 +308,7 @@ def test_the_server_runs_with_its_bounds() -> None:
     assert env["SCRATCH_FOLDER"] == "/tmp"
     assert mlflow["livenessProbe"]["terminationGracePeriodSeconds"] == 5
     (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "tracking"]
-    assert {item["path"] for item in volume["configMap"]["items"]} == set(tracking.programs())
+    assert {item["path"] for item in volume["configMap"]["items"]} == set(tracking.programs("searches_sqlite.py"))
 
 
 def test_labels_reach_every_object_and_override_none_of_ours() -> None:

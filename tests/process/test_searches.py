@@ -5,8 +5,9 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import SearchRuns
 from process.databases import Server
+from process.steps import SCRIPTS
 
-from mlflow_stack.programs import searches
+from mlflow_stack.programs import searches, searches_sqlite
 
 SECONDS = 2
 """Time limit in these tests."""
@@ -15,6 +16,7 @@ ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n where 
 
 def bounded(url: sqlalchemy.URL | str, monkeypatch: pytest.MonkeyPatch) -> sqlalchemy.Engine:
     monkeypatch.setattr(searches, "SECONDS", SECONDS)
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     engine = sqlalchemy.create_engine(url)
     searches.bind(engine)
     return engine
@@ -60,7 +62,7 @@ def test_ends_a_query_of_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_regular_expressions_of_sqlite(pattern: str | None, text: str | None, found: bool) -> None:
-    assert searches.matches(pattern, text) is found
+    assert searches_sqlite.matches(pattern, text) is found
 
 
 @pytest.mark.parametrize("pattern", ["(?=x)", r"(a)\1", "(", "a" * 501])
@@ -78,6 +80,15 @@ def test_like_with_many_wildcards_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         query = sqlalchemy.text("select :text like :pattern")
         values = {"text": "a" * 8000, "pattern": "%" + "_%a%" * 500 + "b"}
         assert connection.execute(query, values).scalar() == 0
+
+
+def test_refuses_a_database_without_a_bound() -> None:
+    class Engine:
+        class dialect:  # noqa: N801 - SQLAlchemy's name
+            name = "oracle"
+
+    with pytest.raises(RuntimeError, match="searches of oracle have no bound"):
+        searches.bind(Engine())
 
 
 @pytest.mark.parametrize("field", ["filter", "order_by"])

@@ -273,6 +273,7 @@ class MysqlStore(pulumi.ComponentResource):
             env=pod.env({"MLFLOW_BACKEND_STORE_URI": uri}),
             volumes=[*volumes, scratch, _memory("mysql-options")],
             mounts=[options, *authority],
+            programs=["searches_mysql.py"],
             wait_for=[job],
             egress=[database.egress],
             identity={identity.RECORDS: data},

@@ -160,6 +160,7 @@ class PvcStore(pulumi.ComponentResource):
                 scratch,
             ],
             mounts=[{"name": VOLUME, "mount_path": DATA}],
+            programs=["searches_sqlite.py"],
             wait_for=[guard],
             exclusive=True,
             identity={identity.RECORDS: data},

@@ -50,6 +50,8 @@ class PodParts:
     """Volumes of the pod."""
     mounts: Sequence[VolumeMountArgsDict] = ()
     """Mounts of the server's container."""
+    programs: Sequence[str] = ()
+    """Programs that the tracking server imports, beside its own."""
     python_path: Sequence[str] = ()
     """Folders of the server's container with Python modules and MLflow plugins."""
     annotations: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -1,24 +1,18 @@
-"""Limits on the tracking server's searches: query time, and regular expressions in linear time.
+"""Limits on the tracking server's searches: query time and the length of filters.
 
-SQLite calls Python for ``RLIKE``. Python's ``re`` can take hours for one text, and blocks all other threads. RE2 takes
-time in proportion to the text; it is part of PyArrow, a dependency of MLflow.
+The backend store adds a module for its database, ``searches_<dialect>``, with the functions ``bound`` and ``is_late``.
 """
 
-# MLflow, PyArrow and SQLAlchemy have no types.
+# MLflow and SQLAlchemy have no types.
 # pyright: basic
 
 import time
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 SECONDS = 25
 """Seconds of one query: less than the 30 s after which MLflow's MySQL driver gives up."""
-STEPS = 10_000
-"""SQLite's instructions between two checks of the clock."""
-
-LONGEST = 500
-"""Characters of a regular expression, with which RE2's time also grows."""
-
 LONGEST_FILTER = 100_000
 """Characters of a filter with its order: MLflow parses a megabyte in half a minute, in which other threads wait."""
 
@@ -29,42 +23,6 @@ TOO_LONG = (
     f"the search took longer than {SECONDS} s and was ended. Narrow it: name experiments, compare with = or a LIKE "
     "pattern that starts with text, or ask for fewer results."
 )
-TIMED_OUT = (3024, 1969, 3699)
-"""Error codes of MySQL and MariaDB for a statement past its time, and of MySQL for a regular expression."""
-
-
-def matches(pattern: str | None, text: object) -> bool:
-    """Return whether RE2 finds the pattern in the text. Raises `ValueError` if RE2 rejects the pattern."""
-    import pyarrow
-    import pyarrow.compute
-
-    if pattern is None or text is None:
-        return False
-    if len(pattern) > LONGEST:
-        raise ValueError(f"it has {len(pattern)} characters; at most {LONGEST}")
-    options = pyarrow.compute.MatchSubstringOptions(pattern)
-    return pyarrow.compute.call_function("match_substring_regex", [pyarrow.scalar(str(text))], options).as_py()
-
-
-def _bound_sqlite(connection: Any, state: dict[str, Any]) -> None:
-    def regexp(pattern: str | None, text: object) -> bool:
-        try:
-            return matches(pattern, text)
-        except ValueError as error:
-            state["refused"] = f"RLIKE takes a regular expression of RE2 (got {pattern!r}): {error}"
-            raise
-
-    connection.create_function("regexp", 2, regexp)
-    connection.set_progress_handler(lambda: time.monotonic() > state["deadline"], STEPS)
-
-
-def _bound_mysql(connection: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("select version()")
-        if "MariaDB" in cursor.fetchone()[0]:
-            cursor.execute(f"set session max_statement_time = {SECONDS}")
-        else:
-            cursor.execute(f"set session max_execution_time = {SECONDS * 1000}")
 
 
 def bind(engine: Any) -> None:
@@ -73,16 +31,15 @@ def bind(engine: Any) -> None:
     from mlflow.protos.databricks_pb2 import BAD_REQUEST
     from sqlalchemy import event
 
-    if engine.dialect.name not in ("sqlite", "mysql", "mariadb"):
-        raise RuntimeError(f"searches of {engine.dialect.name} have no bound")
+    try:
+        database: Any = import_module(f"searches_{engine.dialect.name}")
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"searches of {engine.dialect.name} have no bound") from error
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         state = record.info.setdefault("search", {"deadline": float("inf")})
-        if engine.dialect.name == "sqlite":
-            _bound_sqlite(connection, state)
-        else:
-            _bound_mysql(connection)
+        database.bound(connection, state, SECONDS)
 
     @event.listens_for(engine, "before_cursor_execute")
     def begin(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
@@ -98,8 +55,7 @@ def bind(engine: Any) -> None:
         error = context.original_exception
         if message := state.pop("refused", None):
             raise MlflowException(message, BAD_REQUEST) from error
-        number = error.args[0] if error.args else None
-        if number in TIMED_OUT or (number == "interrupted" and time.monotonic() > state.get("deadline", 0)):
+        if database.is_late(error, state):
             raise MlflowException(TOO_LONG, BAD_REQUEST) from error
 
 

@@ -139,10 +139,10 @@ def artifact_location(value: str) -> str | None:
     return None
 
 
-def programs() -> dict[str, str]:
-    """Return the server's start program and MLflow's plugin, by path."""
+def programs(*more: str) -> dict[str, str]:
+    """Return the server's start program, the programs that its parts add, and MLflow's plugin, by path."""
     return {
-        **pod.programs(*SCRIPTS),
+        **pod.programs(*SCRIPTS, *more),
         **pod.plugin("mlflow-stack-tracking", "mlflow.app", "mlflow-stack = tracking_app:create_app"),
     }
 
@@ -180,7 +180,7 @@ class TrackingServer(pulumi.ComponentResource):
         programs_volume = pod.text_volume(
             f"{name}-tracking",
             "tracking",
-            programs(),
+            programs(*(program for part in accepted["parts"] for program in part.programs)),
             namespace=namespace,
             labels=labels,
             opts=pulumi.ResourceOptions(parent=self),
