@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from mlflow_stack.pod import INSTANCE_LABEL
 from mlflow_stack_cli import platform, preflight
 from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.deployment import Deployment
@@ -28,7 +29,6 @@ from sandbox.stackfile import StackFile
 
 PROJECT_NAME = "mlflow-stack"
 _PART_OF = "app.kubernetes.io/part-of=mlflow"
-_INSTANCE_LABEL = "app.kubernetes.io/instance"
 
 
 class Sandbox:
@@ -159,7 +159,7 @@ class Sandbox:
         """Return namespace and name of each other server on the node, once this stack is down."""
         found = tools.cluster.get("deployments,statefulsets", "--all-namespaces", f"--selector={_PART_OF}") or {}
         metadata = [item["metadata"] for item in found.get("items", [])]
-        return sorted({f"{server['namespace']}/{server['labels'][_INSTANCE_LABEL]}" for server in metadata})
+        return sorted({f"{server['namespace']}/{server['labels'][INSTANCE_LABEL]}" for server in metadata})
 
     def leave(self) -> None:
         """Remove the stack's address, and keep the node running for the other stacks on it."""

@@ -1,5 +1,6 @@
 """Kinds: implementations of a part of the stack, such as a store or a public address."""
 
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -94,6 +95,8 @@ class BackendKind(StoreKind):
 
     volume: ClassVar[str | None] = None
     """Mount path of a volume with room for artifacts; None if there is none."""
+    sentences: ClassVar[Mapping[str, tuple[str, str]]] = types.MappingProxyType({})
+    """Sentences of previews by init container: for one that is added or changed, and for one that is removed."""
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
         """Return the resources of the init containers that run before the tracking server starts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
+from mlflow_stack.pod import TRACKING
 from mlflow_stack_cli import children, interrupted, paused, programs, release
 from mlflow_stack_cli.cluster import UnreadableError
 from mlflow_stack_cli.errors import LocalError
@@ -133,7 +134,7 @@ class Deployment:
         Without `servers`, tracking servers stay scaled down: an upgrade of MySQL's schema needs their pause.
         """
         found = paused.paused(self.state(tools), tools.cluster)
-        found = [workload for workload in found if servers or workload.component != "tracking"]
+        found = [workload for workload in found if servers or workload.component != TRACKING]
         paused.resume(tools.cluster, found, say)
         return bool(found)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
+from mlflow_stack.pod import COMPONENT_LABEL
 from mlflow_stack_cli.cluster import Cluster
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.release import State, resources
 
 _KINDS: Final = ("kubernetes:apps/v1:Deployment", "kubernetes:apps/v1:StatefulSet")
-_COMPONENT: Final = "app.kubernetes.io/component"
 _SECONDS: Final = 300.0
 
 
@@ -47,7 +47,7 @@ def paused(state: State, cluster: Cluster) -> list[Paused]:
         namespace, name, kind = str(metadata["namespace"]), str(metadata["name"]), str(inputs["kind"])
         live = cluster.get(kind.lower(), name, f"--namespace={namespace}") if replicas else None
         if live and live["spec"].get("replicas") == 0:
-            component = str(cast("State", metadata.get("labels") or {}).get(_COMPONENT, ""))
+            component = str(cast("State", metadata.get("labels") or {}).get(COMPONENT_LABEL, ""))
             found.append(Paused(kind, namespace, name, component, replicas))
     return found
 

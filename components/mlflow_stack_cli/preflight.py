@@ -10,6 +10,7 @@ from mlflow_stack import cluster as kinds
 from mlflow_stack import expose, validate
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
 from mlflow_stack.expose.exposure import takes
+from mlflow_stack.pod import INSTANCE_LABEL
 from mlflow_stack_cli import quantities
 from mlflow_stack_cli.cluster import Cluster, UnreadableError
 from mlflow_stack_cli.errors import LocalError
@@ -18,7 +19,6 @@ from mlflow_stack_cli.stackfile import section
 from mlflow_stack_cli.yamlfile import Tree
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
-_INSTANCE = "app.kubernetes.io/instance"
 _EXPOSURES = (kinds.INGRESS, kinds.ROUTE, kinds.HTTP_ROUTE)
 """Kinds of objects that claim a host."""
 _ROUTING_API = "take another kind"
@@ -154,7 +154,7 @@ _FAULTS: dict[ObjectKind, Callable[[Tree], str | None]] = {kinds.NAMESPACE: _unk
 def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
     """Yield the obstacles to growing a claim that the stack creates."""
     found = asked.object(kinds.CLAIM, claim.name, stack.namespace)
-    if found is None or _labels(found).get(_INSTANCE) != stack.name:
+    if found is None or _labels(found).get(INSTANCE_LABEL) != stack.name:
         return
     asks = str(section(found, "spec", "resources", "requests").get("storage", claim.size))
     if validate.bytes_of(claim.size) <= validate.bytes_of(asks):
@@ -179,7 +179,7 @@ def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
         return
     for item in asked.items(kind.resource, "--all-namespaces"):
         metadata = item["metadata"]
-        ours = metadata["namespace"] == stack.namespace and _labels(item).get(_INSTANCE) == stack.name
+        ours = metadata["namespace"] == stack.namespace and _labels(item).get(INSTANCE_LABEL) == stack.name
         # OpenShift creates Routes for each Ingress. The Ingress itself is checked.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
         taken = sorted(theirs for name, theirs in _claimed(item) if name == host and takes(theirs, path))

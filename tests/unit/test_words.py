@@ -3,18 +3,19 @@
 from dataclasses import replace
 
 import pytest
-from unit.test_compare import at, one
+from unit.test_compare import PREFIX, at, one
 
 from mlflow_stack_cli.previews import words
 from mlflow_stack_cli.previews.compare import Resource, compare
 from mlflow_stack_cli.previews.words import LIMIT, Words
 
 CLAIM = one("PersistentVolumeClaim", "mlflow-data", protect=True)
-SALT = one("RandomString", "mlflow-salt-bob")
+USERS = f"{PREFIX}mlflow-stack:index:Users::mlflow"
+SALT = one("RandomString", "mlflow-salt-bob", parent=USERS)
 
 
 def password(rotation: int) -> Resource:
-    return one("RandomPassword", "mlflow-password-bob", inputs=at("keepers.rotation", str(rotation)))
+    return one("RandomPassword", "mlflow-password-bob", parent=USERS, inputs=at("keepers.rotation", str(rotation)))
 
 
 def told(old: list[Resource], new: list[Resource], *release: str) -> Words:
@@ -150,12 +151,18 @@ def guard(purpose: str, held: str) -> Resource:
     return one("RandomId", f"mlflow-{purpose}-identity", inputs=at("keepers.identity", held), protect=True)
 
 
+def stores(**identities: str) -> list[Resource]:
+    """Return the guards of a stack's stores and the handover."""
+    guards = [guard(purpose, held) for purpose, held in identities.items()]
+    return [*guards, one("RandomId", "mlflow-identity", inputs={"keepers": identities})]
+
+
 LEFT, TAKEN = "mysql://old.example.com/mlflow", "mysql://new.example.com/mlflow"
 STAYS = f"The runs and registered models recorded so far stay in `{LEFT}`; the tracking server starts on `{TAKEN}`"
 
 
 def test_refuses_other_data_until_release_lists_what_is_left() -> None:
-    old, new = ([guard("records", held), guard("artifacts", "s3://same")] for held in (LEFT, TAKEN))
+    old, new = (stores(records=held, artifacts="s3://same") for held in (LEFT, TAKEN))
     wanted = f"**{STAYS}.** If that is meant, add `{LEFT}` to `release` in the stack file."
     for names in ([], ["mlflow-records-identity"], ["mysql://other.example.com/mlflow"]):
         assert told(old, new, *names).refused == [wanted]
@@ -165,9 +172,7 @@ def test_refuses_other_data_until_release_lists_what_is_left() -> None:
 
 
 def test_refuses_other_artifacts_on_their_own() -> None:
-    old, new = (
-        [guard("records", LEFT), guard("artifacts", held)] for held in ("s3://old", "s3://new?endpoint=http://e")
-    )
+    old, new = (stores(records=LEFT, artifacts=held) for held in ("s3://old", "s3://new?endpoint=http://e"))
     assert told(old, new).refused == [
         "**The artifacts stored so far stay in `s3://old`; the tracking server serves those in "
         "`s3://new?endpoint=http://e`.** If that is meant, add `s3://old` to `release` in the stack file."
@@ -179,21 +184,21 @@ def test_refuses_an_acknowledgement_that_is_kept_for_the_next_change() -> None:
         f"**`release` lists `{TAKEN}`, which the stack uses.** "
         "Remove it: the next change would be taken as acknowledged."
     )
-    here = [guard("records", TAKEN)]
+    here = stores(records=TAKEN)
     assert told(here, here, TAKEN).refused == [wanted]
-    assert told([guard("records", LEFT)], here, LEFT, TAKEN).refused == [wanted]
+    assert told(stores(records=LEFT), here, LEFT, TAKEN).refused == [wanted]
     assert told(here, here, LEFT).refused == []
 
 
 def test_refuses_the_end_of_a_guard_until_release_lists_its_data() -> None:
     """As with another `name` of the stack, which has different guards of the same data."""
-    old = guard("records", LEFT)
+    old, handover = stores(records=LEFT)
     new = replace(old, urn=f"{old.urn}2", name="other-records-identity")
-    assert told([old], [new]).refused == [
+    assert told([old, handover], [new, handover]).refused == [
         "**RandomId `mlflow-records-identity` leaves the stack.** "
         f"If that is meant, add `{LEFT}` to `release` in the stack file."
     ]
-    assert told([old], [new], LEFT).refused == []
+    assert told([old, handover], [new, handover], LEFT).refused == []
 
 
 def on(uri: str, claim: str = "", kind: str = "Deployment", **env: str) -> Resource:
@@ -261,11 +266,12 @@ def stored(where: str, image: str) -> Resource:
     return server("tracking", ("MLFLOW_BACKEND_STORE_URI", where), image=image)
 
 
+JOB = one("Job", "mlflow-schema", inputs=at("metadata.labels", {"app.kubernetes.io/component": "schema"}))
 MYSQL, SQLITE = "mysql+pymysql://host/mlflow", "sqlite:////mlflow/mlflow.db"
 
 
 def test_another_mlflow_on_mysql_wants_a_pause() -> None:
-    comment = told([stored(MYSQL, "mlflow:1")], [stored(MYSQL, "mlflow:2")]).comment("dev", "x")
+    comment = told([stored(MYSQL, "mlflow:1"), JOB], [stored(MYSQL, "mlflow:2"), JOB]).comment("dev", "x")
     assert (
         "- **Pause the tracking server before this is deployed, unless both images hold the same MLflow**: "
         "`kubectl scale deployment --namespace=team --selector=app.kubernetes.io/instance=ml,"
@@ -278,13 +284,13 @@ def test_another_mlflow_on_mysql_wants_a_pause() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ((SQLITE, "mlflow:1"), (SQLITE, "mlflow:2")),
-        ((MYSQL, "mlflow:1"), (f"{MYSQL}?connect_timeout=9", "mlflow:1")),
+        ([stored(SQLITE, "mlflow:1")], [stored(SQLITE, "mlflow:2")]),
+        ([stored(MYSQL, "mlflow:1"), JOB], [stored(f"{MYSQL}?connect_timeout=9", "mlflow:1"), JOB]),
     ],
     ids=["on a claim", "the same image"],
 )
-def test_no_pause_is_wanted_otherwise(old: tuple[str, str], new: tuple[str, str]) -> None:
-    comment = told([stored(*old)], [stored(*new)]).comment("dev", "x")
+def test_no_pause_is_wanted_otherwise(old: list[Resource], new: list[Resource]) -> None:
+    comment = told(old, new).comment("dev", "x")
     assert "Restarts the tracking server, pod by pod, without an outage.\n" in comment
     assert "Pause" not in comment
 

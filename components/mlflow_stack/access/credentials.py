@@ -21,6 +21,10 @@ PASSWORD_LENGTH = 40
 
 HTPASSWD_KEY = "htpasswd"
 
+USERS_TYPE = "mlflow-stack:index:Users"
+"""Type of :class:`Users`, the parent of passwords and salts."""
+SALT, PASSWORD = "salt", "password"
+
 USER_ANNOTATION = "mlflow-stack/user"
 """Annotation of the client Secret with the user whose password it holds, so that a preview can name the user."""
 
@@ -34,6 +38,18 @@ class User:
     """Secret: the password."""
     line: pulumi.Output[str]
     """Secret: the user's line in the password file."""
+
+
+def _resource(component: str, purpose: str, user: str) -> str:
+    """Return the resource name of a user's salt or password."""
+    return f"{component}-{purpose}-{user}"
+
+
+def user_of(component: str, resource: str) -> str:
+    """Return the user that a salt or a password of a :class:`Users` belongs to, by the names of both; empty for any
+    other resource."""
+    prefixes = (_resource(component, purpose, "") for purpose in (SALT, PASSWORD))
+    return next((resource[len(prefix) :] for prefix in prefixes if resource.startswith(prefix)), "")
 
 
 class UsersArgs(TypedDict):
@@ -80,20 +96,22 @@ class Users(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: UsersArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("Users", name, UsersArgs, args, longest=LONGEST_NAME)
-        super().__init__("mlflow-stack:index:Users", name, {}, opts)
+        super().__init__(USERS_TYPE, name, {}, opts)
         self.everyone = []
         generated: list[pulumi.Resource] = []
         child = pulumi.ResourceOptions(parent=self)
         passwords = accepted["passwords"]
         rotation = accepted["rotation"]
         for user in [*accepted["users"], MACHINE_USER]:
-            salt = random.RandomString(f"{name}-salt-{user}", length=htpasswd.SALT_LENGTH, special=False, opts=child)
+            salt = random.RandomString(
+                _resource(name, SALT, user), length=htpasswd.SALT_LENGTH, special=False, opts=child
+            )
             generated.append(salt)
             if user in passwords:
                 password: pulumi.Output[str] = pulumi.Output.secret(passwords[user])
             else:
                 made = random.RandomPassword(
-                    f"{name}-password-{user}",
+                    _resource(name, PASSWORD, user),
                     length=PASSWORD_LENGTH,
                     special=False,
                     keepers={"rotation": str(rotation.get(user, 0))},

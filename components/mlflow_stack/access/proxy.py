@@ -38,6 +38,7 @@ DEFAULT_ANSWER_TIMEOUT = "1h"
 REQUESTS = {"cpu": "20m", "memory": "32Mi"}
 LIMITS = {"memory": "128Mi"}
 
+PASSWORDS_VOLUME = "htpasswd"
 USERS_VOLUME = "existing-users"
 LINGER_SECONDS = 5
 """How long a pod that ends still takes requests: who sends them hears of it late, Traefik within two seconds."""
@@ -167,7 +168,7 @@ class AuthProxy(pulumi.ComponentResource):
                     "volume_mounts": [
                         {"name": "proxy", "mount_path": CONFIG, "read_only": True},
                         # A whole folder, not a subPath: only so a changed Secret reaches the container.
-                        {"name": "htpasswd", "mount_path": AUTH, "read_only": True},
+                        {"name": PASSWORDS_VOLUME, "mount_path": AUTH, "read_only": True},
                         *mounts,
                         scratch_mount,
                     ],
@@ -181,7 +182,7 @@ class AuthProxy(pulumi.ComponentResource):
                         "default_mode": 0o444,
                     },
                 },
-                {"name": "htpasswd", "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
+                {"name": PASSWORDS_VOLUME, "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
                 *volumes,
                 scratch,
             ],

@@ -48,6 +48,10 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
 
 
+def _claim(stack: str) -> str:
+    return f"{stack}-artifacts"
+
+
 class PvcArtifactKind(kinds.ArtifactKind):
     """Artifacts on a separate claim."""
 
@@ -64,7 +68,7 @@ class PvcArtifactKind(kinds.ArtifactKind):
         return claims.needs(self.args, self.place)
 
     def claims(self) -> Sequence[Claim]:
-        return claims.created(f"{self.name}-artifacts", self.args, self.place)
+        return claims.created(_claim(self.name), self.args, self.place)
 
     def build(
         self, context: Context, backend: kinds.Store, transfers: kinds.Transfers, opts: pulumi.ResourceOptions
@@ -118,7 +122,7 @@ class PvcArtifacts(pulumi.ComponentResource):
             if "existing_claim" in store:
                 claim: pulumi.Input[str] = store["existing_claim"]
             else:
-                claim = claims.create(self, f"{name}-artifacts", store, context, labels)
+                claim = claims.create(self, _claim(name), store, context, labels)
             destination = f"{ARTIFACTS_VOLUME}/{ARTIFACTS_FOLDER}"
             parts = PodParts(
                 env=pod.env({**env, "MLFLOW_ARTIFACTS_DESTINATION": destination}),

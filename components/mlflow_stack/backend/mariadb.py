@@ -66,13 +66,18 @@ def reservation(args: MariadbArgs, place: Place) -> Reservation:
     return place.reservation("the database server", [_resources(args)], [], args["resources"], {})
 
 
+def object_name(stack: str) -> str:
+    """Return the name of the server's objects: its Service and its claim among others."""
+    return f"{stack}-{pod.DATABASE}"
+
+
 def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Context) -> Database:
     """Declare the server, and return the address and credentials of its database."""
     namespace, platform = context.namespace, context.platform
     labels = pod.labels(name, pod.DATABASE, context.labels)
     selector = pod.selector(name, pod.DATABASE)
     child = pulumi.ResourceOptions(parent=parent)
-    service = f"{name}-{pod.DATABASE}"
+    service = object_name(name)
 
     passwords = {
         user: random.RandomPassword(

@@ -112,6 +112,11 @@ def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:
     return pod.resources(None, {**requests, "cpu": cpu}, limits)
 
 
+def _dumps(stack: str) -> str:
+    """Return the name of the claim for dumps."""
+    return f"{stack}-dumps"
+
+
 class MysqlBackend(kinds.BackendKind):
     """Backend store on MySQL or MariaDB."""
 
@@ -138,10 +143,10 @@ class MysqlBackend(kinds.BackendKind):
         return [mariadb.reservation(self.args["deploy"], self.place.under("deploy"))]
 
     def claims(self) -> Sequence[Claim]:
-        made = claims.created(f"{self.name}-dumps", self.args["dumps"], self.place.under("dumps"))
+        made = claims.created(_dumps(self.name), self.args["dumps"], self.place.under("dumps"))
         if "deploy" in self.args:
-            database = f"{self.name}-{pod.DATABASE}"
-            made += claims.created(database, self.args["deploy"], self.place.under("deploy"))
+            server = mariadb.object_name(self.name)
+            made += claims.created(server, self.args["deploy"], self.place.under("deploy"))
         return made
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
@@ -233,7 +238,7 @@ class MysqlStore(pulumi.ComponentResource):
 
         dumps = claims.create(
             self,
-            f"{name}-dumps",
+            _dumps(name),
             {**store["dumps"], "access_mode": claims.DEFAULT_ACCESS_MODE},
             context,
             labels,

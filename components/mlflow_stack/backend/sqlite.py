@@ -1,5 +1,6 @@
 """Backend store in SQLite on a PersistentVolumeClaim."""
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict, cast, get_args
 
@@ -14,6 +15,8 @@ from mlflow_stack.pod.claims import ARTIFACTS_FOLDER, DATA, DEFAULT_ACCESS_MODE,
 DATABASE = f"{DATA}/mlflow.db"
 VOLUME = "data"
 """Volume of the claim in the pod."""
+CONVERSION = "file-store"
+"""Init container that converts a file store."""
 PROGRAMS = "/opt/mlflow-stack"
 """Mount path of the schema step's programs."""
 
@@ -60,10 +63,22 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse("file_store_mount", f"it left out without {fields.spell('file_store')}")
 
 
+def _claim(stack: str) -> str:
+    return f"{stack}-data"
+
+
 class PvcBackend(kinds.BackendKind):
     """Backend store in SQLite on a claim."""
 
     volume = DATA
+    sentences = types.MappingProxyType(
+        {
+            CONVERSION: (
+                "Converts the file store before it, where the claim has no database yet.",
+                "No file store is converted from now on.",
+            )
+        }
+    )
 
     @classmethod
     def identity_of(cls, server: kinds.Unguarded) -> str:
@@ -76,7 +91,7 @@ class PvcBackend(kinds.BackendKind):
         return claims.needs(self.args, self.place)
 
     def claims(self) -> Sequence[Claim]:
-        return claims.created(f"{self.name}-data", self.args, self.place)
+        return claims.created(_claim(self.name), self.args, self.place)
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
         return [pod.resources(None, *SCHEMA_RESOURCES)]
@@ -110,7 +125,7 @@ class PvcStore(pulumi.ComponentResource):
         if "existing_claim" in store:
             self.claim = pulumi.Output.from_input(store["existing_claim"])
         else:
-            self.claim = claims.create(self, f"{name}-data", store, context, labels)
+            self.claim = claims.create(self, _claim(name), store, context, labels)
             if store["access_mode"] == "ReadWriteMany":
                 pulumi.log.warn("SQLite on a network volume can lose data where the volume's locks are not real.", self)
         data = claims.identity_of(context, self.claim)
@@ -148,8 +163,8 @@ class PvcStore(pulumi.ComponentResource):
                 "FILE_STORE_MOUNT": store["file_store_mount"],
                 "ARTIFACTS": f"{DATA}/{ARTIFACTS_FOLDER}",
             }
-            steps.append(step("file-store", "file_store.py", env))
-        steps.append(step("schema", "sqlite_schema.py", {"DATABASE": DATABASE}))
+            steps.append(step(CONVERSION, "file_store.py", env))
+        steps.append(step(pod.SCHEMA, "sqlite_schema.py", {"DATABASE": DATABASE}))
         self.parts = PodParts(
             init_containers=steps,
             # The steps take the same lock, so that only one pod writes at a time.

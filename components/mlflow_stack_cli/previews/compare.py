@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from mlflow_stack.pod import COMPONENT_LABEL
+
 KUBERNETES: Final = "kubernetes:"
 RANDOM: Final = "random:"
-COMPONENT: Final = "app.kubernetes.io/component"
 STACK: Final = "mlflow-stack:index:MlflowStack"
 """Type of an MlflowStack."""
 
@@ -30,6 +31,16 @@ _FORCE_NEW: Final[Mapping[str, Sequence[str]]] = {
     "RoleBinding": ("roleRef",),
 }
 _SECRET_CONTENT = ("data", "stringData")
+
+
+def type_of(urn: str) -> str:
+    """Return the type of the resource with a URN."""
+    return urn.split("::")[2].rpartition("$")[2]
+
+
+def name_of(urn: str) -> str:
+    """Return the name of the resource with a URN."""
+    return urn.rpartition("::")[2]
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class Resource:
     @property
     def component(self) -> str:
         """Component of the stack that the object belongs to."""
-        return self.labels.get(COMPONENT, "")
+        return self.labels.get(COMPONENT_LABEL, "")
 
     @property
     def pod(self) -> Mapping[str, Any]:
@@ -183,8 +194,8 @@ def by_stack(whole: Comparison) -> list[tuple[str, Comparison]]:
             [change for change, side in changed if side[change.resource.urn] == stack],
         )
 
-    stacks = sorted({"", *old.values(), *new.values()}, key=lambda urn: (_name(urn), urn))
-    return [(_name(stack), part(stack)) for stack in stacks]
+    stacks = sorted({"", *old.values(), *new.values()}, key=lambda urn: (name_of(urn), urn))
+    return [(name_of(stack), part(stack)) for stack in stacks]
 
 
 def _stacks(resources: Sequence[Resource]) -> dict[str, str]:
@@ -197,10 +208,6 @@ def _stacks(resources: Sequence[Resource]) -> dict[str, str]:
         return one.urn if one.type == STACK else ""
 
     return {urn: above(one) for urn, one in found.items()}
-
-
-def _name(urn: str) -> str:
-    return urn.rpartition("::")[2]
 
 
 def differences(old: Resource, new: Resource) -> list[Field]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mlflow_stack import artifacts, backend
+from mlflow_stack import artifacts, backend, pod
 from mlflow_stack.identity import ARTIFACTS, KEEPER, RECORDS
 from mlflow_stack.kinds import Unguarded
 from mlflow_stack_cli.previews.compare import Resource
@@ -11,19 +11,20 @@ from mlflow_stack_cli.previews.compare import Resource
 WORKLOADS: Final = frozenset({"Deployment", "StatefulSet"})
 
 
+def _keepers(one: Resource) -> Mapping[str, str]:
+    return (one.inputs.get("keepers") or {}) if one.kind == "RandomId" else {}
+
+
 def guarded(one: Resource) -> str:
     """Return the identity that a guard holds; empty for any other resource."""
-    keepers: Mapping[str, str] = one.inputs.get("keepers") or {}
-    return (keepers.get(KEEPER) or "") if one.kind == "RandomId" else ""
+    return _keepers(one).get(KEEPER) or ""
 
 
 def identities(resources: Sequence[Resource]) -> dict[str, str]:
     """Return the identity of the data by its purpose."""
+    handovers = (_keepers(resource) for resource in resources)
     found = {
-        purpose: guarded(resource)
-        for resource in resources
-        for purpose in (RECORDS, ARTIFACTS)
-        if guarded(resource) and resource.name.endswith(f"-{purpose}-{KEEPER}")
+        purpose: keepers[purpose] for keepers in handovers for purpose in (RECORDS, ARTIFACTS) if keepers.get(purpose)
     }
     return found or _of_the_pod(tracking(resources))
 
@@ -31,8 +32,20 @@ def identities(resources: Sequence[Resource]) -> dict[str, str]:
 def tracking(resources: Sequence[Resource]) -> Resource | None:
     """Return the tracking server's workload."""
     return next(
-        (resource for resource in resources if resource.kind in WORKLOADS and resource.component == "tracking"), None
+        (resource for resource in resources if resource.kind in WORKLOADS and resource.component == pod.TRACKING), None
     )
+
+
+def secret_of(resources: Sequence[Resource], volume: str) -> str:
+    """Return the Secret in a volume of the tracking server's pod; empty if there is none."""
+    server = tracking(resources)
+    volumes: list[Mapping[str, Any]] = server.pod.get("volumes", []) if server else []
+    return next((each["secret"]["secretName"] for each in volumes if each["name"] == volume), "")
+
+
+def has_schema_job(resources: Sequence[Resource]) -> bool:
+    """Return whether a Job creates or upgrades the database's schema while tracking servers may run."""
+    return any(resource.kind == "Job" and resource.component == pod.SCHEMA for resource in resources)
 
 
 def mlflow(server: Resource | None) -> Mapping[str, Any]:

@@ -5,19 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from mlflow_stack.access.credentials import USER_ANNOTATION
-from mlflow_stack.access.proxy import USERS_VOLUME
+from mlflow_stack import backend, pod
+from mlflow_stack.access import credentials
+from mlflow_stack.access.credentials import USER_ANNOTATION, USERS_TYPE
+from mlflow_stack.access.proxy import PASSWORDS_VOLUME, USERS_VOLUME
 from mlflow_stack.identity import RECORDS
 from mlflow_stack.validate import bytes_of
 from mlflow_stack_cli.previews import data
-from mlflow_stack_cli.previews.compare import COMPONENT, Change, Comparison, Resource
+from mlflow_stack_cli.previews.compare import Change, Comparison, Resource, name_of, type_of
 
 _LONGEST: Final = 80
 _SERVERS: Final = {
-    "tracking": "the tracking server",
-    "database": "the database",
-    "schema": "the schema Job",
-    "bucket-check": "the bucket check",
+    pod.TRACKING: "the tracking server",
+    pod.DATABASE: "the database",
+    pod.SCHEMA: "the schema Job",
+    pod.BUCKET_CHECK: "the bucket check",
 }
 _KEYS: Final = frozenset({"RandomBytes"})
 _WORKLOADS: Final = data.WORKLOADS
@@ -38,11 +40,7 @@ _SAID_OF_CHANGES: Final = {
 }
 """Sentences about changed objects whose server stays."""
 _LABELS: Final = re.compile(r"metadata\.labels(\.|$)")
-_MODEL: Final = "mlflow-stack/model"
 _MODEL_URI: Final = "MODEL_URI"
-_INSTANCE: Final = "app.kubernetes.io/instance"
-_CONVERSION: Final = "file-store"
-_STORE_URI: Final = "MLFLOW_BACKEND_STORE_URI"
 
 
 class Effects:
@@ -106,7 +104,7 @@ class Effects:
             yield f"User `{user}` can come in. Nothing restarts for it."
         for user in sorted(before - after):
             yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
-        listed, kept = (_users_secret(side) for side in (self._comparison.old, self._comparison.new))
+        listed, kept = (data.secret_of(side, USERS_VOLUME) for side in (self._comparison.old, self._comparison.new))
         if listed != kept:
             if listed:
                 yield f"Revokes access for the users in the Secret `{listed}`."
@@ -122,7 +120,7 @@ class Effects:
         for user in sorted((made - lost) & before & after):
             yield f"User `{user}` gets a generated password, within two minutes. Nothing restarts for it."
         renewed = {change.resource.kind for change in self._changes} & {"RandomPassword", "RandomString"}
-        if before == after and not renewed and any(_is_password_file(change) for change in self._changes):
+        if before == after and not renewed and any(map(self._is_password_file, self._changes)):
             yield (
                 "The password file changes, within two minutes: other given passwords, or another order of the users. "
                 "Nothing restarts for it."
@@ -166,7 +164,7 @@ class Effects:
         # One container fetches the model, another serves it.
         uris = {(field.old, field.new) for field in change.fields if field.path.endswith(f"env[{_MODEL_URI}].value")}
         for before, after in sorted(uris):
-            yield f"Model `{change.new.labels[_MODEL]}`: {shown(before)} → {shown(after)}."
+            yield f"Model `{change.new.labels[pod.MODEL_LABEL]}`: {shown(before)} → {shown(after)}."
         if _serves(change.old) != _serves(change.new):
             yield (
                 "Artifacts pass through the tracking server from now on: clients need no keys of the bucket."
@@ -174,22 +172,21 @@ class Effects:
                 else "**Clients talk to the bucket themselves from now on, with keys of their own.**"
             )
         steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
-        if any(field.path.startswith(f"spec.template.spec.initContainers[{_CONVERSION}]") for field in change.fields):
-            yield (
-                "Converts the file store before it, where the claim has no database yet."
-                if _CONVERSION in steps
-                else "No file store is converted from now on."
-            )
+        for step, (runs, ends) in _step_sentences():
+            if any(field.path.startswith(f"spec.template.spec.initContainers[{step}]") for field in change.fields):
+                yield runs if step in steps else ends
         for step in change.old.pod.get("initContainers", []):
             now = steps.get(step["name"], step)
-            if step["name"] == "schema" and now["image"] != step["image"]:
+            if step["name"] == pod.SCHEMA and now["image"] != step["image"]:
                 yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
 
     def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
         """Return whether the change may migrate a database's schema, which requires that no server is connected."""
-        kinds = {_database_kind(workload) for workload in (old, new)}
+        if old.component != pod.TRACKING:
+            return False
         same = self._before.get(RECORDS) == self._after.get(RECORDS)
-        return same and kinds == {"mysql"} and data.mlflow(old)["image"] != data.mlflow(new)["image"]
+        by_job = all(data.has_schema_job(side) for side in (self._comparison.old, self._comparison.new))
+        return same and by_job and data.mlflow(old)["image"] != data.mlflow(new)["image"]
 
     def _runs_on_both(self, old: Resource, new: Resource) -> bool:
         """Return whether a rollout would run pods on two sets of data: stacks without guards have no handover."""
@@ -198,6 +195,12 @@ class Effects:
         single = old.kind == new.kind == "StatefulSet"
         left = any(found != self._after.get(purpose) for purpose, found in self._before.items())
         return left and not guarded and not single and old.urn not in replaced
+
+    def _is_password_file(self, change: Change) -> bool:
+        one = change.resource
+        mounted = data.secret_of(self._comparison.new, PASSWORDS_VOLUME)
+        name = one.inputs.get("metadata", {}).get("name")
+        return one.kind == "Secret" and name == mounted and any(field.secret for field in change.fields)
 
     def _of(self, op: str, kinds: frozenset[str] = frozenset()) -> list[Change]:
         return [change for change in self._changes if change.op == op and (not kinds or change.resource.kind in kinds)]
@@ -251,11 +254,6 @@ def _only_labels(change: Change) -> bool:
     return change.op == "update" and all(_LABELS.search(field.path) for field in change.fields)
 
 
-def _is_password_file(change: Change) -> bool:
-    one = change.resource
-    return one.kind == "Secret" and one.name.endswith("-htpasswd") and any(field.secret for field in change.fields)
-
-
 def _first_user(resources: Sequence[Resource]) -> str:
     """Return the user whose password clients get; empty if the stack does not state one."""
     secrets = (
@@ -267,19 +265,9 @@ def _first_user(resources: Sequence[Resource]) -> str:
     return next((annotation[USER_ANNOTATION] for annotation in annotations if USER_ANNOTATION in annotation), "")
 
 
-def _users_secret(resources: Sequence[Resource]) -> str:
-    """Return the existing Secret with users; empty for a stack without one."""
-    server = data.tracking(resources)
-    volumes: list[Mapping[str, Any]] = server.pod.get("volumes", []) if server else []
-    found = (volume["secret"]["secretName"] for volume in volumes if volume["name"] == USERS_VOLUME)
-    return next(found, "")
-
-
 def users(resources: Sequence[Resource]) -> set[str]:
     """Return the users: each has a salt, even with a given password."""
-    return {
-        user_of(resource) for resource in resources if resource.kind == "RandomString" and "-salt-" in resource.name
-    }
+    return {user_of(resource) for resource in resources if resource.kind == "RandomString" and _is_of_user(resource)}
 
 
 def named(one: Resource) -> str:
@@ -288,24 +276,28 @@ def named(one: Resource) -> str:
 
 
 def user_of(one: Resource) -> str:
-    """Return the user that a password or a salt belongs to."""
-    return re.split("-(?:salt|password)-", one.name, maxsplit=1)[-1]
+    """Return the user that a password or a salt belongs to, or the name of a password that belongs to no user."""
+    return credentials.user_of(name_of(one.parent), one.name) if _is_of_user(one) else one.name
+
+
+def _is_of_user(one: Resource) -> bool:
+    return one.parent != "" and type_of(one.parent) == USERS_TYPE
 
 
 def _server(one: Resource) -> str:
-    model = one.labels.get(_MODEL)
+    model = one.labels.get(pod.MODEL_LABEL)
     if model:
         return f"the server of model `{model}`"
     return _SERVERS.get(one.component, named(one))
 
 
-def _database_kind(server: Resource | None) -> str:
-    """Return the kind of the tracking server's database, such as sqlite or mysql."""
-    return re.split("[+:]", data.variables(server).get(_STORE_URI, ""))[0]
+def _step_sentences() -> Iterator[tuple[str, tuple[str, str]]]:
+    for kind in backend.KINDS.values():
+        yield from kind.sentences.items()
 
 
 def _pause(server: Resource) -> str:
-    labels = ",".join(f"{name}={server.labels[name]}" for name in (_INSTANCE, COMPONENT))
+    labels = ",".join(f"{name}={server.labels[name]}" for name in (pod.INSTANCE_LABEL, pod.COMPONENT_LABEL))
     namespace = server.inputs["metadata"]["namespace"]
     return f"kubectl scale {server.kind.lower()} --namespace={namespace} --selector={labels} --replicas=0"
 

@@ -22,7 +22,17 @@ from mlflow_stack_cli.deployment import Deployment
 from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.interrupted import Leftover
 from mlflow_stack_cli.platform import Tools
-from mlflow_stack_cli.previews.compare import KUBERNETES, Change, Comparison, Field, Resource, compare, differences
+from mlflow_stack_cli.previews.compare import (
+    KUBERNETES,
+    Change,
+    Comparison,
+    Field,
+    Resource,
+    compare,
+    differences,
+    name_of,
+    type_of,
+)
 from mlflow_stack_cli.release import State
 
 _SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
@@ -104,7 +114,7 @@ def comparison(state: State, steps: list[State]) -> Comparison:
     told: set[str] = set()
     for step in steps:
         op, urn = step["op"], step["urn"]
-        if _type(urn) == _ROOT or _name(urn).startswith(_DEFAULT_PROVIDER):
+        if type_of(urn) == _ROOT or name_of(urn).startswith(_DEFAULT_PROVIDER):
             continue
         before = _masked(step.get("oldState"), old)
         after = _masked(step.get("newState"), {})
@@ -198,7 +208,7 @@ def _resource(state: State) -> Resource:
     return Resource(
         urn=urn,
         type=kind,
-        name=_name(urn),
+        name=name_of(urn),
         custom=bool(state.get("custom")),
         parent=str(state.get("parent") or ""),
         provider=str(state.get("provider", "")).rpartition("::")[0],
@@ -231,11 +241,3 @@ def _unprotected(state: State) -> State:
     for resource in release.resources(edited):
         resource.pop("protect", None)
     return edited
-
-
-def _type(urn: str) -> str:
-    return urn.split("::")[2].rpartition("$")[2]
-
-
-def _name(urn: str) -> str:
-    return urn.rpartition("::")[2]
