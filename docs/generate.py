@@ -191,8 +191,9 @@ FORMATS: dict[Any, str] = {
 class _Read(validate.Fields):
     """Recorder of the rules of one map of keys, which run without a value."""
 
-    def __init__(self) -> None:
-        super().__init__("", {}, frozenset(), False, validate.Problems(validate.camel))
+    def __init__(self, kind: type) -> None:
+        problems = validate.Problems(validate.camel)
+        super().__init__("", {}, frozenset(), False, problems, validate.defaults_of(kind))
         self.forms: dict[str, dict[str, Any]] = {}
         self.of_items: dict[str, dict[str, Any]] = {}
         self.exclusive: list[list[str]] = []
@@ -291,7 +292,7 @@ def _exposures() -> list[dict[str, Any]]:
 
 
 def _fields(properties: dict[str, Any], required: list[str] | None, kind: type) -> dict[str, Any]:
-    read = _Read()
+    read = _Read(kind)
     validate.rules_of(kind)(read)
     fields = {name: _shape(field) for name, field in properties.items()}
     for name, form in read.forms.items():

@@ -9,6 +9,7 @@ import pulumi
 from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
 from mlflow_stack import identity
+from mlflow_stack.access.proxy import DEFAULT_MAX_ARTIFACT_SIZE
 from mlflow_stack.cluster import Claim, Need, Place, Reservation
 from mlflow_stack.pod import Context, PodParts
 
@@ -120,7 +121,7 @@ class Transfers:
 class ArtifactKind(StoreKind):
     """Kind of artifact store."""
 
-    default_max_artifact_size: ClassVar[str] = "10Gi"
+    default_max_artifact_size: ClassVar[str] = DEFAULT_MAX_ARTIFACT_SIZE
     """Default size of the largest artifact."""
 
     def scratch_bytes(self, transfers: Transfers) -> int:

@@ -42,7 +42,7 @@ class MlflowStackArgs(TypedDict):
     """MLflow image, 3.17.2 or later, with a tag other than latest or a digest.
     Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
-    """nginx image, with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged."""
+    """nginx image, with a tag other than latest or a digest. Default: nginxinc/nginx-unprivileged:1.29.4."""
     replicas: NotRequired[int]
     """Number of tracking servers. SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
     resources: NotRequired[pod.ResourcesArgs]
@@ -95,10 +95,10 @@ class MlflowStackArgs(TypedDict):
     defaults={
         "quota": {},
         "container_defaults": {},
-        "platform": "kubernetes",
+        "platform": pod.DEFAULT_PLATFORM,
         "image": pod.DEFAULT_IMAGE,
         "proxy_image": proxy.DEFAULT_IMAGE,
-        "replicas": 1,
+        "replicas": tracking.DEFAULT_REPLICAS,
         "resources": {},
         "users": credentials.DEFAULT_USERS,
         "passwords": {},
@@ -124,7 +124,7 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
     fields.check_keys("quota", validate.quota_resource)
     fields.check_each("quota", validate.hard_limit)
-    for resource, value in fields.get("quota", {}).items():
+    for resource, value in fields.resolved("quota").items():
         if validate.is_counted(resource) and validate.hard_limit(value) is None and validate.amount(value) % 1:
             fields.refuse_value("quota", resource, "a whole number, as these are counted")
     pod.resource_rules(fields, {}, {}, name="container_defaults")
@@ -148,7 +148,7 @@ def _rules_across(fields: validate.Fields) -> None:
         fields.refuse("max_artifact_size", f"a smaller size: the server's /tmp would have to hold {passing} bytes")
     if spec.backend.single_writer():
         fields.check("replicas", lambda number: None if number == 1 else f"1, as {spec.backend.single_writer()}")
-    elif fields.get("replicas", 1) > 1 and spec.artifacts.single_writer():
+    elif fields.resolved("replicas") > 1 and spec.artifacts.single_writer():
         fields.refuse("replicas", f"1, as {spec.artifacts.single_writer()}")
     else:
         fields.check("replicas", validate.between(1, 100))

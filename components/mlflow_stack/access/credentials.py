@@ -66,7 +66,7 @@ class UsersArgs(TypedDict):
 @validate.rules(UsersArgs, defaults={"users": DEFAULT_USERS, "passwords": {}, "rotation": {}}, secrets=["passwords"])
 def user_rules(fields: validate.Fields) -> None:
     """Check the user accounts. MlflowStack's args have the same three fields."""
-    users: Sequence[str] = fields.get("users", DEFAULT_USERS)
+    users: Sequence[str] = fields.resolved("users")
     if not users:
         fields.refuse("users", "at least one user name")
     fields.check_each("users", validate.user)
@@ -76,11 +76,11 @@ def user_rules(fields: validate.Fields) -> None:
     fields.check_each("passwords", validate.password)
     fields.check_each("rotation", validate.between(0, 2**31))
     for field in ("passwords", "rotation"):
-        for name in fields.get(field, {}):
+        for name in fields.resolved(field):
             if name not in known or (field == "passwords" and name == MACHINE_USER):
                 fields.refuse_key(field, name, "a name that is in users")
-    for name in fields.get("rotation", {}):
-        if name in fields.get("passwords", {}):
+    for name in fields.resolved("rotation"):
+        if name in fields.resolved("passwords"):
             fields.refuse_key(
                 "rotation", name, "a user without a password of its own, as only generated ones are renewed"
             )

@@ -33,7 +33,6 @@ from mlflow_stack.pod import PodParts
 DEFAULT_IMAGE = "nginxinc/nginx-unprivileged:1.29.4"
 DEFAULT_MAX_ARTIFACT_SIZE = "10Gi"
 DEFAULT_MAX_CONCURRENT_UPLOADS = 2
-DEFAULT_ANSWER_TIMEOUT = "1h"
 
 REQUESTS = {"cpu": "20m", "memory": "32Mi"}
 LIMITS = {"memory": "128Mi"}
@@ -55,7 +54,7 @@ class AuthProxyArgs(TypedDict):
     htpasswd: pulumi.Input[str]
     """Name of the Secret with the password file, key ``htpasswd``."""
     image: NotRequired[pulumi.Input[str]]
-    """The nginx image, 1.19.5 or later, with auth_request. Default: nginxinc/nginx-unprivileged."""
+    """The nginx image, 1.19.5 or later, with auth_request. Default: nginxinc/nginx-unprivileged:1.29.4."""
     resources: NotRequired[pod.ResourcesArgs]
     """Default: requests 20m CPU and 32Mi, limit 128Mi."""
     max_artifact_size: NotRequired[str]
@@ -81,7 +80,21 @@ class AuthProxyArgs(TypedDict):
     """More labels. Default: {}."""
 
 
-@validate.rules(AuthProxyArgs)
+@validate.rules(
+    AuthProxyArgs,
+    defaults={
+        "image": DEFAULT_IMAGE,
+        "resources": {},
+        "max_artifact_size": DEFAULT_MAX_ARTIFACT_SIZE,
+        "max_request_bytes": DEFAULT_MAX_REQUEST_BYTES,
+        "max_concurrent_uploads": DEFAULT_MAX_CONCURRENT_UPLOADS,
+        "presigned": True,
+        "answer_timeout": "1h",
+        "linger": False,
+        "access": Access(),
+        "labels": {},
+    },
+)
 def _rules(fields: validate.Fields) -> None:
     fields.check("image", validate.image)
     fields.check("serving", validate.dns_label)
@@ -106,20 +119,20 @@ class AuthProxy(pulumi.ComponentResource):
         accepted = validate.resolved("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:AuthProxy", name, {}, opts)
         limits = Limits(
-            validate.bytes_of(accepted.get("max_artifact_size", DEFAULT_MAX_ARTIFACT_SIZE)),
-            accepted.get("max_concurrent_uploads", DEFAULT_MAX_CONCURRENT_UPLOADS),
-            accepted.get("max_request_bytes", DEFAULT_MAX_REQUEST_BYTES),
+            validate.bytes_of(accepted["max_artifact_size"]),
+            accepted["max_concurrent_uploads"],
+            accepted["max_request_bytes"],
         )
         serving = accepted.get("serving")
-        answer_seconds = validate.seconds_of(accepted.get("answer_timeout", DEFAULT_ANSWER_TIMEOUT))
-        linger = LINGER_SECONDS if accepted.get("linger") else 0
-        presigned = accepted.get("presigned", True)
-        access = accepted.get("access", Access())
+        answer_seconds = validate.seconds_of(accepted["answer_timeout"])
+        linger = LINGER_SECONDS if accepted["linger"] else 0
+        presigned = accepted["presigned"]
+        access = accepted["access"]
         config = k8s.core.v1.ConfigMap(
             f"{name}-proxy",
             metadata={
                 "namespace": accepted["namespace"],
-                "labels": pod.labels(name, "proxy", accepted.get("labels")),
+                "labels": pod.labels(name, "proxy", accepted["labels"]),
             },
             immutable=True,
             data={
@@ -136,14 +149,14 @@ class AuthProxy(pulumi.ComponentResource):
             containers=[
                 {
                     "name": "proxy",
-                    "image": accepted.get("image", DEFAULT_IMAGE),
+                    "image": accepted["image"],
                     "command": ["nginx"],
                     "args": ["-e", "stderr", "-c", f"{CONFIG}/nginx.conf", "-g", "daemon off;"],
                     "ports": [
                         {"name": "public", "container_port": PUBLIC_PORT},
                         {"name": "internal", "container_port": INTERNAL_PORT},
                     ],
-                    "resources": container_resources(accepted.get("resources"), limits, serving),
+                    "resources": container_resources(accepted["resources"], limits, serving),
                     "security_context": pod.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
                     "startup_probe": {

@@ -13,9 +13,9 @@ class ArtifactStoreArgs(TypedDict):
     """Storage of models, figures and other files. Set at most one key."""
 
     pvc: NotRequired[PvcArtifactsArgs]
-    """A separate PersistentVolumeClaim for artifacts."""
+    """A separate PersistentVolumeClaim for artifacts. Default: none."""
     s3: NotRequired[S3ArtifactsArgs]
-    """An S3 bucket."""
+    """An S3 bucket. Default: none."""
 
 
 KINDS: Final[Mapping[str, type[ArtifactKind]]] = {"pvc": PvcArtifactKind, "s3": S3ArtifactKind}

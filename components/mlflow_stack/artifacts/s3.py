@@ -27,6 +27,7 @@ Addressing = Literal["auto", "path", "virtual"]
 validate.enum(Addressing, "Addressing", "Place of the bucket's name in a request.")
 
 CHECK_DEADLINE = 120
+AWS = "https://s3.amazonaws.com"
 DEFAULT_REGION = "us-east-1"
 DEFAULT_MAX_ARTIFACT_SIZE = "1Gi"
 """Smaller than on a claim, because artifacts pass through ``/tmp``, which the pod reserves on its node."""
@@ -92,7 +93,7 @@ def _rules(fields: validate.Fields) -> None:
         fields.refuse(
             "access_key_id", f"a key with its {fields.spell('secret_access_key')}, or {fields.spell('existing_secret')}"
         )
-    if not fields.get("proxied", True) and "presigned" in fields:
+    if not fields.resolved("proxied") and "presigned" in fields:
         fields.refuse("presigned", "it left out where proxied is false")
 
 
@@ -207,7 +208,7 @@ class S3Artifacts(pulumi.ComponentResource):
                 ),
             ],
             mounts=[*mounts, {"name": "s3-scripts", "mount_path": PROGRAMS, "read_only": True}],
-            egress=[network.to_url("https://s3.amazonaws.com" if endpoint is None else endpoint)],
+            egress=[network.to_url(AWS if endpoint is None else endpoint)],
             wait_for=[*wait_for, guard],
         )
         if accepted["bucket_check"]:

@@ -16,7 +16,6 @@ from mlflow_stack.pod import Context, Egress, Ingress, PodParts, claims, network
 
 DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
 """Image of the deployed server, and of the client tools that write dumps."""
-DEFAULT_SIZE = "20Gi"
 PORT = 3306
 
 PROGRAMS = "/opt/mlflow-stack-mysql"
@@ -43,12 +42,14 @@ class MariadbArgs(TypedDict):
     """MariaDB image, 10.6 or later, with a tag other than latest or a digest.
     Default: docker.io/library/mariadb:10.11."""
     resources: NotRequired[pod.ResourcesArgs]
-    """CPU and memory of the server. Default: requests 250m CPU and 512Mi memory, limit 1Gi memory."""
+    """CPU and memory of the server. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
     rotation: NotRequired[int]
     """Rotation number of the passwords: a higher number generates new ones and restarts the server. Default: 0."""
 
 
-@validate.rules(MariadbArgs, defaults={"size": DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "rotation": 0})
+@validate.rules(
+    MariadbArgs, defaults={"size": claims.DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "rotation": 0}
+)
 def _rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)

@@ -19,8 +19,6 @@ from mlflow_stack.backend.sql import DEFAULT_NAME, PASSWORD_KEY, Database, secre
 from mlflow_stack.cluster import SECRET, STORAGE_CLASS, Claim, Need, Reservation
 from mlflow_stack.pod import LONGEST_NAME, Context, Egress, PodParts, claims
 
-DEFAULT_DUMPS_SIZE = "20Gi"
-
 PASSWORD = "/etc/mlflow-stack-mysql/password"  # noqa: S105 - a path
 """Mount path of the Secret's password."""
 CA = "/etc/mlflow-stack-mysql-ca/ca.crt"
@@ -50,7 +48,7 @@ class DumpsArgs(TypedDict):
     docker.io/library/mariadb:10.11."""
 
 
-@validate.rules(DumpsArgs, defaults={"size": DEFAULT_DUMPS_SIZE})
+@validate.rules(DumpsArgs, defaults={"size": claims.DEFAULT_SIZE})
 def _dumps_rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
     fields.check("storage_class", validate.subdomain)

@@ -18,7 +18,7 @@ from mlflow_stack.pod.metadata import (
     selector,
 )
 from mlflow_stack.pod.parts import Egress, Ingress, PodParts
-from mlflow_stack.pod.security import PLATFORMS, USER_ID, Platform, container_security
+from mlflow_stack.pod.security import DEFAULT_PLATFORM, PLATFORMS, USER_ID, Platform, container_security
 from mlflow_stack.pod.sizing import STEP_CPU, Floor, ResourcesArgs, resource_rules, resources
 from mlflow_stack.pod.steps import JobLimits, job, step
 from mlflow_stack.pod.storage import (
@@ -40,6 +40,7 @@ __all__ = [
     "COMPONENT_LABEL",
     "DATABASE",
     "DEFAULT_IMAGE",
+    "DEFAULT_PLATFORM",
     "DEFAULT_ROLLOUT_TIMEOUT",
     "INSTANCE_LABEL",
     "LONGEST_NAME",

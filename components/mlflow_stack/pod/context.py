@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pulumi
 
-from mlflow_stack.pod.security import Platform
+from mlflow_stack.pod.security import DEFAULT_PLATFORM, Platform
 
 DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
 """MLflow 3.17.2 is the oldest release without a known vulnerability that matters here (CVE-2026-115886)."""
@@ -20,7 +20,7 @@ class Context:
     """Namespace of the objects."""
     image: pulumi.Input[str] = DEFAULT_IMAGE
     """MLflow image."""
-    platform: Platform = "kubernetes"
+    platform: Platform = DEFAULT_PLATFORM
     """kubernetes or openshift."""
     rollout_timeout: str = DEFAULT_ROLLOUT_TIMEOUT
     """Time limit of ``pulumi up`` for a server's rollout or a Job."""

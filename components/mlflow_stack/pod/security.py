@@ -13,6 +13,7 @@ from mlflow_stack import validate
 Platform = Literal["kubernetes", "openshift"]
 validate.enum(Platform, "Platform", "Platform of the cluster, which decides who sets the pods' UID.")
 PLATFORMS: Sequence[Platform] = get_args(Platform)
+DEFAULT_PLATFORM: Platform = "kubernetes"
 USER_ID = 10001
 """UID, GID and fsGroup on plain Kubernetes. CKV_K8S_40 requires a UID above 10000, so that it belongs to no user of a
 node."""

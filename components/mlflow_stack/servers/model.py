@@ -21,6 +21,7 @@ from mlflow_stack.access import nginx, proxy
 from mlflow_stack.access.nginx import Access
 from mlflow_stack.access.proxy import AuthProxy
 from mlflow_stack.addresses import Addresses
+from mlflow_stack.artifacts import s3
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
 from mlflow_stack.pod import Egress, PodParts, network
 from mlflow_stack.pod.network import EgressArgs
@@ -30,8 +31,6 @@ VOLUME = "/model"
 SCRIPTS = "/opt/mlflow-stack"
 REGISTRY = "/etc/mlflow-stack-registry"
 """Mount path of the registry's user and password in the fetch container."""
-S3_KEYS = "/etc/mlflow-stack-s3"
-S3_KEYS_FILE = "credentials"
 
 PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "prediction_size.py", "model_server.py")
 
@@ -65,12 +64,6 @@ OWN_VARIABLES = (
 )
 """Variables that the server's container sets itself."""
 
-DEFAULT_SIZE = "2Gi"
-DEFAULT_MAX_REQUEST_SIZE = "20Mi"
-DEFAULT_REQUEST_TIMEOUT = "60s"
-DEFAULT_MAX_CONCURRENT_PREDICTIONS = 8
-DEFAULT_LOAD_TIMEOUT = "3m"
-DEFAULT_CPU_PERCENT = 80
 GRACE_MARGIN_SECONDS = 10
 """Seconds for which a terminating pod may live longer than its drain, because requests still arrive for a while."""
 Environment = Literal["image", "install"]
@@ -121,12 +114,12 @@ class AutoscaleArgs(TypedDict):
     """Target utilization of the requested CPU, in percent. Default: 80."""
 
 
-@validate.rules(AutoscaleArgs)
+@validate.rules(AutoscaleArgs, defaults={"min_replicas": 1, "cpu_percent": 80})
 def _autoscale_rules(fields: validate.Fields) -> None:
     fields.check("min_replicas", validate.between(1, 1000))
     fields.check("max_replicas", validate.between(1, 1000))
     fields.check("cpu_percent", validate.between(1, 1000))
-    least, most = fields.get("min_replicas", 1), fields.get("max_replicas")
+    least, most = fields.resolved("min_replicas"), fields.get("max_replicas")
     if most is not None and least > most:
         fields.refuse("max_replicas", f"at least {fields.spell('min_replicas')}, {least}")
 
@@ -189,7 +182,22 @@ _ONE_SERVER = (
 _NO_CONDA = "one of image, install: pip's packages beside the image's, or an image of your own"
 
 
-@validate.rules(ModelArgs, not_offered=dict.fromkeys(("weight", "weights", "canary", "traffic"), _ONE_SERVER))
+@validate.rules(
+    ModelArgs,
+    defaults={
+        "environment": "image",
+        "resources": {},
+        "size": "2Gi",
+        "max_request_size": "20Mi",
+        "request_timeout": "60s",
+        "max_concurrent_predictions": 8,
+        "env": [],
+        "load_timeout": "3m",
+        "rollout_timeout": pod.DEFAULT_ROLLOUT_TIMEOUT,
+        "s3_region": s3.DEFAULT_REGION,
+    },
+    not_offered=dict.fromkeys(("weight", "weights", "canary", "traffic"), _ONE_SERVER),
+)
 def _model_rules(fields: validate.Fields) -> None:
     fields.check("name", lambda value: validate.dns_label(value, LONGEST_MODEL))
     if fields.get("name") in TAKEN:
@@ -220,7 +228,7 @@ def _model_rules(fields: validate.Fields) -> None:
     elif "version" in fields and model_uri(uri) is None and not moves(uri):
         fields.refuse("version", "it left out, as the uri names no alias and not latest")
     fields.refuse_together("replicas", "autoscale", "one is a number, the other chooses it")
-    if "index_url" in fields and fields.get("environment", "image") != "install":
+    if "index_url" in fields and fields.resolved("environment") != "install":
         fields.refuse("index_url", "it left out, as environment is not install")
     if not uri.startswith("s3://"):
         for name in ("s3_existing_secret", "s3_endpoint_url", "s3_region"):
@@ -237,12 +245,12 @@ def _index(value: str) -> str | None:
 
 def needs(model: ModelArgs, place: Place) -> list[Need]:
     """Return the existing objects that a model's servers require."""
-    keys = place.need(SECRET, model, "s3_existing_secret", keys=[S3_KEYS_FILE], why="an AWS shared credentials file")
-    return [*keys, *pod.env_needs(model.get("env", []), place)]
+    keys = place.need(SECRET, model, "s3_existing_secret", keys=[s3.KEYS_FILE], why="an AWS shared credentials file")
+    return [*keys, *pod.env_needs(model["env"], place)]
 
 
 def _server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
-    return pod.resources(model.get("resources"), SERVER_REQUESTS, LIMITS)
+    return pod.resources(model["resources"], SERVER_REQUESTS, LIMITS)
 
 
 def _step_resources(size: str) -> ResourceRequirementsArgsDict:
@@ -259,7 +267,7 @@ def _servers(model: ModelArgs) -> int:
 
 
 def _proxy_limits(model: ModelArgs) -> nginx.Limits:
-    return nginx.Limits(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE)), 0)
+    return nginx.Limits(validate.bytes_of(model["max_request_size"]), 0)
 
 
 def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
@@ -270,10 +278,10 @@ def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
         _server_resources(model),
         proxy.container_resources(None, _proxy_limits(model), model["name"]),
     ]
-    steps = [_step_resources(model.get("size", DEFAULT_SIZE))]
+    steps = [_step_resources(model["size"])]
     keys = {"ephemeral-storage": place.path("size")}
     what = f"the server of model {model['name']}"
-    return [place.reservation(what, containers, steps, model.get("resources", {}), keys)]
+    return [place.reservation(what, containers, steps, model["resources"], keys)]
 
 
 def models_rules(fields: validate.Fields) -> None:
@@ -316,7 +324,7 @@ class ModelServerArgs(TypedDict):
     image: NotRequired[pulumi.Input[str]]
     """Image for models without one. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
     proxy_image: NotRequired[pulumi.Input[str]]
-    """nginx image. Default: nginxinc/nginx-unprivileged."""
+    """nginx image. Default: nginxinc/nginx-unprivileged:1.29.4."""
     platform: NotRequired[pod.Platform]
     """Platform of the cluster: kubernetes or openshift. Default: kubernetes."""
     access: NotRequired[Access]
@@ -330,7 +338,18 @@ class ModelServerArgs(TypedDict):
     """Additional labels. Default: {}."""
 
 
-@validate.rules(ModelServerArgs)
+@validate.rules(
+    ModelServerArgs,
+    defaults={
+        "image": pod.DEFAULT_IMAGE,
+        "proxy_image": proxy.DEFAULT_IMAGE,
+        "platform": pod.DEFAULT_PLATFORM,
+        "access": Access(),
+        "egress": [],
+        "wait_for": [],
+        "labels": {},
+    },
+)
 def _server_rules(fields: validate.Fields) -> None:
     fields.check("existing_secret", validate.subdomain)
     fields.check("image", validate.image)
@@ -352,12 +371,12 @@ class ModelServer(pulumi.ComponentResource):
         super().__init__("mlflow-stack:index:ModelServer", name, {}, opts)
         model = accepted["model"]
         namespace = accepted["namespace"]
-        platform = accepted.get("platform", "kubernetes")
+        platform = accepted["platform"]
         child = pulumi.ResourceOptions(parent=self)
         instance = name.removesuffix(f"-{model['name']}")
         selector = {**pod.selector(instance, pod.MODEL), pod.MODEL_LABEL: model["name"]}
-        labels = {**pod.labels(instance, pod.MODEL, accepted.get("labels")), **selector}
-        timeout = model.get("rollout_timeout", pod.DEFAULT_ROLLOUT_TIMEOUT)
+        labels = {**pod.labels(instance, pod.MODEL, accepted["labels"]), **selector}
+        timeout = model["rollout_timeout"]
         scaled = model.get("autoscale")
         most = _servers(model)
         self.uri = pinned(model.get("uri", ""), model.get("version"))
@@ -377,12 +396,12 @@ class ModelServer(pulumi.ComponentResource):
                     lambda names: dataclasses.replace(names, service=name, port=node_port)
                 ),
                 "htpasswd": accepted["htpasswd"],
-                "image": accepted.get("proxy_image", proxy.DEFAULT_IMAGE),
-                "max_artifact_size": model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE),
+                "image": accepted["proxy_image"],
+                "max_artifact_size": model["max_request_size"],
                 "serving": model["name"],
-                "answer_timeout": model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT),
+                "answer_timeout": model["request_timeout"],
                 "linger": True,
-                "access": accepted.get("access", Access()),
+                "access": accepted["access"],
                 "labels": labels,
             },
             child,
@@ -412,7 +431,7 @@ class ModelServer(pulumi.ComponentResource):
             labels=labels,
             selector=selector,
             ingress=[connection for part in parts for connection in part.ingress],
-            egress=network.opened(_egress(accepted), accepted.get("egress", [])),
+            egress=network.opened(_egress(accepted), accepted["egress"]),
             opts=child,
         )
         account = pod.service_account(name, namespace, labels, child)
@@ -440,7 +459,7 @@ class ModelServer(pulumi.ComponentResource):
             spec=rollout,
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=accepted.get("wait_for", []),
+                depends_on=accepted["wait_for"],
                 custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
             ),
         )
@@ -469,11 +488,11 @@ def programs(
 
 
 def _image(args: ModelServerArgs) -> pulumi.Input[str]:
-    return args["model"].get("image", args.get("image", pod.DEFAULT_IMAGE))
+    return args["model"].get("image", args["image"])
 
 
 def _request_seconds(model: ModelArgs) -> int:
-    return validate.seconds_of(model.get("request_timeout", DEFAULT_REQUEST_TIMEOUT))
+    return validate.seconds_of(model["request_timeout"])
 
 
 def _drain_seconds(model: ModelArgs) -> int:
@@ -484,16 +503,16 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
     """Return the container that runs the model's code. Its only credentials are those in the model's ``env``, and it
     writes only to its ``/tmp``."""
     model = args["model"]
-    load = validate.seconds_of(model.get("load_timeout", DEFAULT_LOAD_TIMEOUT))
-    memory = {**LIMITS, **model.get("resources", {}).get("limits", {})}["memory"]
+    load = validate.seconds_of(model["load_timeout"])
+    memory = {**LIMITS, **model["resources"].get("limits", {})}["memory"]
     env = {
         "MODEL_URI": uri,
         "VOLUME": VOLUME,
         "PORT": str(nginx.UPSTREAM_PORT),
-        "MAX_REQUEST_BYTES": str(validate.bytes_of(model.get("max_request_size", DEFAULT_MAX_REQUEST_SIZE))),
+        "MAX_REQUEST_BYTES": str(validate.bytes_of(model["max_request_size"])),
         "REQUEST_SECONDS": str(_request_seconds(model)),
         "DRAIN_SECONDS": str(_drain_seconds(model)),
-        "PREDICTIONS": str(model.get("max_concurrent_predictions", DEFAULT_MAX_CONCURRENT_PREDICTIONS)),
+        "PREDICTIONS": str(model["max_concurrent_predictions"]),
         "MEMORY_BYTES": str(validate.bytes_of(memory)),
         # The wrapper enforces the limit. The app would stop waiting, but the thread would continue unnoticed.
         "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": NO_LIMIT,
@@ -507,7 +526,7 @@ def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> Conta
         "command": ["python", f"{SCRIPTS}/model_server.py"],
         "args": [],
         "working_dir": pod.SCRATCH,
-        "env": [*pod.env(env), *pod.env_given(model.get("env", []))],
+        "env": [*pod.env(env), *pod.env_given(model["env"])],
         "resources": _server_resources(model),
         "security_context": pod.container_security(),
         # `pulumi up` prints these log lines of a server that does not start.
@@ -534,7 +553,7 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
     model = args["model"]
     child = pulumi.ResourceOptions(parent=parent)
     scripts = args["scripts"] if "scripts" in args else programs(name, args["namespace"], labels, child)
-    size = model.get("size", DEFAULT_SIZE)
+    size = model["size"]
     scratch, _ = pod.scratch("tmp", SCRATCH_SIZE)
     step_scratch, step_scratch_mount = pod.scratch("step-tmp", SCRATCH_SIZE)
     volumes: list[VolumeArgsDict] = [
@@ -582,16 +601,16 @@ def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapp
         volumes.append({"name": "registry", "secret": {"secret_name": registry, "default_mode": 0o440}})
         secrets.append({"name": "registry", "mount_path": REGISTRY, "read_only": True})
     if model.get("uri", "").startswith("s3://"):
-        fetch |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": model.get("s3_region", "us-east-1")}
+        fetch |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": model["s3_region"]}
         if "s3_endpoint_url" in model:
             fetch["MLFLOW_S3_ENDPOINT_URL"] = model["s3_endpoint_url"]
         if "s3_existing_secret" in model:
             keys = model["s3_existing_secret"]
             volumes.append({"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}})
-            secrets.append({"name": "s3-keys", "mount_path": S3_KEYS, "read_only": True})
-            fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{S3_KEYS}/{S3_KEYS_FILE}"
+            secrets.append({"name": "s3-keys", "mount_path": s3.KEYS, "read_only": True})
+            fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{s3.KEYS}/{s3.KEYS_FILE}"
     steps = [step("fetch", "fetch_model.py", pod.env(fetch), secrets)]
-    if model.get("environment", "image") == "install":
+    if model["environment"] == "install":
         index = {"INDEX_URL": model["index_url"]} if "index_url" in model else {}
         steps.append(step("install", "install_libraries.py", pod.env(index), []))
     return PodParts(init_containers=steps, volumes=volumes)
@@ -602,12 +621,12 @@ def _egress(args: ModelServerArgs) -> list[Egress]:
     model = args["model"]
     found: list[Egress] = []
     if model.get("uri", "").startswith("s3://"):
-        found.append(network.to_url(model.get("s3_endpoint_url", "https://s3.amazonaws.com")))
+        found.append(network.to_url(model.get("s3_endpoint_url", s3.AWS)))
     elif "tracking_pods" in args:
         found.append(Egress(nginx.INTERNAL_PORT, pods=args["tracking_pods"]))
     else:
         found.append(network.to_url(args["tracking_uri"]))
-    if model.get("environment", "image") == "install":
+    if model["environment"] == "install":
         found.append(network.to_url(model.get("index_url", "https://pypi.org")))
     return found
 
@@ -629,7 +648,7 @@ def _autoscaler(
                 "kind": "Deployment",
                 "name": pod.name_of(deployment),
             },
-            "min_replicas": scaled.get("min_replicas", 1),
+            "min_replicas": scaled["min_replicas"],
             "max_replicas": scaled["max_replicas"],
             "metrics": [
                 {
@@ -640,7 +659,7 @@ def _autoscaler(
                         "container": "model",
                         "target": {
                             "type": "Utilization",
-                            "average_utilization": scaled.get("cpu_percent", DEFAULT_CPU_PERCENT),
+                            "average_utilization": scaled["cpu_percent"],
                         },
                     },
                 }

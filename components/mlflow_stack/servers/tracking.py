@@ -18,6 +18,7 @@ from mlflow_stack.programs import locations
 PROGRAMS = "/opt/mlflow-stack-tracking"
 """Mount path of the server's start program and of MLflow's plugin."""
 
+DEFAULT_REPLICAS = 1
 REQUESTS = {"cpu": "250m", "memory": "512Mi"}
 LIMITS = {"memory": "1Gi"}
 """Measured with one worker and without jobs: 487 MB resident when idle, 526 MB under load, and 60 to 90 MB for
@@ -82,13 +83,25 @@ class TrackingServerArgs(TypedDict):
     """Additional labels. Default: {}."""
 
 
-@validate.rules(TrackingServerArgs)
+@validate.rules(
+    TrackingServerArgs,
+    defaults={
+        "egress": [],
+        "image": pod.DEFAULT_IMAGE,
+        "platform": pod.DEFAULT_PLATFORM,
+        "replicas": DEFAULT_REPLICAS,
+        "artifact_locations": [],
+        "resources": {},
+        "rollout_timeout": pod.DEFAULT_ROLLOUT_TIMEOUT,
+        "labels": {},
+    },
+)
 def _rules(fields: validate.Fields) -> None:
     server_rules(fields)
     fields.check("replicas", validate.between(1, 100))
     parts: Sequence[PodParts] = fields.get("parts", ())
     resource_rules(fields, sum(part.scratch_bytes for part in parts))
-    if fields.get("replicas", 1) > 1 and any(part.exclusive for part in parts):
+    if fields.resolved("replicas") > 1 and any(part.exclusive for part in parts):
         fields.refuse("replicas", "1, as one of the parts is for one pod alone")
 
 
@@ -169,10 +182,10 @@ class TrackingServer(pulumi.ComponentResource):
         accepted = validate.resolved("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
         super().__init__("mlflow-stack:index:TrackingServer", name, {}, opts)
         namespace = accepted["namespace"]
-        platform = accepted.get("platform", "kubernetes")
-        timeout = accepted.get("rollout_timeout", pod.DEFAULT_ROLLOUT_TIMEOUT)
-        replicas = accepted.get("replicas", 1)
-        labels = pod.labels(name, pod.TRACKING, accepted.get("labels"))
+        platform = accepted["platform"]
+        timeout = accepted["rollout_timeout"]
+        replicas = accepted["replicas"]
+        labels = pod.labels(name, pod.TRACKING, accepted["labels"])
         self.selector = pod.selector(name, pod.TRACKING)
         addresses = pulumi.Output.from_input(accepted["addresses"])
         scratch_bytes = SCRATCH_BYTES + sum(part.scratch_bytes for part in accepted["parts"])
@@ -204,16 +217,14 @@ class TrackingServer(pulumi.ComponentResource):
             labels=labels,
             selector=self.selector,
             ingress=[connection for part in parts for connection in part.ingress],
-            egress=network.opened(
-                [connection for part in parts for connection in part.egress], accepted.get("egress", [])
-            ),
+            egress=network.opened([connection for part in parts for connection in part.egress], accepted["egress"]),
             opts=pulumi.ResourceOptions(parent=self),
         )
         exclusive = any(part.exclusive for part in parts)
-        body_limit = max_body_bytes(accepted.get("resources"))
+        body_limit = max_body_bytes(accepted["resources"])
         container: k8s.core.v1.ContainerArgsDict = {
             "name": "mlflow",
-            "image": accepted.get("image", pod.DEFAULT_IMAGE),
+            "image": accepted["image"],
             "command": ["python", f"{PROGRAMS}/tracking_server.py"],
             "args": [],
             "env": [
@@ -222,7 +233,7 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MAX_BODY_BYTES", "value": str(body_limit)},
                 {"name": "MLFLOW_GATEWAY_MAX_DECOMPRESSED_REQUEST_SIZE", "value": str(body_limit)},
                 # One location per line, because locations may contain commas.
-                {"name": "ARTIFACT_LOCATIONS", "value": "\n".join(accepted.get("artifact_locations", []))},
+                {"name": "ARTIFACT_LOCATIONS", "value": "\n".join(accepted["artifact_locations"])},
                 {"name": "MLFLOW_HOST", "value": "127.0.0.1"},
                 {"name": "MLFLOW_PORT", "value": str(nginx.UPSTREAM_PORT)},
                 # More workers need more memory and add no throughput on the same cores; more replicas do.
@@ -250,7 +261,7 @@ class TrackingServer(pulumi.ComponentResource):
                 {"name": "MALLOC_TRIM_THRESHOLD_", "value": str(128 * 2**10)},
                 *(variable for part in parts for variable in part.env),
             ],
-            "resources": container_resources(accepted.get("resources"), scratch_bytes),
+            "resources": container_resources(accepted["resources"], scratch_bytes),
             "security_context": pod.container_security(),
             "termination_message_policy": "FallbackToLogsOnError",
             # Probes go through the proxy, because MLflow listens on loopback only.

@@ -107,7 +107,13 @@ class Fields(Mapping[str, Any]):
     """Well-shaped fields of one args value, for the rules that check them."""
 
     def __init__(
-        self, key: str, values: dict[str, Any], stated: frozenset[str], secret: bool, problems: Problems
+        self,
+        key: str,
+        values: dict[str, Any],
+        stated: frozenset[str],
+        secret: bool,
+        problems: Problems,
+        defaults: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> None:
         self.key = key
         self.stated = stated
@@ -115,6 +121,7 @@ class Fields(Mapping[str, Any]):
         self._values = values
         self._secret = secret
         self._problems = problems
+        self._defaults = defaults
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -137,6 +144,10 @@ class Fields(Mapping[str, Any]):
         """Return a field's value, for rules across fields. Unset fields and Outputs return the default."""
         value = self._values.get(name, default)
         return default if is_output(value) else value
+
+    def resolved(self, name: str) -> Any:
+        """Return a field's value or its registered default, for rules across fields."""
+        return self._values[name] if name in self._values else self._defaults[name]
 
     def check(self, name: str, predicate: Predicate) -> None:
         """Check one field. An Output is checked in an ``apply`` through which every use of it passes."""
@@ -562,5 +573,5 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
     problems.extend(Problem(join(key, problems.spell(name)), "missing; it is required") for name in sorted(missing))
     given = frozenset(name for name in stated if value[problems.spell(name)] is not None)
     if kind in _rules:
-        _rules[kind](Fields(key, fields, given, secret, problems))
+        _rules[kind](Fields(key, fields, given, secret, problems, defaults_of(kind)))
     return fields
