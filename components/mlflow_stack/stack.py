@@ -55,7 +55,8 @@ class MlflowStack(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         labels = args["labels"]
 
-        users = Users(name, validate.part(args, UsersArgs), child)
+        # Parts are attributes without an annotation, which would make them outputs in other languages.
+        self.users = users = Users(name, validate.part(args, UsersArgs), child)
         if "existing_namespace" in args:
             self.namespace = pulumi.Output.from_input(args["existing_namespace"])
         else:
@@ -64,9 +65,9 @@ class MlflowStack(pulumi.ComponentResource):
             _limits(self, name, self.namespace, args)
         context = Context(self.namespace, args["image"], args["platform"], args["rollout_timeout"], labels)
         addresses = exposure.addresses(name, self.namespace, spec.exposure)
-        store = spec.backend.build(context, child)
-        artifacts = spec.artifacts.build(context, store, spec.transfers, child)
-        secrets = Credentials(
+        self.backend_store = store = spec.backend.build(context, child)
+        self.artifact_store = artifacts = spec.artifacts.build(context, store, spec.transfers, child)
+        self.credentials = secrets = Credentials(
             name,
             {
                 "namespace": self.namespace,
@@ -87,7 +88,7 @@ class MlflowStack(pulumi.ComponentResource):
             managed = [user.name for user in users.everyone]
             existing_users = ExistingUsers(args["users_existing_secret"], managed)
             access = replace(access, existing_users=existing_users)
-        auth_proxy = AuthProxy(
+        self.proxy = AuthProxy(
             name,
             {
                 "namespace": self.namespace,
@@ -104,12 +105,12 @@ class MlflowStack(pulumi.ComponentResource):
             },
             child,
         )
-        server = TrackingServer(
+        self.tracking = TrackingServer(
             name,
             {
                 "namespace": self.namespace,
                 "addresses": addresses,
-                "parts": [store.parts, encryption_keys.parts, artifacts.parts, secrets.parts, auth_proxy.parts],
+                "parts": [store.parts, encryption_keys.parts, artifacts.parts, secrets.parts, self.proxy.parts],
                 "egress": args["egress"],
                 "image": context.image,
                 "platform": context.platform,
@@ -124,7 +125,7 @@ class MlflowStack(pulumi.ComponentResource):
         served = args["models"]
         group = pod.labels(name, pod.MODEL, labels)
         scripts = model.programs(name, self.namespace, group, child) if served else ""
-        servers = {
+        self.models = {
             served_model["name"]: ModelServer(
                 f"{name}-{served_model['name']}",
                 {
@@ -134,7 +135,7 @@ class MlflowStack(pulumi.ComponentResource):
                     "htpasswd": secrets.htpasswd,
                     "tracking_uri": addresses.apply(lambda names: names.internal_url),
                     "existing_secret": secrets.models,
-                    "tracking_pods": server.selector,
+                    "tracking_pods": self.tracking.selector,
                     "scripts": scripts,
                     "image": context.image,
                     "proxy_image": args["proxy_image"],
@@ -148,14 +149,14 @@ class MlflowStack(pulumi.ComponentResource):
             )
             for served_model in served
         }
-        Exposure(
+        self.exposure = Exposure(
             name,
             {
                 "namespace": self.namespace,
-                "service": server.service,
-                "selector": server.selector,
+                "service": self.tracking.service,
+                "selector": self.tracking.selector,
                 "expose": args["expose"],
-                "backends": {f"/serving/{served}": server.service for served, server in servers.items()},
+                "backends": {f"/serving/{served}": server.service for served, server in self.models.items()},
                 "max_artifact_size": spec.max_artifact_size,
                 "labels": labels,
             },
@@ -177,7 +178,7 @@ class MlflowStack(pulumi.ComponentResource):
                 for served_model in served
             }
         )
-        self.model_uris = pulumi.Output.from_input({served: server.uri for served, server in servers.items()})
+        self.model_uris = pulumi.Output.from_input({served: server.uri for served, server in self.models.items()})
         outputs = (
             *("url", "tracking_uri", "username", "password", "passwords", "client_env", "encryption_keys"),
             *("model_urls", "model_uris", "namespace"),

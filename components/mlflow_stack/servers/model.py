@@ -365,6 +365,8 @@ class ModelServer(pulumi.ComponentResource):
     """Name of the Service. Port 80 leads to the proxy's internal port, ``public`` to its public one."""
     uri: str
     """URI of the served model, pinned to its version if one is known."""
+    workload: k8s.apps.v1.Deployment
+    """Workload with the pods."""
 
     def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
@@ -453,7 +455,7 @@ class ModelServer(pulumi.ComponentResource):
         if scaled is None:
             # With an autoscaler, the next `up` would reset its number of replicas.
             rollout["replicas"] = most
-        deployment = k8s.apps.v1.Deployment(
+        self.workload = k8s.apps.v1.Deployment(
             name,
             metadata={"namespace": namespace, "labels": labels},
             spec=rollout,
@@ -467,7 +469,7 @@ class ModelServer(pulumi.ComponentResource):
             metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
             pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
         if scaled is not None:
-            _autoscaler(name, namespace, labels, deployment, scaled, child)
+            _autoscaler(name, namespace, labels, self.workload, scaled, child)
         self.service = pod.name_of(service)
         self.register_outputs({"service": self.service, "uri": self.uri})
 

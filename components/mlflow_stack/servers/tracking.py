@@ -177,6 +177,8 @@ class TrackingServer(pulumi.ComponentResource):
     """Name of the Service. Port 80 leads to the proxy's internal port."""
     selector: Mapping[str, str]
     """Labels that select the pod."""
+    workload: k8s.apps.v1.StatefulSet | k8s.apps.v1.Deployment
+    """Workload with the pods."""
 
     def __init__(self, name: str, args: TrackingServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("TrackingServer", name, TrackingServerArgs, args, longest=LONGEST_NAME)
@@ -297,9 +299,9 @@ class TrackingServer(pulumi.ComponentResource):
         )
         metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
         if exclusive:
-            _single(name, metadata, self.selector, template, service, after)
+            self.workload = _single(name, metadata, self.selector, template, service, after)
         else:
-            _replicated(name, metadata, self.selector, template, replicas, after)
+            self.workload = _replicated(name, metadata, self.selector, template, replicas, after)
         self.service = pod.name_of(service)
         self.register_outputs({"service": self.service})
 
@@ -311,10 +313,10 @@ def _single(
     template: k8s.core.v1.PodTemplateSpecArgsDict,
     service: k8s.core.v1.Service,
     opts: pulumi.ResourceOptions,
-) -> None:
+) -> k8s.apps.v1.StatefulSet:
     """Declare a single pod that starts only after its predecessor is gone, even after an eviction: SQLite has one
     writer."""
-    k8s.apps.v1.StatefulSet(
+    return k8s.apps.v1.StatefulSet(
         name,
         metadata=metadata,
         spec={
@@ -336,12 +338,12 @@ def _replicated(
     template: k8s.core.v1.PodTemplateSpecArgsDict,
     replicas: int,
     opts: pulumi.ResourceOptions,
-) -> None:
+) -> k8s.apps.v1.Deployment:
     """Declare replicated pods, each of which is replaced only while another one is ready."""
     if replicas > 1:
         child = pulumi.ResourceOptions(parent=opts.parent)
         pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
-    k8s.apps.v1.Deployment(
+    return k8s.apps.v1.Deployment(
         name,
         metadata=metadata,
         spec={
