@@ -262,7 +262,7 @@ def _quotas(asked: _Asked, stack: Declared) -> Iterator[str]:
     for quota in asked.items("resourcequota", f"--namespace={stack.namespace}"):
         spec = section(quota, "spec")
         # The stack's own quota changes along with it. A quota with scopes may not apply to its pods.
-        if _labels(quota).get(_INSTANCE) == stack.name or spec.get("scopes") or spec.get("scopeSelector"):
+        if _labels(quota).get(INSTANCE_LABEL) == stack.name or spec.get("scopes") or spec.get("scopeSelector"):
             continue
         hard = {name: validate.amount(str(value)) for name, value in section(spec, "hard").items()}
         where = f"the ResourceQuota {quota['metadata']['name']} of namespace {stack.namespace}"
