@@ -82,7 +82,7 @@ def judged(
             if key not in secret:
                 found += [not_encrypted(at) for at, _, hide in leaves(values[name], name) if hide]
         elif namespace not in READERS:
-            found.append(Problem(key, f"nothing reads this key. Begin it with {project}: or remove it"))
+            found.append(Problem(key, f"unknown key. Begin it with {project}: or remove it."))
     name = values.pop("name", "mlflow")
     kept = accepted(
         "MlflowStack", name, StackKeys, values, longest=LONGEST_NAME, spell=camel, found=[*dict.fromkeys(found)]
@@ -116,7 +116,7 @@ def path(key: str, name: str) -> str:
 
 def not_encrypted(key: str) -> Problem:
     """Return the problem of a secret in plain text, with the command that encrypts it."""
-    return Problem(key, f"a secret in plain text. Encrypt it: pulumi config set --secret --path '{key}'")
+    return Problem(key, f"must be encrypted (value not shown). Encrypt it: pulumi config set --secret --path '{key}'")
 
 
 def _fields() -> dict[str, Any]:

@@ -198,16 +198,16 @@ class _Read(validate.Fields):
         self.of_items: dict[str, dict[str, Any]] = {}
         self.exclusive: list[list[str]] = []
 
-    def check(self, name: str, predicate: Any) -> None:
+    def check(self, name: str, predicate: Any, do: str = "") -> None:
         self.forms.setdefault(validate.camel(name), {}).update(_form(predicate))
 
     def check_each(self, name: str, predicate: Any) -> None:
         self.of_items.setdefault(validate.camel(name), {}).update(_form(predicate))
 
-    def refuse_together(self, name: str, other: str, why: str) -> None:
+    def refuse_together(self, name: str, other: str, do: str = "") -> None:
         self.exclusive.append([validate.camel(name), validate.camel(other)])
 
-    def refuse_several(self, names: Iterable[str], why: str) -> None:
+    def refuse_several(self, names: Iterable[str]) -> None:
         self.exclusive += [[validate.camel(name) for name in pair] for pair in itertools.combinations(names, 2)]
 
 

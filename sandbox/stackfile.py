@@ -313,7 +313,7 @@ def judged(config: Tree) -> Settings:
             for at, one, hide in settings.leaves(value, key.partition(":")[2]):
                 if not hide and encrypted(one):
                     found.append(
-                        Problem(at, "encrypted, but it stands in objects of the cluster. Write it as plain text")
+                        Problem(at, "must be plain text, because objects of the cluster show it (value not shown)")
                     )
                 elif hide and not encrypted(one):
                     found.append(settings.not_encrypted(at))

@@ -119,14 +119,14 @@ class MlflowStackArgs(TypedDict):
 def _rules(fields: validate.Fields) -> None:
     fields.check("namespace", validate.dns_label)
     fields.check("existing_namespace", validate.dns_label)
-    fields.refuse_together("namespace", "existing_namespace", "one creates, the other adopts")
+    fields.refuse_together("namespace", "existing_namespace")
     for name in ("quota", "container_defaults"):
-        fields.refuse_together(name, "existing_namespace", "whoever made the namespace sets its limits")
+        fields.refuse_together(name, "existing_namespace", "Set the limits in that namespace instead.")
     fields.check_keys("quota", validate.quota_resource)
     fields.check_each("quota", validate.hard_limit)
     for resource, value in fields.resolved("quota").items():
         if validate.is_counted(resource) and validate.hard_limit(value) is None and validate.amount(value) % 1:
-            fields.refuse_value("quota", resource, "a whole number, as these are counted")
+            fields.refuse_value("quota", resource, "must be a whole number, because these objects are counted")
     pod.resource_rules(fields, {}, {}, name="container_defaults")
     fields.check("proxy_image", validate.image)
     fields.check("users_existing_secret", validate.subdomain)
@@ -140,28 +140,30 @@ def _rules(fields: validate.Fields) -> None:
 def _rules_across(fields: validate.Fields) -> None:
     """Check the rules across several fields, as far as these are valid."""
     valid = {name: value for name, value in fields.items() if name != "max_artifact_size" or not validate.size(value)}
-    spec = Spec("", validate.filled(MlflowStackArgs, valid))
+    spec = Spec("", validate.filled(MlflowStackArgs, valid, fields.spell))
     passing = spec.artifacts.scratch_bytes(spec.transfers)
     if validate.size(str(tracking.SCRATCH_BYTES + passing)) is None:
         tracking.resource_rules(fields, passing)
     else:
-        fields.refuse("max_artifact_size", f"a smaller size: the server's /tmp would have to hold {passing} bytes")
-    if spec.backend.single_writer():
-        fields.check("replicas", lambda number: None if number == 1 else f"1, as {spec.backend.single_writer()}")
+        fields.refuse("max_artifact_size", f"must be smaller, because the server's /tmp would hold {passing} bytes")
+    reason = spec.backend.single_writer()
+    if reason:
+        fields.check("replicas", lambda number: None if number == 1 else f"must be 1, because {reason}")
     elif fields.resolved("replicas") > 1 and spec.artifacts.single_writer():
-        fields.refuse("replicas", f"1, as {spec.artifacts.single_writer()}")
+        fields.refuse("replicas", f"must be 1, because {spec.artifacts.single_writer()}")
     else:
         fields.check("replicas", validate.between(1, 100))
     if "existing_namespace" not in fields:
-        kinds = {need.kind for need in spec.needs}
-        for kind, noun in ((CLAIM, "a claim"), (SECRET, "a Secret"), (CONFIG_MAP, "a ConfigMap")):
-            if kind in kinds:
-                wanted = f"a value, as {noun} cannot exist in a namespace that is only made now"
-                fields.refuse("existing_namespace", wanted)
+        adopting = [need.key for need in spec.needs if need.kind in (CLAIM, SECRET, CONFIG_MAP)]
+        if adopting:
+            fields.require("existing_namespace", f"{', '.join(adopting)} must already exist in the namespace")
     adopted = [need.name for need in spec.needs if need.kind is CLAIM and isinstance(need.name, str)]
     if len(set(adopted)) < len(adopted):
-        fields.refuse(
-            "artifact_store", "it left out, as a pod mounts a claim once; the backend store's holds artifacts, too"
+        backend, artifacts = fields.spell("backend_store"), fields.spell("artifact_store")
+        fields.forbid(
+            "artifact_store",
+            f"it names the claim of {backend}",
+            f"Without {artifacts}, that claim holds the artifacts as well.",
         )
 
 

@@ -115,7 +115,7 @@ def test_the_keys_are_a_secret_output(preview: bool) -> None:
 def test_refuses_both_ways_at_once_and_a_secret_in_a_created_namespace() -> None:
     with pytest.raises(InvalidArgs) as refused:
         stack({"encryption_keys": {"rotation": -1, "existing_secret": "restored"}})
-    assert "encryption_keys.rotation: given together with existing_secret" in str(refused.value)
-    assert "encryption_keys.rotation: -1" in str(refused.value)
-    with pytest.raises(InvalidArgs, match="existing_namespace: missing"):
+    assert "encryption_keys.rotation: must not be set when existing_secret is set" in str(refused.value)
+    assert "encryption_keys.rotation: must be a whole number from 0 to 100 (got -1)" in str(refused.value)
+    with pytest.raises(InvalidArgs, match=r"existing_namespace: required, because encryption_keys\.existing_secret"):
         stack({"encryption_keys": {"existing_secret": "restored"}})

@@ -178,7 +178,7 @@ def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None
             "mlflow", {"backend_store": {"mysql": {"host": "db", "password": pulumi.Output.secret("two\nlines")}}}
         )
 
-    refusal = r"^backend_store\.mysql\.password: the value \(not shown\) is not accepted; wanted 1 to 256"
+    refusal = r"^backend_store\.mysql\.password: must be 1 to 256 printable characters \(value not shown\)"
     with pytest.raises(InvalidArgs, match=refusal):
         engine.deploy(program)
 
@@ -200,7 +200,9 @@ def test_parts_that_several_pods_may_have_make_a_deployment_that_never_has_too_f
 
 def test_a_part_for_one_pod_alone_makes_a_stateful_set_and_refuses_more() -> None:
     assert servers(1, exclusive=True).one("StatefulSet").inputs["spec"]["replicas"] == 1
-    with pytest.raises(InvalidArgs, match="replicas: 2 is not accepted; wanted 1, as one of the parts"):
+    with pytest.raises(
+        InvalidArgs, match=r"replicas: must be 1, because one of the parts supports only one pod \(got 2\)"
+    ):
         servers(2, exclusive=True)
 
 

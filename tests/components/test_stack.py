@@ -266,7 +266,7 @@ def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None
         MlflowStack("mlflow", {"passwords": {"mlflow": pulumi.Output.secret("short")}})
 
     with pytest.raises(
-        InvalidArgs, match=r"^passwords\.mlflow: the value \(not shown\) is not accepted; wanted 12 to 1024"
+        InvalidArgs, match=r"^passwords\.mlflow: must be 12 to 1024 printable ASCII characters \(value not shown\)"
     ):
         engine.deploy(program)
 

@@ -125,8 +125,8 @@ def test_refused_args_are_reported_all_at_once_in_the_spelling_of_other_language
     }
     said = refusal(construct, args)
     assert said.startswith("MlflowStack 'mlflow': ")
-    assert "  backendStore.mysql.hots: unknown key; did you mean host?\n" in said
-    assert "  replicas: 1.5 is not accepted; wanted a whole number\n" in said
+    assert "  backendStore.mysql.hots: unknown key. Did you mean host?\n" in said
+    assert "  replicas: must be a whole number (got 1.5)\n" in said
     assert "Traceback" not in said
     assert "File " not in said
     assert monitor[0].registered == {}
@@ -151,12 +151,15 @@ def test_preview_bears_outputs_that_are_not_known(construct: Any) -> None:
 def test_output_is_refused_by_name_where_a_plain_value_is_needed(construct: Any, monitor: tuple[Monitor, str]) -> None:
     said = refusal(construct, {"replicas": later(2), "backendStore": later({"pvc": {}})})
     for key in ("replicas", "backendStore"):
-        assert f"  {key}: an Output is not accepted; wanted a value that is known before the deployment" in said
+        assert (
+            f"  {key}: must be known before the deployment, because it decides what is declared (got an Output)" in said
+        )
     assert monitor[0].registered == {}
 
 
 def test_output_that_turns_out_wrong_is_reported_by_its_key(construct: Any) -> None:
     mysql = {"host": later("mysql://me:hunter2@db"), "password": "p"}
     said = refusal(construct, {"backendStore": {"mysql": mysql}})
-    assert said.startswith('backendStore.mysql.host: "mysql://***@db" is not accepted; wanted a host name')
+    assert said.startswith("backendStore.mysql.host: must be a lower-case host name")
+    assert '(got "mysql://***@db")' in said
     assert "hunter2" not in said

@@ -26,11 +26,18 @@ OLD = {
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"backendStore": {"pvc": {"size": "10 Gi"}}}, 'backendStore.pvc.size: "10 Gi" is not accepted; wanted a size'),
-        ({"users": ["a:b"], "usres": ["x"]}, "usres: unknown key; did you mean users?"),
-        ({"replicas": 2}, "replicas: 2 is not accepted; wanted 1, as SQLite on a claim has one writer"),
+        (
+            {"backendStore": {"pvc": {"size": "10 Gi"}}},
+            "backendStore.pvc.size: must be a size above zero and below 8Ei as a Kubernetes quantity, "
+            'such as 10Gi (got "10 Gi")',
+        ),
+        ({"users": ["a:b"], "usres": ["x"]}, "usres: unknown key. Did you mean users?"),
+        ({"replicas": 2}, "replicas: must be 1, because SQLite on a claim allows one writer (got 2)"),
         ({"replicas": "two"}, "replicas"),
-        ({"users": ["ann"], "passwords": {"ann": "too short"}}, "passwords.ann: the value (not shown) is not accepted"),
+        (
+            {"users": ["ann"], "passwords": {"ann": "too short"}},
+            "passwords.ann: must be 12 to 1024 printable ASCII characters (value not shown)",
+        ),
     ],
 )
 def test_bad_input_ends_the_preview_by_name(platform: Platform, config: dict, message: str) -> None:

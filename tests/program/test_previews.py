@@ -114,20 +114,20 @@ def test_what_the_program_refuses_is_said_without_a_traceback(branch: Repository
     done = branch.make("preview", "BASE=HEAD~1")
     assert done.returncode == 2
     assert "error: the program does not accept the stack file:" in done.stderr
-    assert 'users[0]: "a:b" is not accepted' in done.stderr
+    assert 'starting with a letter or a digit (got "a:b")' in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("release", 5, "release: 5 is not accepted; wanted a list"),
+        ("release", 5, "release: must be a list (got 5)"),
         (
             "passwords",
             {"ann": "correct horse battery"},
-            "passwords.ann: a secret in plain text. Encrypt it: pulumi config",
+            "passwords.ann: must be encrypted (value not shown). Encrypt it: pulumi config",
         ),
-        ("expose", "ingress", 'expose: "ingress" is not accepted; wanted a map'),
+        ("expose", "ingress", 'expose: must be a map (got "ingress")'),
     ],
 )
 def test_bad_stack_file_is_refused_by_its_key(branch: Repository, key: str, value: object, message: str) -> None:

@@ -57,5 +57,5 @@ def test_refusal_of_a_program_is_told_without_a_traceback(tmp_path: Path) -> Non
     program = "from mlflow_stack import MlflowStack\nMlflowStack('a', {'replicas': 'x'})\n"
     with pytest.raises(LocalError, match="the program does not accept stack dev:") as refused:
         recorded(tmp_path, program)
-    assert 'replicas: "x" is not accepted' in str(refused.value)
+    assert 'replicas: must be a whole number (got "x")' in str(refused.value)
     assert "Traceback" not in str(refused.value)

@@ -7,16 +7,16 @@ from mlflow_stack import InvalidArgs
 from mlflow_stack.servers import model as models
 
 URI = (
-    "wanted models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
+    "must be models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
     "runs:/<run id>/<path> or s3://<bucket>/<path>, of letters, digits, '.', '_' and '-'"
 )
 NAME = (
-    "wanted lower-case letters, digits and '-', starting with a letter, at most 22 characters, "
-    "so that the names made from it fit into 63"
+    "must consist of lower-case letters, digits and '-', start with a letter and have at most 22 characters, "
+    "because the names derived from it have at most 63"
 )
 CANARY = (
-    "is not offered: a name leads to one model. Give each version a name of its own under models, "
-    "and let the client choose"
+    "not supported, because a name leads to one model. Give each version a name of its own under models, "
+    "and let the client choose."
 )
 RUN = "0123456789abcdef0123456789abcdef"
 NODEPORT = {"expose": {"host": "h", "node_port": 30500}}
@@ -32,16 +32,16 @@ def refusals(args: dict) -> list[str]:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"name": "Iris"}, f'name: "Iris" is not accepted; {NAME}'),
-        ({"name": "a" * 23}, f'name: "{"a" * 23}" is not accepted; {NAME}'),
-        ({"name": "a/b"}, f'name: "a/b" is not accepted; {NAME}'),
+        ({"name": "Iris"}, f'name: {NAME} (got "Iris")'),
+        ({"name": "a" * 23}, f'name: {NAME} (got "{"a" * 23}")'),
+        ({"name": "a/b"}, f'name: {NAME} (got "a/b")'),
         (
             {"name": "public"},
-            'name: "public" is not accepted; wanted another name: public is taken by another part of the stack',
+            'name: must not be the name of another Service of the stack (got "public")',
         ),
-        ({}, "name: missing; it is required"),
+        ({}, "name: required"),
         *(
-            ({"name": "a", "uri": uri}, f'uri: "{uri}" is not accepted; {URI}')
+            ({"name": "a", "uri": uri}, f'uri: {URI} (got "{uri}")')
             for uri in (
                 "../model",
                 "/mnt/model",
@@ -61,64 +61,62 @@ def refusals(args: dict) -> list[str]:
                 "",
             )
         ),
-        ({"name": "a", "replicas": 1}, "replicas: 1 is not accepted; wanted it left out, as there is no uri yet"),
-        ({"name": "a", "version": 1}, "version: 1 is not accepted; wanted it left out, as there is no uri yet"),
+        ({"name": "a", "replicas": 1}, "replicas: must not be set when uri is not set"),
+        ({"name": "a", "version": 1}, "version: must not be set when uri is not set"),
         (
             {"name": "a", "uri": "models:/a/2", "version": 1},
-            "version: 1 is not accepted; wanted it left out, as the uri names no alias and not latest",
+            "version: must not be set when uri is neither an alias nor latest",
         ),
         (
             {"name": "a", "uri": "models:/a@b", "version": 0},
-            f"version: 0 is not accepted; wanted a whole number from 1 to {2**31}",
+            f"version: must be a whole number from 1 to {2**31} (got 0)",
         ),
         (
             {"name": "a", "environment": "conda"},
-            'environment: "conda" is not accepted; '
-            "wanted one of image, install: pip's packages beside the image's, or an image of your own",
+            'environment: must be one of image, install (got "conda"). '
+            "For a conda environment, set image to an image that contains it.",
         ),
         (
             {"name": "a", "environment": "install", "index_url": "https://me:secret@pypi.example/simple"},
-            'indexUrl: "https://***@pypi.example/simple" is not accepted; '
-            "wanted the address of a package index without user or password, such as https://pypi.org/simple/",
+            "indexUrl: must be the URL of a package index without user or password, such as https://pypi.org/simple/ "
+            '(got "https://***@pypi.example/simple")',
         ),
         (
             {"name": "a", "index_url": "https://pypi.example/simple"},
-            'indexUrl: "https://pypi.example/simple" is not accepted; '
-            "wanted it left out, as environment is not install",
+            "indexUrl: must not be set when environment is not install",
         ),
         ({"name": "a", "canary": 10}, f"canary: {CANARY}"),
         ({"name": "a", "weight": 10}, f"weight: {CANARY}"),
-        ({"name": "a", "ur": "x"}, "ur: unknown key; did you mean uri?"),
+        ({"name": "a", "ur": "x"}, "ur: unknown key. Did you mean uri?"),
         (
             {"name": "a", "uri": "models:/a/1", "replicas": 2, "autoscale": {"max_replicas": 3}},
-            "replicas: given together with autoscale; one is a number, the other chooses it",
+            "replicas: must not be set when autoscale is set. Set autoscale.minReplicas instead.",
         ),
         (
             {"name": "a", "uri": "models:/a/1", "autoscale": {"min_replicas": 3, "max_replicas": 2}},
-            "autoscale.maxReplicas: 2 is not accepted; wanted at least minReplicas, 3",
+            "autoscale.maxReplicas: must be at least minReplicas, which is 3 (got 2)",
         ),
         (
             {"name": "a", "uri": "models:/a/1", "s3_existing_secret": "keys"},
-            's3ExistingSecret: "keys" is not accepted; wanted it left out, as the uri is no s3:// one',
+            "s3ExistingSecret: must not be set when uri does not start with s3://",
         ),
         (
             {"name": "a", "size": "big"},
-            'size: "big" is not accepted; '
-            "wanted a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi",
+            'size: must be a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi (got "big")',
         ),
         (
             {"name": "a", "load_timeout": "1 minute"},
-            'loadTimeout: "1 minute" is not accepted; '
-            "wanted a duration of at most 168h in whole seconds, minutes or hours, such as 10m",
+            'loadTimeout: must be a duration of at most 168h in whole seconds, minutes or hours, such as 10m (got "1 '
+            'minute")',
         ),
         (
             {"name": "a", "max_concurrent_predictions": 0},
-            "maxConcurrentPredictions: 0 is not accepted; wanted a whole number from 1 to 1000",
+            "maxConcurrentPredictions: must be a whole number from 1 to 1000 (got 0)",
         ),
         *(
             (
                 {"name": "a", "env": [{"name": name, "value": "x"}]},
-                f'env: "{name}" is not accepted; wanted another name: the server sets this variable itself',
+                f'env: must not have a variable that the server sets itself (got "{name}")',
             )
             for name in (
                 "HOME",
@@ -135,17 +133,16 @@ def refusals(args: dict) -> list[str]:
         ),
         (
             {"name": "a", "env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]},
-            'env: "A" is not accepted; wanted each variable once',
+            'env: must not have a variable twice (got "A")',
         ),
         (
             {"name": "a", "env": [{"name": "A-B", "value": "x"}]},
-            'env[0].name: "A-B" is not accepted; '
-            "wanted a variable's name of letters, digits and '_', not starting with a digit",
+            "env[0].name: must be a variable name of letters, digits and '_', not starting with a digit (got \"A-B\")",
         ),
-        ({"name": "a", "env": [{"name": "A"}]}, "env[0].value: missing; it or valueFrom"),
+        ({"name": "a", "env": [{"name": "A"}]}, "env[0].value: required, because valueFrom is not set"),
         (
             {"name": "a", "env": [{"name": "A", "value_from": {}}]},
-            "env[0].valueFrom.secretKeyRef: missing; it or configMapKeyRef",
+            "env[0].valueFrom.secretKeyRef: required, because configMapKeyRef is not set",
         ),
     ],
 )
@@ -156,14 +153,14 @@ def test_bad_input_is_refused_by_key_value_and_what_is_wanted(model: dict, messa
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"models": [{"name": "a"}, {"name": "a"}]}, 'models: "a" is not accepted; wanted each model name once'),
+        ({"models": [{"name": "a"}, {"name": "a"}]}, 'models: must not have a name twice (got "a")'),
         (
             {"models": [{"name": "a", "node_port": 30510}]},
-            'models: "nodePort 30510" is not accepted; wanted it left out without expose.nodePort',
+            "models[0].nodePort: must not be set when expose.nodePort is not set",
         ),
         (
             {"models": [{"name": "a", "node_port": 30500}], **NODEPORT},
-            'models: "nodePort 30500" is not accepted; wanted each port of the nodes once',
+            "models[0].nodePort: must be used once in the stack (got 30500)",
         ),
     ],
 )
@@ -175,17 +172,22 @@ REFERENCE = {"name": "keys", "key": "key"}
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "key"),
     [
-        {"name": "a", "uri": "s3://models/a", "s3_existing_secret": "keys"},
-        {"name": "a", "env": [{"name": "A", "value_from": {"secret_key_ref": REFERENCE}}]},
-        {"name": "a", "env": [{"name": "A", "value_from": {"config_map_key_ref": REFERENCE}}]},
+        ({"name": "a", "uri": "s3://models/a", "s3_existing_secret": "keys"}, "s3ExistingSecret"),
+        (
+            {"name": "a", "env": [{"name": "A", "value_from": {"secret_key_ref": REFERENCE}}]},
+            "env[0].valueFrom.secretKeyRef.name",
+        ),
+        (
+            {"name": "a", "env": [{"name": "A", "value_from": {"config_map_key_ref": REFERENCE}}]},
+            "env[0].valueFrom.configMapKeyRef.name",
+        ),
     ],
 )
-def test_existing_objects_need_an_existing_namespace(model: dict) -> None:
-    kind = "ConfigMap" if "config_map_key_ref" in str(model) else "Secret"
+def test_existing_objects_need_an_existing_namespace(model: dict, key: str) -> None:
     assert refusals({"models": [model]}) == [
-        f"existingNamespace: missing; a value, as a {kind} cannot exist in a namespace that is only made now"
+        f"existingNamespace: required, because models[0].{key} must already exist in the namespace"
     ]
     accepted({"models": [model], "existing_namespace": "team"})
 

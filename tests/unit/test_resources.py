@@ -15,9 +15,11 @@ import mlflow_stack
 from mlflow_stack import MlflowStackArgs, validate
 from mlflow_stack.pod import ResourcesArgs
 
-QUANTITY = "a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
-SIZE = "a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
-RESOURCE = "one of cpu, memory, ephemeral-storage, or an extended resource with its domain, such as nvidia.com/gpu"
+QUANTITY = "must be a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
+SIZE = "must be a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
+RESOURCE = (
+    "must be one of cpu, memory, ephemeral-storage, or an extended resource with its domain, such as nvidia.com/gpu"
+)
 
 
 def accept(args: dict) -> None:
@@ -86,105 +88,104 @@ def test_size_is_whole_bytes_within_a_signed_64_bit_number(text: str) -> None:
     [
         (
             container(requests={"memory": "3Gi"}, limits={"memory": "2Gi"}),
-            'resources.requests.memory: "3Gi" is not accepted; wanted at most limits.memory, 2Gi',
+            'resources.requests.memory: must be at most limits.memory, which is 2Gi (got "3Gi")',
         ),
         (
             container(requests={"memory": "2Gi"}),
-            'resources.requests.memory: "2Gi" is not accepted; wanted at most limits.memory, which defaults to 1Gi',
+            'resources.requests.memory: must be at most limits.memory, which defaults to 1Gi (got "2Gi")',
         ),
         (
             container(limits={"cpu": "100m"}),
-            'resources.limits.cpu: "100m" is not accepted; wanted at least requests.cpu, which defaults to 250m',
+            'resources.limits.cpu: must be at least requests.cpu, which defaults to 250m (got "100m")',
         ),
         (
             container(limits={"memory": "735Mi"}),
-            'resources.limits.memory: "735Mi" is not accepted; wanted at least 736Mi: '
-            "MLflow holds 487 MB when idle, and requests need the rest",
+            "resources.limits.memory: must be at least 736Mi, because MLflow holds 487 MB when idle, and requests "
+            'need the rest (got "735Mi")',
         ),
         (
             container(requests={"ephemeral-storage": "1Mi"}, limits={"ephemeral-storage": "100Mi"}),
-            'resources.limits.ephemeral-storage: "100Mi" is not accepted; wanted at least 536870912: '
-            "the server's /tmp may hold that many bytes",
+            "resources.limits.ephemeral-storage: must be at least 536870912, because the server's /tmp can hold that "
+            'many bytes (got "100Mi")',
         ),
         (
             s3() | container(requests={"ephemeral-storage": "1Mi"}, limits={"ephemeral-storage": "3Gi"}),
-            'resources.limits.ephemeral-storage: "3Gi" is not accepted; wanted at least 3758096384: '
-            "the server's /tmp may hold that many bytes",
+            "resources.limits.ephemeral-storage: must be at least 3758096384, because the server's /tmp can hold that "
+            'many bytes (got "3Gi")',
         ),
         (
             container(requests={"mem": "1Gi"}),
-            f'resources.requests: the key "mem" is not accepted; wanted {RESOURCE}',
+            f'resources.requests: each key {RESOURCE} (got "mem")',
         ),
         (
             container(limits={"pods": "1"}),
-            f'resources.limits: the key "pods" is not accepted; wanted {RESOURCE}',
+            f'resources.limits: each key {RESOURCE} (got "pods")',
         ),
         (
             container(limits={"kubernetes.io/gpu": "1"}),
-            f'resources.limits: the key "kubernetes.io/gpu" is not accepted; wanted {RESOURCE}',
+            f'resources.limits: each key {RESOURCE} (got "kubernetes.io/gpu")',
         ),
         (
             container(limits={"nvidia.com/gpu": "500m"}),
-            'resources.limits.nvidia.com/gpu: "500m" is not accepted; wanted a whole number, as devices are not shared',
+            'resources.limits.nvidia.com/gpu: must be a whole number, because devices are not shared (got "500m")',
         ),
         (
             container(requests={"nvidia.com/gpu": "1"}),
-            'resources.requests.nvidia.com/gpu: "1" is not accepted; '
-            "wanted the same number at limits.nvidia.com/gpu, as devices are not shared",
+            "resources.requests.nvidia.com/gpu: must be set in limits.nvidia.com/gpu as well, because devices are not "
+            'shared (got "1")',
         ),
         (
             container(requests={"nvidia.com/gpu": "1"}, limits={"nvidia.com/gpu": "2"}),
-            'resources.requests.nvidia.com/gpu: "1" is not accepted; wanted 2 as in limits, as devices are not shared',
+            "resources.requests.nvidia.com/gpu: must equal limits.nvidia.com/gpu, which is 2, because devices are not "
+            'shared (got "1")',
         ),
         (
             model(limits={"memory": "255Mi"}, requests={"memory": "128Mi"}),
-            'models[0].resources.limits.memory: "255Mi" is not accepted; wanted at least 256Mi: '
-            "a server of a small scikit-learn model holds 260 MB",
+            "models[0].resources.limits.memory: must be at least 256Mi, because a server of a small scikit-learn "
+            'model holds 260 MB (got "255Mi")',
         ),
         (
             model(requests={"memory": "2Gi"}),
-            'models[0].resources.requests.memory: "2Gi" is not accepted; '
-            "wanted at most limits.memory, which defaults to 1Gi",
+            'models[0].resources.requests.memory: must be at most limits.memory, which defaults to 1Gi (got "2Gi")',
         ),
         (
             {"backend_store": {"mysql": {"deploy": container(limits={"memory": "256Mi"})}}},
-            'backendStore.mysql.deploy.resources.limits.memory: "256Mi" is not accepted; '
-            "wanted at least requests.memory, which defaults to 512Mi",
+            "backendStore.mysql.deploy.resources.limits.memory: must be at least requests.memory, which defaults to "
+            '512Mi (got "256Mi")',
         ),
         (
             {"container_defaults": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}},
-            'containerDefaults.requests.cpu: "2" is not accepted; wanted at most limits.cpu, 1',
+            'containerDefaults.requests.cpu: must be at most limits.cpu, which is 1 (got "2")',
         ),
         (
             {"container_defaults": {"limits": {"limits.cpu": "1"}}},
-            f'containerDefaults.limits: the key "limits.cpu" is not accepted; wanted {RESOURCE}',
+            f'containerDefaults.limits: each key {RESOURCE} (got "limits.cpu")',
         ),
         (
             {"quota": {"limits.gpu": "1"}},
-            'quota: the key "limits.gpu" is not accepted; '
-            "wanted a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch",
+            "quota: each key must be a resource that a ResourceQuota limits, such as limits.memory, pods or "
+            'count/jobs.batch (got "limits.gpu")',
         ),
-        ({"quota": {"pods": "many"}}, f'quota.pods: "many" is not accepted; wanted {QUANTITY}'),
+        ({"quota": {"pods": "many"}}, f'quota.pods: {QUANTITY} (got "many")'),
         (
             {"quota": {"pods": "1.5", "limits.cpu": "1.5"}},
-            'quota.pods: "1.5" is not accepted; wanted a whole number, as these are counted',
+            'quota.pods: must be a whole number, because these objects are counted (got "1.5")',
         ),
         (
             {"quota": {"count/jobs.batch": "500m"}},
-            'quota.count/jobs.batch: "500m" is not accepted; wanted a whole number, as these are counted',
+            'quota.count/jobs.batch: must be a whole number, because these objects are counted (got "500m")',
         ),
         (
             s3() | {"max_artifact_size": "4Ei", "max_concurrent_uploads": 2},
-            'maxArtifactSize: "4Ei" is not accepted; wanted a smaller size: '
-            f"the server's /tmp would have to hold {3 * 2**62} bytes",
+            f'maxArtifactSize: must be smaller, because the server\'s /tmp would hold {3 * 2**62} bytes (got "4Ei")',
         ),
         (
             {"labels": {"a b": "x"}},
-            'labels: the key "a b" is not accepted; wanted a key such as app.kubernetes.io/name',
+            'labels: each key must be a qualified name, such as app.kubernetes.io/name (got "a b")',
         ),
         (
             {"models": [{"name": "iris", "uri": "s3://bucket/iris", "s3_existing_secret": "keys"}]},
-            "existingNamespace: missing; a value, as a Secret cannot exist in a namespace that is only made now",
+            "existingNamespace: required, because models[0].s3ExistingSecret must already exist in the namespace",
         ),
     ],
 )
@@ -235,7 +236,7 @@ def test_every_field_with_resources_judges_requests_against_limits() -> None:
         args: dict[str, Any] = {name: {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}
         with pytest.raises(validate.InvalidArgs) as refused:
             validate.accepted("Component", "mlflow", kind, args, longest=40)
-        assert f'{name}.requests.cpu: "2" is not accepted; wanted at most limits.cpu, 1' in str(refused.value), kind
+        assert f'{name}.requests.cpu: must be at most limits.cpu, which is 1 (got "2")' in str(refused.value), kind
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,9 @@ def test_accepts_image_reference(image: str) -> None:
 
 @pytest.mark.parametrize("text", ["9999999999999999h", "169h", "10081m", "604801s", "0s", "1.5h", "1h30m", "10"])
 def test_rejects_duration_that_overflows_or_is_none(text: str) -> None:
-    assert validate.duration(text) == ("a duration of at most 168h in whole seconds, minutes or hours, such as 10m")
+    assert (
+        validate.duration(text) == "must be a duration of at most 168h in whole seconds, minutes or hours, such as 10m"
+    )
 
 
 @pytest.mark.parametrize("text", ["168h", "604800s", "1s", "10m"])

@@ -64,7 +64,7 @@ def test_the_default_of_the_largest_artifact_follows_the_store() -> None:
 
 
 def test_refuses_two_kinds_of_one_part() -> None:
-    with pytest.raises(InvalidArgs, match=r"backend_store\.pvc: given together with mysql"):
+    with pytest.raises(InvalidArgs, match=r"backend_store\.pvc: must not be set when mysql is set"):
         resolve("team", {"backend_store": {"pvc": {}, **DEPLOYED}})
 
 

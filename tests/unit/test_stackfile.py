@@ -334,20 +334,20 @@ def problems(config: Any) -> list[str]:
     return [line.strip() for line in lines]
 
 
-ENCRYPT = "a secret in plain text. Encrypt it: pulumi config set --secret --path"
-SHOWN = "encrypted, but it stands in objects of the cluster. Write it as plain text"
+ENCRYPT = "must be encrypted (value not shown). Encrypt it: pulumi config set --secret --path"
+SHOWN = "must be plain text, because objects of the cluster show it (value not shown)"
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"release": 5}, "release: 5 is not accepted; wanted a list"),
-        ({"release": [5]}, "release[0]: 5 is not accepted; wanted text"),
+        ({"release": 5}, "release: must be a list (got 5)"),
+        ({"release": [5]}, "release[0]: must be text (got 5)"),
         ({"name": {"a": 1}}, "name: "),
-        ({"expose": "[" * 100_000}, 'expose: "[[['),
-        ({"expose": "ingress"}, 'expose: "ingress" is not accepted; wanted a map'),
-        ({"backendStore": {"mysql": "db"}}, 'backendStore.mysql: "db" is not accepted; wanted a map'),
-        ({"backend_store": {}}, "backend_store: unknown key; did you mean backendStore?"),
+        ({"expose": "[" * 100_000}, 'expose: must be a map (got "[[['),
+        ({"expose": "ingress"}, 'expose: must be a map (got "ingress")'),
+        ({"backendStore": {"mysql": "db"}}, 'backendStore.mysql: must be a map (got "db")'),
+        ({"backend_store": {}}, "backend_store: unknown key. Did you mean backendStore?"),
         ({"users": ["ann"], "passwords": {"ann": "x"}}, f"passwords.ann: {ENCRYPT} 'passwords.ann'"),
         (
             {"users": ["a.b@c"], "passwords": {"a.b@c": "correct horse"}},
@@ -365,7 +365,7 @@ SHOWN = "encrypted, but it stands in objects of the cluster. Write it as plain t
         ({"labels": {"team": {"secure": "v1:x"}}}, f"labels.team: {SHOWN}"),
         (
             {"users": ["ann"], "passwords": {"secure": "v1:x"}},
-            "passwords: the value (not shown) is not accepted; wanted a map",
+            "passwords: must be a map (value not shown)",
         ),
     ],
 )
@@ -374,7 +374,7 @@ def test_rejects_what_the_program_does_not_accept(config: dict[str, Any], messag
 
 
 def test_says_which_key_nothing_reads() -> None:
-    with pytest.raises(LocalError, match=r"mlflow-stak:replicas: nothing reads this key\. Begin it with mlflow-stack:"):
+    with pytest.raises(LocalError, match=r"mlflow-stak:replicas: unknown key\. Begin it with mlflow-stack:"):
         stackfile.judged({"mlflow-stak:replicas": 2})
     stackfile.judged({"kubernetes:context": "x", "pulumi:tags": {"a": "b"}})
 

@@ -68,22 +68,21 @@ def user_rules(fields: validate.Fields) -> None:
     """Check the user accounts. MlflowStack's args have the same three fields."""
     users: Sequence[str] = fields.resolved("users")
     if not users:
-        fields.refuse("users", "at least one user name")
+        fields.refuse("users", "must have at least one user name")
     fields.check_each("users", validate.user)
     for name in sorted({name for name in users if users.count(name) > 1}):
-        fields.refuse_item("users", name, "each user name once")
+        fields.refuse_item("users", name, "must not have a user name twice")
     known = [*users, MACHINE_USER]
     fields.check_each("passwords", validate.password)
     fields.check_each("rotation", validate.between(0, 2**31))
     for field in ("passwords", "rotation"):
         for name in fields.resolved(field):
             if name not in known or (field == "passwords" and name == MACHINE_USER):
-                fields.refuse_key(field, name, "a name that is in users")
+                fields.refuse_key(field, name, "must be a name in users")
     for name in fields.resolved("rotation"):
         if name in fields.resolved("passwords"):
-            fields.refuse_key(
-                "rotation", name, "a user without a password of its own, as only generated ones are renewed"
-            )
+            wrong = "must be a user with a generated password"
+            fields.refuse_key("rotation", name, wrong, "Change this user's password in passwords instead.")
 
 
 class Users(pulumi.ComponentResource):

@@ -24,4 +24,4 @@ KINDS: Final[Mapping[str, type[ArtifactKind]]] = {"pvc": PvcArtifactKind, "s3": 
 
 @validate.rules(ArtifactStoreArgs)
 def _rules(fields: validate.Fields) -> None:
-    fields.refuse_several(KINDS, "artifacts have one store")
+    fields.refuse_several(KINDS)

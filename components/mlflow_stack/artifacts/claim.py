@@ -45,7 +45,7 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("access_mode", validate.one_of(*get_args(AccessMode)))
     fields.check("existing_claim", validate.subdomain)
     for name in ("size", "storage_class"):
-        fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
+        fields.refuse_together(name, "existing_claim")
 
 
 def _claim(stack: str) -> str:
@@ -62,7 +62,7 @@ class PvcArtifactKind(kinds.ArtifactKind):
     def single_writer(self) -> str:
         if self.args["access_mode"] == "ReadWriteMany":
             return ""
-        return "one pod alone may mount a claim with artifacts that is not ReadWriteMany"
+        return "several pods can mount a claim with artifacts only if it is ReadWriteMany"
 
     def needs(self) -> Sequence[Need]:
         return claims.needs(self.args, self.place)

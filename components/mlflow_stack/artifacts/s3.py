@@ -84,17 +84,15 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("existing_secret", validate.subdomain)
     fields.check("ca", validate.certificates)
     for name in ("access_key_id", "secret_access_key"):
-        fields.refuse_together(name, "existing_secret", "one creates, the other adopts")
+        fields.refuse_together(name, "existing_secret")
     given = [name for name in ("access_key_id", "secret_access_key") if name in fields]
     if len(given) == 1:
         (other,) = {"access_key_id", "secret_access_key"} - set(given)
-        fields.refuse(other, f"the other half of {fields.spell(given[0])}")
+        fields.require(other, f"{fields.spell(given[0])} is set")
     if not given and "existing_secret" not in fields:
-        fields.refuse(
-            "access_key_id", f"a key with its {fields.spell('secret_access_key')}, or {fields.spell('existing_secret')}"
-        )
+        fields.require("access_key_id", f"{fields.spell('existing_secret')} is not set")
     if not fields.resolved("proxied") and "presigned" in fields:
-        fields.refuse("presigned", "it left out where proxied is false")
+        fields.forbid("presigned", "proxied is false")
 
 
 class S3ArtifactKind(kinds.ArtifactKind):

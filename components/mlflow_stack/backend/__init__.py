@@ -24,4 +24,4 @@ KINDS: Final[Mapping[str, type[BackendKind]]] = {"pvc": PvcBackend, "mysql": Mys
 
 @validate.rules(BackendStoreArgs)
 def _rules(fields: validate.Fields) -> None:
-    fields.refuse_several(KINDS, "runs have one store; none means pvc")
+    fields.refuse_several(KINDS)

@@ -95,13 +95,13 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("ca", validate.certificates)
     if "deploy" in fields.stated:
         for name in ("host", "port", "database", "username", "password", "existing_secret", "ca"):
-            fields.refuse_together(name, "deploy", "a server that this stack deploys has its own")
+            fields.refuse_together(name, "deploy")
         return
     if "host" not in fields.stated:
-        fields.refuse("host", "a host name, or deploy")
-    fields.refuse_together("password", "existing_secret", "one creates, the other adopts")
+        fields.require("host", "deploy is not set")
+    fields.refuse_together("password", "existing_secret")
     if not fields.stated & {"password", "existing_secret"}:
-        fields.refuse("password", f"a password, or {fields.spell('existing_secret')}")
+        fields.require("password", f"{fields.spell('existing_secret')} is not set")
 
 
 def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:

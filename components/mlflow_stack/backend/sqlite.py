@@ -58,9 +58,9 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("file_store", validate.folder)
     fields.check("file_store_mount", validate.absolute_path)
     for name in ("size", "storage_class", "access_mode"):
-        fields.refuse_together(name, "existing_claim", "a claim that is there already has its own")
+        fields.refuse_together(name, "existing_claim")
     if "file_store_mount" in fields and "file_store" not in fields:
-        fields.refuse("file_store_mount", f"it left out without {fields.spell('file_store')}")
+        fields.forbid("file_store_mount", f"{fields.spell('file_store')} is not set")
 
 
 def _claim(stack: str) -> str:
@@ -85,7 +85,7 @@ class PvcBackend(kinds.BackendKind):
         return server.on_claim(VOLUME)
 
     def single_writer(self) -> str:
-        return "SQLite on a claim has one writer"
+        return "SQLite on a claim allows one writer"
 
     def needs(self) -> Sequence[Need]:
         return claims.needs(self.args, self.place)

@@ -73,39 +73,38 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("class_name", validate.subdomain)
     fields.check("gateway", validate.namespaced_name)
     fields.check("node_port", validate.between(30000, 32767))
-    for name in ("allow_from", "trusted_proxies"):
-        fields.check(name, validate.not_empty)
+    fields.check("allow_from", validate.not_empty, "Remove the key to allow all addresses.")
+    fields.check("trusted_proxies", validate.not_empty)
     fields.check_each("allow_from", validate.cidr)
     fields.check_each("trusted_proxies", validate.cidr)
     wide = validate.widest(fields.get("trusted_proxies", ()))
     if wide is not None:
-        why = "the addresses of the controllers alone: others could claim any address by X-Forwarded-For"
-        fields.refuse_item("trusted_proxies", wide, why)
+        wrong = "must cover only the controllers, because others could claim any address by X-Forwarded-For"
+        fields.refuse_item("trusted_proxies", wide, wrong)
     fields.check_keys("annotations", validate.label_key)
     texts = [*fields.get("annotations", {}), *fields.get("annotations", {}).values()]
     if sum(len(text.encode()) for text in texts if isinstance(text, str)) > ANNOTATIONS_BYTES:
-        fields.refuse("annotations", f"at most {ANNOTATIONS_BYTES} bytes, keys included")
+        fields.refuse("annotations", f"must have at most {ANNOTATIONS_BYTES} bytes, keys included")
     fields.check("kind", validate.one_of(*DEPRECATED_KINDS))
     if fields.get("kind", "none") not in DEPRECATED_KINDS or not _upgraded(fields):
         return
-    fields.refuse_several(KINDS, "an address has one kind")
+    fields.refuse_several(KINDS)
     kind = chosen(fields)
     if kind is Nothing:
         if fields:
             others = ", ".join(fields.spell(key) for key in list(KINDS)[1:-1])
-            fields.refuse("ingress", f"a value, or one of {others} and {fields.spell('node_port')}")
+            fields.require("ingress", f"none of {others} and {fields.spell('node_port')} is set")
         return
     if "host" not in fields.stated:
-        fields.refuse("host", f"a value with {fields.spell(kind.key)}")
+        fields.require("host", f"{fields.spell(kind.key)} is set")
     for name in sorted(set(fields) - {*KINDS} - kind.fields):
-        fields.refuse(name, f"it left out with {fields.spell(kind.key)}")
+        fields.forbid(name, f"{fields.spell(kind.key)} is set")
     if kind is not NodePort:
-        wanted = f"a name and no address with {fields.spell(kind.key)}"
-        fields.check("host", lambda host: wanted if _is_address(host) else None)
+        wrong = f"must be a host name and not an address when {fields.spell(kind.key)} is set"
+        fields.check("host", lambda host: wrong if _is_address(host) else None)
     if "allow_from" in fields and "trusted_proxies" in kind.fields and "trusted_proxies" not in fields:
-        allow_from = fields.spell("allow_from")
-        wanted = f"a value with {allow_from}: without it all clients have the controller's address"
-        fields.refuse("trusted_proxies", wanted)
+        because = f"{fields.spell('allow_from')} is set and clients would have the controller's address without it"
+        fields.require("trusted_proxies", because)
     kind.judge(fields)
 
 
@@ -113,7 +112,7 @@ def _upgraded(fields: validate.Fields) -> bool:
     """Replace the deprecated fields ``kind`` and ``class_name``. Return whether the other rules apply to the result."""
     if "kind" not in fields:
         if "class_name" in fields:
-            fields.refuse("class_name", "it left out without kind: use ingress.className")
+            fields.forbid("class_name", "kind is not set", f"Use ingress.{fields.spell('class_name')}.")
         return "class_name" not in fields
     kind = fields["kind"]
     key = DEPRECATED_KINDS[kind]
@@ -123,7 +122,7 @@ def _upgraded(fields: validate.Fields) -> bool:
     elif key != "ingress":
         wrong |= set(fields) & {"class_name"}
     for name in sorted(wrong):
-        fields.refuse(name, f"it left out, as kind is {kind}")
+        fields.forbid(name, f"kind is {kind}")
     if wrong:
         return False
     fields.remove("kind")
@@ -133,7 +132,7 @@ def _upgraded(fields: validate.Fields) -> bool:
     elif key == "route":
         fields.set(key, {})
     elif key is not None and key not in fields.stated:
-        fields.refuse(key, f"a value, as kind is {kind}")
+        fields.require(key, f"kind is {kind}")
         return False
     return True
 

@@ -90,9 +90,9 @@ def _tls_rules(fields: validate.Fields) -> None:
     fields.check("issuer", validate.subdomain)
     fields.check("issuer_kind", validate.one_of(*get_args(IssuerKind)))
     fields.check("secret", validate.subdomain)
-    fields.refuse_together("issuer", "secret", "one asks for a certificate, the other has it")
+    fields.refuse_together("issuer", "secret")
     if "issuer_kind" in fields and "issuer" not in fields:
-        fields.refuse("issuer_kind", "it left out without issuer")
+        fields.forbid("issuer_kind", "issuer is not set")
 
 
 @validate.rules(ControllerArgs)
@@ -100,7 +100,7 @@ def _controller_rules(fields: validate.Fields) -> None:
     network.selector_rules(fields)
     fields.check_each("cidrs", validate.cidr)
     if not any(fields.get(name) for name in ("namespace_selector", "pod_selector", "cidrs")):
-        fields.refuse("namespace_selector", f"a value, or one of {fields.spell('pod_selector')} and cidrs")
+        fields.require("namespace_selector", f"none of {fields.spell('pod_selector')} and cidrs is set")
 
 
 class ExposureArgs(TypedDict):

@@ -22,7 +22,7 @@ class HttpRoute(ExposeKind):
     @staticmethod
     def judge(fields: validate.Fields) -> None:
         if set(fields.get("tls", {})):
-            fields.refuse("tls", "an empty map, as the certificate is the Gateway's")
+            fields.refuse("tls", "must be an empty map, because the certificate is the Gateway's")
 
     @property
     def gateway(self) -> tuple[pulumi.Input[str], pulumi.Input[str]]:

@@ -51,8 +51,8 @@ class EgressArgs(TypedDict):
 def _peer_rules(fields: validate.Fields) -> None:
     selector_rules(fields)
     if not any(fields.values()):
-        wanted = f"a value, or {fields.spell('pod_selector')}; the pods of the own namespace may connect anyway"
-        fields.refuse("namespace_selector", wanted)
+        because = f"{fields.spell('pod_selector')} is not set"
+        fields.require("namespace_selector", because, "Pods of the stack's own namespace need no entry.")
 
 
 @validate.rules(EgressArgs)
@@ -61,7 +61,7 @@ def _egress_rules(fields: validate.Fields) -> None:
     fields.check("cidr", validate.cidr)
     cidr = fields.get("cidr", "")
     if validate.cidr(cidr) is None and fields.get("port") != DNS_PORTS[0] and _is_link_local(cidr):
-        fields.refuse("cidr", "a range that is not link-local, where clouds hand out the node's own credentials")
+        fields.refuse("cidr", "must not be link-local, because clouds serve the node's credentials there")
 
 
 def selector_rules(fields: validate.Fields) -> None:

@@ -29,7 +29,7 @@ def _resources(fields: validate.Fields) -> None:
         fields.check_each(name, validate.quantity)
         for resource, value in fields.get(name, {}).items():
             if validate.is_extended(resource) and validate.quantity(value) is None and not value.isdigit():
-                fields.refuse_value(name, resource, "a whole number, as devices are not shared")
+                fields.refuse_value(name, resource, "must be a whole number, because devices are not shared")
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,27 @@ def resource_rules(
     all_limits = {**limits, **own_limits}
     for resource, floor in floors.items():
         if resource in own_limits and validate.amount(own_limits[resource]) < validate.amount(floor.limit):
-            given.refuse_value("limits", resource, f"at least {floor.limit}: {floor.why}")
+            given.refuse_value("limits", resource, f"must be at least {floor.limit}, because {floor.why}")
     for resource, request in {**requests, **own_requests}.items():
         if resource not in all_limits:
             if validate.is_extended(resource):
-                wanted = f"the same number at limits.{resource}, as devices are not shared"
-                given.refuse_value("requests", resource, wanted)
+                wrong = f"must be set in limits.{resource} as well, because devices are not shared"
+                given.refuse_value("requests", resource, wrong)
             continue
         limit = all_limits[resource]
         excess = validate.amount(request) - validate.amount(limit)
         if excess and validate.is_extended(resource):
-            given.refuse_value("requests", resource, f"{limit} as in limits, as devices are not shared")
+            given.refuse_value(
+                "requests", resource, f"must equal limits.{resource}, which is {limit}, because devices are not shared"
+            )
         elif excess <= 0:
             continue
         elif resource not in own_requests:
-            given.refuse_value("limits", resource, f"at least requests.{resource}, which defaults to {request}")
+            given.refuse_value("limits", resource, f"must be at least requests.{resource}, which defaults to {request}")
         elif resource in own_limits:
-            given.refuse_value("requests", resource, f"at most limits.{resource}, {limit}")
+            given.refuse_value("requests", resource, f"must be at most limits.{resource}, which is {limit}")
         else:
-            given.refuse_value("requests", resource, f"at most limits.{resource}, which defaults to {limit}")
+            given.refuse_value("requests", resource, f"must be at most limits.{resource}, which defaults to {limit}")
 
 
 STEP_CPU = "20m"

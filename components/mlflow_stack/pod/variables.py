@@ -59,9 +59,9 @@ def _env_var_rules(fields: validate.Fields) -> None:
 
 
 def _one_of_two(fields: validate.Fields, name: str, other: str) -> None:
-    fields.refuse_together(name, other, "a variable has one value")
+    fields.refuse_together(name, other)
     if not fields.stated & {name, other}:
-        fields.refuse(name, f"it or {fields.spell(other)}")
+        fields.require(name, f"{fields.spell(other)} is not set")
 
 
 def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
@@ -69,9 +69,9 @@ def env_rules(fields: validate.Fields, own: Sequence[str]) -> None:
     names = [variable["name"] for variable in fields.get("env", []) if variable and "name" in variable]
     for name in dict.fromkeys(names):
         if name in own:
-            fields.refuse_item("env", name, "another name: the server sets this variable itself")
+            fields.refuse_item("env", name, "must not have a variable that the server sets itself")
         if names.count(name) > 1:
-            fields.refuse_item("env", name, "each variable once")
+            fields.refuse_item("env", name, "must not have a variable twice")
 
 
 def env_needs(variables: Sequence[Mapping[str, Any]], place: Place) -> list[Need]:

@@ -51,7 +51,7 @@ class EncryptionKeysArgs(TypedDict):
 def _rules(fields: validate.Fields) -> None:
     fields.check("rotation", validate.between(0, MOST_ROTATIONS))
     fields.check("existing_secret", validate.subdomain)
-    fields.refuse_together("rotation", "existing_secret", "one creates, the other adopts")
+    fields.refuse_together("rotation", "existing_secret")
 
 
 def needs(args: EncryptionKeysArgs, place: Place) -> list[Need]:

@@ -86,7 +86,7 @@ def model_uri(value: str) -> str | None:
     if _REFERENCE.fullmatch(value) or _PLACE.fullmatch(value):
         return None
     return (
-        "models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
+        "must be models:/<name>/<version>, models:/<name>@<alias>, models:/<name>/latest, models:/m-<id>, "
         "runs:/<run id>/<path> or s3://<bucket>/<path>, of letters, digits, '.', '_' and '-'"
     )
 
@@ -121,7 +121,7 @@ def _autoscale_rules(fields: validate.Fields) -> None:
     fields.check("cpu_percent", validate.between(1, 1000))
     least, most = fields.resolved("min_replicas"), fields.get("max_replicas")
     if most is not None and least > most:
-        fields.refuse("max_replicas", f"at least {fields.spell('min_replicas')}, {least}")
+        fields.refuse("max_replicas", f"must be at least {fields.spell('min_replicas')}, which is {least}")
 
 
 class ModelArgs(TypedDict):
@@ -176,10 +176,10 @@ class ModelArgs(TypedDict):
 
 
 _ONE_SERVER = (
-    "is not offered: a name leads to one model. Give each version a name of its own under models, "
-    "and let the client choose"
+    "not supported, because a name leads to one model. Give each version a name of its own under models, "
+    "and let the client choose."
 )
-_NO_CONDA = "one of image, install: pip's packages beside the image's, or an image of your own"
+_NO_CONDA = "For a conda environment, set image to an image that contains it."
 
 
 @validate.rules(
@@ -201,10 +201,10 @@ _NO_CONDA = "one of image, install: pip's packages beside the image's, or an ima
 def _model_rules(fields: validate.Fields) -> None:
     fields.check("name", lambda value: validate.dns_label(value, LONGEST_MODEL))
     if fields.get("name") in TAKEN:
-        fields.refuse("name", f"another name: {fields['name']} is taken by another part of the stack")
+        fields.refuse("name", "must not be the name of another Service of the stack")
     fields.check("uri", model_uri)
     fields.check("version", validate.between(1, 2**31))
-    fields.check("environment", lambda value: None if value in get_args(Environment) else _NO_CONDA)
+    fields.check("environment", validate.one_of(*get_args(Environment)), _NO_CONDA)
     fields.check("index_url", _index)
     fields.check("image", validate.image)
     fields.check("replicas", validate.between(0, 1000))
@@ -224,23 +224,23 @@ def _model_rules(fields: validate.Fields) -> None:
     if "uri" not in fields:
         for name in ("replicas", "autoscale", "version"):
             if fields.get(name):
-                fields.refuse(name, "it left out, as there is no uri yet")
+                fields.forbid(name, "uri is not set")
     elif "version" in fields and model_uri(uri) is None and not moves(uri):
-        fields.refuse("version", "it left out, as the uri names no alias and not latest")
-    fields.refuse_together("replicas", "autoscale", "one is a number, the other chooses it")
+        fields.forbid("version", "uri is neither an alias nor latest")
+    fields.refuse_together("replicas", "autoscale", f"Set autoscale.{fields.spell('min_replicas')} instead.")
     if "index_url" in fields and fields.resolved("environment") != "install":
-        fields.refuse("index_url", "it left out, as environment is not install")
+        fields.forbid("index_url", "environment is not install")
     if not uri.startswith("s3://"):
         for name in ("s3_existing_secret", "s3_endpoint_url", "s3_region"):
             if name in fields:
-                fields.refuse(name, "it left out, as the uri is no s3:// one")
+                fields.forbid(name, "uri does not start with s3://")
 
 
 def _index(value: str) -> str | None:
     parts = urlsplit(value)
     if re.fullmatch(r"https?://[A-Za-z0-9.:/_~-]+", value, re.ASCII) and parts.hostname:
         return None
-    return "the address of a package index without user or password, such as https://pypi.org/simple/"
+    return "must be the URL of a package index without user or password, such as https://pypi.org/simple/"
 
 
 def needs(model: ModelArgs, place: Place) -> list[Need]:
@@ -286,18 +286,19 @@ def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
 
 def models_rules(fields: validate.Fields) -> None:
     """Check the rules across the models of one stack and its ``expose``. MlflowStack's args have both."""
-    models: Sequence[ModelArgs] = [model for model in fields.get("models", []) if model]
+    models = fields.each("models")
     names = [model["name"] for model in models if "name" in model]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        fields.refuse_item("models", name, "each model name once")
+        fields.refuse_item("models", name, "must not have a name twice")
     expose: Mapping[str, object] = fields.get("expose", {})
     ports = [model["node_port"] for model in models if "node_port" in model]
-    for port in sorted(set(ports)):
+    for model in models:
+        if "node_port" not in model:
+            continue
         if "node_port" not in expose:
-            wanted = f"it left out without expose.{fields.spell('node_port')}"
-            fields.refuse_item("models", f"{fields.spell('node_port')} {port}", wanted)
-        elif [*ports, expose.get("node_port")].count(port) > 1:
-            fields.refuse_item("models", f"{fields.spell('node_port')} {port}", "each port of the nodes once")
+            model.forbid("node_port", f"expose.{fields.spell('node_port')} is not set")
+        elif [*ports, expose.get("node_port")].count(model["node_port"]) > 1:
+            model.refuse("node_port", "must be used once in the stack")
 
 
 class ModelServerArgs(TypedDict):

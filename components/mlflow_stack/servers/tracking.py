@@ -102,7 +102,7 @@ def _rules(fields: validate.Fields) -> None:
     parts: Sequence[PodParts] = fields.get("parts", ())
     resource_rules(fields, sum(part.scratch_bytes for part in parts))
     if fields.resolved("replicas") > 1 and any(part.exclusive for part in parts):
-        fields.refuse("replicas", "1, as one of the parts is for one pod alone")
+        fields.refuse("replicas", "must be 1, because one of the parts supports only one pod")
 
 
 def server_rules(fields: validate.Fields) -> None:
@@ -122,7 +122,7 @@ def resource_rules(fields: validate.Fields, passing_bytes: int) -> None:
     scratch = str(SCRATCH_BYTES + passing_bytes)
     floors = {
         "memory": pod.Floor(SMALLEST_LIMIT, "MLflow holds 487 MB when idle, and requests need the rest"),
-        "ephemeral-storage": pod.Floor(scratch, "the server's /tmp may hold that many bytes"),
+        "ephemeral-storage": pod.Floor(scratch, "the server's /tmp can hold that many bytes"),
     }
     pod.resource_rules(fields, {**REQUESTS, "ephemeral-storage": scratch}, LIMITS, floors)
 
@@ -137,18 +137,18 @@ def container_resources(given: pod.ResourcesArgs | None, scratch_bytes: int) -> 
 
 def artifact_location(value: str) -> str | None:
     """Check the root of artifact locations that a server may use."""
-    wanted = "a URI such as s3://bucket/prefix, or the path of a folder such as file:///mlflow/mlruns"
+    wrong = "must be a URI such as s3://bucket/prefix, or a folder's path such as file:///mlflow/mlruns"
     try:
         location = locations.parse(value)
     except locations.MalformedError as error:
-        return f"{wanted} ({error})"
+        return f"{wrong}; this one {error}"
     if location.scheme in locations.REFERENCES or not (location.authority or location.segments):
-        return wanted
+        return wrong
     if location.scheme == "file":
         claims = [locations.parse(claim) for claim in (DATA, ARTIFACTS_VOLUME)]
         absolute = value.removeprefix("file:").startswith("/")
         if not absolute or not any(location.is_within(claim) and location != claim for claim in claims):
-            return f"{wanted}; a path is a folder below {DATA} or {ARTIFACTS_VOLUME}, where claims are mounted"
+            return f"{wrong}; a path must be below {DATA} or {ARTIFACTS_VOLUME}, where claims are mounted"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Validation of args: all problems at once, each with its key, its value and the accepted form."""
+"""Validation of args: all problems at once, each with its key, what is wrong, its value and what to do."""
 
 from mlflow_stack.validate.engine import (
     ENUMS,

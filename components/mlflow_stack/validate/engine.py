@@ -1,4 +1,7 @@
-"""Validation engine, which reports all problems before anything is declared, each with key, value and accepted form.
+"""Validation engine, which reports all problems before anything is declared.
+
+Every problem reads ``<key>: <what is wrong> (got <value>). <What to do>.`` The value of a secret is never shown, and
+the last sentence is left out where the first one already says what to do.
 
 The shape (unknown keys, wrong types) follows from the TypedDict of a component's args. The accepted values follow from
 a function beside that TypedDict, registered with :func:`rules`. Keys are reported in the user's spelling: with
@@ -36,7 +39,7 @@ class Problem:
     key: str
     """Path of the field."""
     message: str
-    """Value, unless it is secret, and accepted form."""
+    """Text of the problem, from :func:`message`."""
 
     def __str__(self) -> str:
         return f"{_printable(self.key)}: {self.message}"
@@ -149,10 +152,10 @@ class Fields(Mapping[str, Any]):
         """Return a field's value or its registered default, for rules across fields."""
         return self._values[name] if name in self._values else self._defaults[name]
 
-    def check(self, name: str, predicate: Predicate) -> None:
+    def check(self, name: str, predicate: Predicate, do: str = "") -> None:
         """Check one field. An Output is checked in an ``apply`` through which every use of it passes."""
         if name in self._values:
-            self._values[name] = self._judged(self._values[name], predicate, name, "")
+            self._values[name] = self._judged(self._values[name], predicate, name, "", do)
 
     def check_each(self, name: str, predicate: Predicate) -> None:
         """Check each item of a list, or each value of a map."""
@@ -165,24 +168,32 @@ class Fields(Mapping[str, Any]):
                 self._judged(value, predicate, name, f"[{position}]") for position, value in enumerate(values)
             ]
 
-    def _judged(self, value: Any, predicate: Predicate, name: str, suffix: str) -> Any:
+    def _judged(self, value: Any, predicate: Predicate, name: str, suffix: str, do: str = "") -> Any:
         key, secret = self._where(name) + suffix, self._secret or name in SECRETS
         if is_output(value):
-            return _judged_later(value, predicate, key, secret)
-        wanted = predicate(value)
-        if wanted is not None:
-            self._problems.append(Problem(key, _shown(value, secret) + wanted))
+            return _judged_later(value, predicate, key, secret, do)
+        wrong = predicate(value)
+        if wrong is not None:
+            self._problems.append(Problem(key, message(wrong, shown(value, secret), do)))
         return value
 
-    def refuse(self, name: str, wanted: str) -> None:
-        """Report a field, with its value, as not accepted."""
-        value = _shown(self._values[name], self._secret or name in SECRETS) if name in self._values else "missing; "
-        self._problems.append(Problem(self._where(name), value + wanted))
+    def refuse(self, name: str, wrong: str, do: str = "") -> None:
+        """Report a field with its value."""
+        value = shown(self._values[name], self._secret or name in SECRETS)
+        self._report(self._where(name), wrong, value, do)
 
-    def refuse_value(self, name: str, key: str, wanted: str) -> None:
+    def require(self, name: str, because: str, do: str = "") -> None:
+        """Report a field that must be set."""
+        self._report(self._where(name), f"required, because {because}", do=do)
+
+    def forbid(self, name: str, when: str, do: str = "") -> None:
+        """Report a field that must not be set."""
+        self._report(self._where(name), f"must not be set when {when}", do=do)
+
+    def refuse_value(self, name: str, key: str, wrong: str) -> None:
         """Report one value of a map."""
-        value = _shown(self._values[name][key], self._secret or name in SECRETS)
-        self._problems.append(Problem(join(self._where(name), key), value + wanted))
+        value = shown(self._values[name][key], self._secret or name in SECRETS)
+        self._report(join(self._where(name), key), wrong, value)
 
     def under(self, name: str) -> "Fields":
         """Return the fields of a nested map, for rules that check it together with the fields around it."""
@@ -190,32 +201,39 @@ class Fields(Mapping[str, Any]):
         secret = self._secret or name in SECRETS
         return Fields(self._where(name), values, frozenset(values), secret, self._problems)
 
-    def refuse_item(self, name: str, value: str, wanted: str) -> None:
-        """Report one item of a list by its value."""
-        self._problems.append(Problem(self._where(name), _shown(value, False) + wanted))
+    def each(self, name: str) -> "list[Fields]":
+        """Return the fields of every map in a list, for rules that check them together with the fields around them."""
+        items: list[dict[str, Any] | None] = self._values.get(name, [])
+        return [
+            Fields(f"{self._where(name)}[{position}]", item or {}, frozenset(item or ()), self._secret, self._problems)
+            for position, item in enumerate(items)
+        ]
 
-    def refuse_key(self, name: str, item: str, wanted: str) -> None:
+    def refuse_item(self, name: str, value: str, wrong: str) -> None:
+        """Report one item of a list by its value."""
+        self._report(self._where(name), wrong, shown(value, False))
+
+    def refuse_key(self, name: str, item: str, wrong: str, do: str = "") -> None:
         """Report one key of a map. Its value is not printed."""
-        self._problems.append(Problem(self._where(name), f"the key {_shown(item, False)}{wanted}"))
+        self._report(self._where(name), f"each key {wrong}", shown(item, False), do)
 
     def check_keys(self, name: str, predicate: Predicate) -> None:
         """Check each key of a map."""
         for key in self._values.get(name, {}):
-            wanted = predicate(key)
-            if wanted is not None:
-                self.refuse_key(name, key, wanted)
+            wrong = predicate(key)
+            if wrong is not None:
+                self.refuse_key(name, key, wrong)
 
-    def refuse_together(self, name: str, other: str, why: str) -> None:
-        """Report two fields that exclude each other, if both are given."""
+    def refuse_together(self, name: str, other: str, do: str = "") -> None:
+        """Report the first of two fields that exclude each other, if both are set."""
         if name in self._values and other in self._values:
-            message = f"given together with {self.spell(other)}; {why}"
-            self._problems.append(Problem(self._where(name), message))
+            self.forbid(name, f"{self.spell(other)} is set", do)
 
-    def refuse_several(self, names: Iterable[str], why: str) -> None:
-        """Report the first of these fields, if several are given."""
+    def refuse_several(self, names: Iterable[str]) -> None:
+        """Report the first of these fields, if several are set."""
         given = [name for name in names if name in self._values]
         for other in given[1:]:
-            self.refuse_together(given[0], other, why)
+            self.refuse_together(given[0], other)
 
     def spell(self, name: str) -> str:
         """Return a field's name in the user's spelling."""
@@ -223,6 +241,9 @@ class Fields(Mapping[str, Any]):
 
     def _where(self, name: str) -> str:
         return join(self.key, self.spell(name))
+
+    def _report(self, key: str, wrong: str, got: str = "", do: str = "") -> None:
+        self._problems.append(Problem(key, message(wrong, got, do)))
 
 
 Rules = Callable[[Fields], None]
@@ -316,14 +337,14 @@ def accepted(
     """
     problems = Problems(spell)
     problems.extend(found)
-    wanted = dns_label(name, longest)
-    if wanted is not None:
-        problems.append(Problem("name", _shown(name, False) + wanted))
+    wrong = dns_label(name, longest)
+    if wrong is not None:
+        problems.append(Problem("name", message(wrong, shown(name, False))))
     clean = _conform(kind, args, "", False, problems)
     if problems:
-        count = "1 input is" if len(problems) == 1 else f"{len(problems)} inputs are"
+        count = "1 invalid input" if len(problems) == 1 else f"{len(problems)} invalid inputs"
         lines = "\n".join(f"  {line}" for line in problems.lines)
-        raise InvalidArgs(f"{component} {name!r}: {count} not accepted, nothing was declared:\n{lines}")
+        raise InvalidArgs(f"{component} {name!r}: {count}, nothing was declared:\n{lines}")
     for warning in problems.deprecated:
         pulumi.log.warn(f"{component} {name!r}: {warning}")
     return cast(T, clean)
@@ -407,13 +428,15 @@ def filled(hint: Any, value: Any, spell: Callable[[str], str] = str) -> Any:
     )
 
 
-def _judged_later(value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool) -> pulumi.Output[Any]:
+def _judged_later(
+    value: pulumi.Input[Any], predicate: Predicate, key: str, secret: bool, do: str
+) -> pulumi.Output[Any]:
     """Return an Output that is checked in an ``apply`` through which every use of it passes."""
 
     def judge(known: Any) -> Any:
-        wanted = predicate(known)
-        if wanted is not None:
-            raise InvalidArgs(str(Problem(key, _shown(known, secret) + wanted)))
+        wrong = predicate(known)
+        if wrong is not None:
+            raise InvalidArgs(str(Problem(key, message(wrong, shown(known, secret), do))))
         return known
 
     return _as_output(value, secret).apply(judge)
@@ -451,9 +474,20 @@ def _without_credentials(text: str) -> str:
     return re.sub(r"^([^:/?]*://[^?]*)\?.*", r"\1?***", text, flags=re.S)
 
 
-def _shown(value: object, secret: bool) -> str:
+def message(wrong: str, got: str = "", do: str = "") -> str:
+    """Return the text of a problem: ``<what is wrong> (got <value>). <What to do>.``
+
+    :param got: Value, from :func:`shown`. Empty if the value does not matter, such as that of a forbidden field.
+    :param do: Sentence with its full stop. Empty if the first sentence already says what to do.
+    """
+    text = f"{wrong} ({got})" if got else wrong
+    return f"{text}. {do}" if do else text
+
+
+def shown(value: object, secret: bool) -> str:
+    """Return the value in a message: ``got …``; without the value if it is a secret."""
     if secret:
-        return "the value (not shown) is not accepted; wanted "
+        return "value not shown"
     if isinstance(value, str):
         text = f'"{_printable(_without_credentials(value))}"'
         if len(text) > _LONGEST_SHOWN:
@@ -461,15 +495,14 @@ def _shown(value: object, secret: bool) -> str:
     elif isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, Mapping):
-        text = "a map"
+        text = "a map" if value else "an empty map"
     elif isinstance(value, Sequence):
-        text = "a list"
+        text = "a list" if value else "an empty list"
     else:
         text = str(value)
-    return f"{text} is not accepted; wanted "
+    return f"got {text}"
 
 
-_PLAIN = "wanted a value that is known before the deployment, as it decides what is declared"
 _STRINGIFIED = "Calling __str__ on an Output"
 """Text that Pulumi's SDK inserts for an Output in an f-string."""
 
@@ -484,25 +517,26 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
     if is_output(value):
         if takes_output(hint):
             return _conformed_later(plain_type(hint), value, key, secret, problems.spell)
-        problems.append(Problem(key, f"an Output is not accepted; {_PLAIN}"))
+        wrong = "must be known before the deployment, because it decides what is declared"
+        problems.append(Problem(key, message(wrong, "got an Output")))
         return None
     hint = plain_type(hint)
     origin = typing.get_origin(hint)
     if _is_typed_dict(hint):
         if not isinstance(value, Mapping):
-            problems.append(Problem(key, _shown(value, secret) + "a map"))
+            problems.append(Problem(key, message("must be a map", shown(value, secret))))
             return None
         return _conform_fields(hint, cast("Mapping[str, Any]", value), key, secret, problems)
     if origin in (list, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
-            problems.append(Problem(key, _shown(value, secret) + "a list"))
+            problems.append(Problem(key, message("must be a list", shown(value, secret))))
             return None
         item = typing.get_args(hint)[0]
         items = cast("Sequence[Any]", value)
         return [_conform(item, inner, f"{key}[{position}]", secret, problems) for position, inner in enumerate(items)]
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            problems.append(Problem(key, _shown(value, secret) + "a map"))
+            problems.append(Problem(key, message("must be a map", shown(value, secret))))
             return None
         item = typing.get_args(hint)[1]
         pairs = cast("Mapping[str, Any]", value)
@@ -513,7 +547,8 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
             if len(problems) > before and isinstance(inner, Mapping) and plain_type(item) in (str, int):
                 problem = problems.pop()
                 path = f"""'{problems.spell(key)}["{_printable(_dotted(str(name), inner))}"]'"""
-                problems.append(Problem(problem.key, f"{problem.message}. A name with dots is quoted: --path {path}"))
+                do = f"Quote a name with dots: --path {path}"
+                problems.append(Problem(problem.key, message(problem.message, do=do)))
         return found
     if hint is int:
         if isinstance(value, float) and value.is_integer():
@@ -525,7 +560,8 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
         return _plain(isinstance(value, bool), value, key, secret, "true or false", problems)
     if hint is str or origin is typing.Literal:
         if isinstance(value, str) and _STRINGIFIED in value:
-            problems.append(Problem(key, "text that was made of an Output; pass the Output, or use Output.concat"))
+            wrong = "must not be text made from an Output"
+            problems.append(Problem(key, message(wrong, do="Pass the Output itself, or use Output.concat.")))
             return None
         return _plain(isinstance(value, str), value, key, secret, "text", problems)
     return value
@@ -539,9 +575,9 @@ def _dotted(name: str, value: Any) -> str:
     return name
 
 
-def _plain(right: bool, value: Any, key: str, secret: bool, wanted: str, problems: Problems) -> Any:
+def _plain(right: bool, value: Any, key: str, secret: bool, form: str, problems: Problems) -> Any:
     if not right:
-        problems.append(Problem(key, _shown(value, secret) + wanted))
+        problems.append(Problem(key, message(f"must be {form}", shown(value, secret))))
     return value
 
 
@@ -557,8 +593,8 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
             # Compared in camelCase, because another language's spelling is close to no key.
             known = {camel(field_name): problems.spell(field_name) for field_name in types_by_field}
             near = difflib.get_close_matches(camel(str(written)), known, n=1)
-            hint = f"did you mean {known[near[0]]}?" if near else f"known are {', '.join(sorted(known.values()))}"
-            problems.append(Problem(where, _not_offered.get(kind, {}).get(written, f"unknown key; {hint}")))
+            hint = f"Did you mean {known[near[0]]}?" if near else f"Known keys: {', '.join(sorted(known.values()))}."
+            problems.append(Problem(where, _not_offered.get(kind, {}).get(written, message("unknown key", do=hint))))
             continue
         stated.add(name)
         if field is None:
@@ -570,7 +606,7 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
         if len(problems) == before:
             fields[name] = clean
     missing = cast("frozenset[str]", vars(kind)["__required_keys__"]) - stated
-    problems.extend(Problem(join(key, problems.spell(name)), "missing; it is required") for name in sorted(missing))
+    problems.extend(Problem(join(key, problems.spell(name)), "required") for name in sorted(missing))
     given = frozenset(name for name in stated if value[problems.spell(name)] is not None)
     if kind in _rules:
         _rules[kind](Fields(key, fields, given, secret, problems, defaults_of(kind)))

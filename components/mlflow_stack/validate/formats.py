@@ -1,4 +1,4 @@
-"""Accepted forms of single values. Each function returns None for an accepted value, else the accepted form."""
+"""Checks of single values. Each function returns None for an accepted value, else what is wrong: ``must be …``."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 Predicate = Callable[[Any], str | None]
-"""Function that checks a plain value: it returns None if the value is accepted, else the accepted form."""
+"""Function that checks a plain value: it returns None if the value is accepted, else a clause such as ``must be …``."""
 
 _QUANTITY = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?([KMGTPE]i|[mkMGTPE])?", re.ASCII)
 _LARGEST_QUANTITY = 2**63 - 1
@@ -44,7 +44,7 @@ _Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
 def quantity(value: str) -> str | None:
     """Check a Kubernetes quantity above zero: digits with an optional unit, no sign, no exponent, no spaces."""
     if _QUANTITY.fullmatch(value) is None or not 0 < amount(value) <= _LARGEST_QUANTITY:
-        return "a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
+        return "must be a Kubernetes quantity above zero and below 8Ei, such as 500m or 10Gi"
     return None
 
 
@@ -56,7 +56,7 @@ def hard_limit(value: str) -> str | None:
 def size(value: str) -> str | None:
     """Check a quantity of bytes: at least one, no fractions of a byte."""
     if quantity(value) is not None or value.endswith("m") or bytes_of(value) < 1:
-        return "a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
+        return "must be a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
     return None
 
 
@@ -101,7 +101,7 @@ def container_resource(value: str) -> str | None:
     native = domain == "kubernetes.io" or domain.endswith(".kubernetes.io") or domain.startswith("requests.")
     # Quotas use the prefix `requests.` for requested amounts.
     if not slash or native or label_key(value) is not None or label_key(f"requests.{value}") is not None:
-        return f"one of {', '.join(_CONTAINER_RESOURCES)}, or {EXTENDED}"
+        return f"must be one of {', '.join(_CONTAINER_RESOURCES)}, or {EXTENDED}"
     return None
 
 
@@ -109,7 +109,7 @@ def quota_resource(value: str) -> str | None:
     """Check the name of a resource in a ResourceQuota, as the API server does."""
     if value in _QUOTA_RESOURCES or ("/" in value and label_key(value) is None):
         return None
-    return "a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch"
+    return "must be a resource that a ResourceQuota limits, such as limits.memory, pods or count/jobs.batch"
 
 
 def is_counted(resource: str) -> bool:
@@ -120,21 +120,26 @@ def is_counted(resource: str) -> bool:
 def dns_label(value: str, longest: int = 63) -> str | None:
     """Check an RFC 1123 label that starts with a letter, as Services require, of a limited length."""
     if _LABEL.fullmatch(value) is None or not value[0].isalpha() or len(value) > longest:
-        room = "" if longest == 63 else ", so that the names made from it fit into 63"
-        return f"lower-case letters, digits and '-', starting with a letter, at most {longest} characters{room}"
+        room = "" if longest == 63 else ", because the names derived from it have at most 63"
+        return (
+            "must consist of lower-case letters, digits and '-', start with a letter "
+            f"and have at most {longest} characters{room}"
+        )
     return None
 
 
 def subdomain(value: str) -> str | None:
     """Check an RFC 1123 subdomain, which most object names are."""
     if _SUBDOMAIN.fullmatch(value) is None or len(value) > 253:
-        return "an object's name: lower-case letters, digits, '-' and '.', at most 253 characters"
+        return "must be an object name: lower-case letters, digits, '-' and '.', at most 253 characters"
     return None
 
 
 def label_value(value: str) -> str | None:
     """Check a label's value."""
-    return None if _LABEL_VALUE.fullmatch(value) else "a label's value: at most 63 of letters, digits, '-', '_' and '.'"
+    if _LABEL_VALUE.fullmatch(value) is None:
+        return "must be a label value: at most 63 letters, digits, '-', '_' and '.'"
+    return None
 
 
 def image(value: str) -> str | None:
@@ -145,7 +150,7 @@ def image(value: str) -> str | None:
         or (match["digest"] is None and match["tag"] in (None, "latest"))
         or len(match["name"]) > _LONGEST_IMAGE_NAME
     ):
-        return "an image with a tag other than latest, or with a digest, such as registry.example/mlflow:v3.17.2-full"
+        return "must be an image with a tag other than latest or a digest, such as registry.example/mlflow:v3.17.2-full"
     return None
 
 
@@ -153,9 +158,9 @@ def user(value: str) -> str | None:
     """Check a user name. RFC 7617 forbids ':', and the other limits keep htpasswd entries and resource names plain.
     ``models`` is reserved for the stack."""
     if value == "models":
-        return "another name: models is the stack's own machine user"
+        return "must not be models, which is the stack's own machine user"
     if _USER.fullmatch(value) is None:
-        return "1 to 64 of letters, digits and . _ @ + -, starting with a letter or a digit"
+        return "must be 1 to 64 letters, digits and . _ @ + -, starting with a letter or a digit"
     return None
 
 
@@ -163,7 +168,7 @@ def password(value: str) -> str | None:
     """Check a password: 12 to 1024 printable ASCII characters. Browsers disagree on the encoding of others, and nginx
     accepts headers of at most 8 KiB."""
     if not 12 <= len(value) <= 1024 or not (value.isascii() and value.isprintable()):
-        return "12 to 1024 printable ASCII characters"
+        return "must be 12 to 1024 printable ASCII characters"
     return None
 
 
@@ -171,7 +176,7 @@ def between(lowest: int, highest: int) -> Predicate:
     """Return a check of a whole number in a range, both ends included."""
 
     def judge(value: int) -> str | None:
-        return None if lowest <= value <= highest else f"a whole number from {lowest} to {highest}"
+        return None if lowest <= value <= highest else f"must be a whole number from {lowest} to {highest}"
 
     return judge
 
@@ -180,7 +185,7 @@ def one_of(*options: str) -> Predicate:
     """Return a check of a value from a list of options."""
 
     def judge(value: str) -> str | None:
-        return None if value in options else "one of " + ", ".join(options)
+        return None if value in options else "must be one of " + ", ".join(options)
 
     return judge
 
@@ -188,34 +193,34 @@ def one_of(*options: str) -> Predicate:
 def host(value: str) -> str | None:
     """Check a host name or an IPv4 address, without scheme, port or path."""
     if subdomain(value) is not None or any(len(label) > 63 for label in value.split(".")):
-        return "a host name in lower case without scheme, port or path, such as mlflow.example.com"
+        return "must be a lower-case host name without scheme, port or path, such as mlflow.example.com"
     return None
 
 
 def url_path(value: str) -> str | None:
     """Check the path of a URL, with a leading and no trailing slash, in characters that no program interprets."""
     if re.fullmatch(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", value, re.ASCII) is None or len(value) > 200:
-        return "a path with a leading and no trailing slash, such as /mlflow"
+        return "must be a path with a leading and without a trailing slash, such as /mlflow"
     return None
 
 
 def cidr(value: str) -> str | None:
     """Check an address range in its canonical form."""
-    wanted = "a range of addresses, such as 192.0.2.0/24"
+    wrong = "must be an address range, such as 192.0.2.0/24"
     if re.fullmatch(r"[0-9a-fA-F:.]+/[0-9]+", value, re.ASCII) is None:
-        return wanted
+        return wrong
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
-        return wanted
+        return wrong
     if value == "255.255.255.255/32":  # broadcast address, which nginx rejects
-        return wanted
-    return None if str(network) == value else f"a range as networks are written; did you mean {network}?"
+        return wrong
+    return None if str(network) == value else f"must be in canonical form, here {network}"
 
 
 def not_empty(value: Sequence[object]) -> str | None:
     """Check that a list has an item, because an empty list would allow everything."""
-    return None if value else "at least one range; without the key there is no limit"
+    return None if value else "must have at least one range"
 
 
 def widest(cidrs: Sequence[str]) -> str | None:
@@ -245,7 +250,7 @@ def namespaced_name(value: str) -> str | None:
     namespace, slash, name = value.partition("/")
     # NetworkPolicies select the pods of a Gateway by a label with its name.
     if not slash or dns_label(namespace) is not None or subdomain(name) is not None or label_value(name) is not None:
-        return "namespace/name, the name of at most 63 characters" if len(name) > 63 else "namespace/name"
+        return "must be <namespace>/<name>" + (" with a name of at most 63 characters" if len(name) > 63 else "")
     return None
 
 
@@ -253,21 +258,21 @@ def label_key(value: str) -> str | None:
     """Check the key of a label or annotation."""
     prefix, slash, name = value.rpartition("/")
     if not name or label_value(name) is not None or (slash and subdomain(prefix) is not None):
-        return "a key such as app.kubernetes.io/name"
+        return "must be a qualified name, such as app.kubernetes.io/name"
     return None
 
 
 def variable(value: str) -> str | None:
     """Check the name of an environment variable."""
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value, re.ASCII) is None:
-        return "a variable's name of letters, digits and '_', not starting with a digit"
+        return "must be a variable name of letters, digits and '_', not starting with a digit"
     return None
 
 
 def data_key(value: str) -> str | None:
     """Check a key of a Secret or a ConfigMap."""
     if re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value, re.ASCII) is None or value in (".", ".."):
-        return "a key of letters, digits, '.', '_' and '-'"
+        return "must be a key of letters, digits, '.', '_' and '-'"
     return None
 
 
@@ -276,14 +281,14 @@ def folder(value: str) -> str | None:
     parts = value.split("/")
     long = len(value) > 512 or any(len(part) > 255 for part in parts)
     if long or not re.fullmatch(r"[A-Za-z0-9._/-]+", value, re.ASCII) or {"", ".", ".."} & set(parts):
-        return "a folder's path from the claim's root, such as mlruns"
+        return "must be a folder's path relative to the claim's root, such as mlruns"
     return None
 
 
 def absolute_path(value: str) -> str | None:
     """Check an absolute path without dot segments, blanks or shell characters."""
     if not value.startswith("/") or (value != "/" and folder(value[1:]) is not None):
-        return "an absolute path, such as /mlflow"
+        return "must be an absolute path, such as /mlflow"
     return None
 
 
@@ -291,7 +296,7 @@ def duration(value: str) -> str | None:
     """Check a duration in the syntax of Pulumi, Kubernetes and nginx. At most a week, so that none of them
     overflows."""
     if re.fullmatch(r"[1-9][0-9]{0,5}[smh]", value, re.ASCII) is None or seconds_of(value) > 7 * 24 * 3600:
-        return "a duration of at most 168h in whole seconds, minutes or hours, such as 10m"
+        return "must be a duration of at most 168h in whole seconds, minutes or hours, such as 10m"
     return None
 
 
@@ -303,64 +308,64 @@ def seconds_of(value: str) -> int:
 def bucket(value: str) -> str | None:
     """Check a bucket's name by S3's rules."""
     if not 3 <= len(value) <= 63 or _SUBDOMAIN.fullmatch(value) is None or re.fullmatch(r"[0-9.]+", value, re.ASCII):
-        return "a bucket's name: 3 to 63 of lower-case letters, digits, '-' and single '.', and no IP address"
+        return "must be a bucket name: 3 to 63 lower-case letters, digits, '-' and single '.', and not an IP address"
     return None
 
 
 def key_prefix(value: str) -> str | None:
     """Check a key prefix in a bucket."""
-    return (
-        None if folder(value) is None else "a path in the bucket without leading or trailing '/', such as teams/vision"
-    )
+    if folder(value) is not None:
+        return "must be a path in the bucket without a leading or trailing '/', such as teams/vision"
+    return None
 
 
 def endpoint(value: str) -> str | None:
     """Check a server's URL: scheme, host, optional port, and nothing else."""
     match = re.fullmatch(r"https?://(?P<host>[^/:@?#]+)(?::(?P<port>[0-9]{1,5}))?", value, re.ASCII)
     if match is None or host(match["host"]) is not None or not 1 <= int(match["port"] or 1) <= 65535:
-        return "an address with its scheme and without a path, such as https://s3.example.com or http://minio.minio.svc:9000"
+        return "must be a URL without a path, such as https://s3.example.com or http://minio.minio.svc:9000"
     return None
 
 
 def region(value: str) -> str | None:
     """Check a region name of AWS or another provider."""
-    return None if re.fullmatch(r"[A-Za-z0-9-]{1,32}", value, re.ASCII) else "a region, such as us-east-1"
+    return None if re.fullmatch(r"[A-Za-z0-9-]{1,32}", value, re.ASCII) else "must be a region, such as us-east-1"
 
 
 def access_key(value: str) -> str | None:
     """Check an access key ID or a secret access key, which must fit on one line of a file."""
     if not 1 <= len(value) <= 128 or not value.isascii() or not value.isprintable() or " " in value:
-        return "1 to 128 printable ASCII characters without blanks"
+        return "must be 1 to 128 printable ASCII characters without spaces"
     return None
 
 
 def certificates(value: str) -> str | None:
     """Check certificates as PEM text, of a size that fits into a ConfigMap."""
     if len(value.encode()) > _LARGEST_OBJECT:
-        return f"certificates as PEM text of at most {_LARGEST_OBJECT} bytes, which is what a ConfigMap holds"
+        return f"must be PEM certificates of at most {_LARGEST_OBJECT} bytes, because a ConfigMap holds no more"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
     except (ssl.SSLError, ValueError):
-        return "certificates as PEM text, from -----BEGIN CERTIFICATE----- on"
+        return "must be PEM certificates, starting with -----BEGIN CERTIFICATE-----"
     return None
 
 
 def database(value: str) -> str | None:
     """Check a database's name, which must need no quotes in a URL or a command."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", value, re.ASCII) is None:
-        return "a database's name: 1 to 64 of letters, digits, '_' and '-'"
+        return "must be a database name: 1 to 64 letters, digits, '_' and '-'"
     return None
 
 
 def database_user(value: str) -> str | None:
     """Check a user name of a database server."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,79}", value, re.ASCII) is None:
-        return "a database user's name: 1 to 80 of letters, digits and _ . @ -"
+        return "must be a database user name: 1 to 80 letters, digits and _ . @ -"
     return None
 
 
 def database_password(value: str) -> str | None:
     """Check a database password, which must fit into a Secret and an option file: any printable characters."""
     if not 1 <= len(value) <= 256 or not value.isprintable():
-        return "1 to 256 characters that can be printed"
+        return "must be 1 to 256 printable characters"
     return None
