@@ -93,7 +93,7 @@ lint: setup ## format, lint, types
 test-fast: lint ## all tests that need no cluster
 	@$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
 
-# What runs on the node waits most of the time: the other tests run beside it, and are told after it. An interrupt ends both.
+# What runs on the node waits most of the time: the other tests run beside it, and are reported after it. An interrupt ends both.
 test: lint ## the tests, on a node of their own
 	@others=$$(mktemp); trap 'rm -f '$$others EXIT; trap 'wait; exit 130' INT; \
 		env --default-signal=INT $(BIN)/python -m pytest tests --ignore tests/soak --ignore tests/e2e >$$others 2>&1 & \

@@ -188,7 +188,8 @@ def distclean(force: bool) -> None:
     """Delete the caches. Their content can be re-created."""
     if busy := [instance.name for instance in Instance.existing() if Node(instance).running()]:
         raise LocalError(
-            f"the node of {', '.join(busy)} runs from the caches. Next: `make down INSTANCE={busy[0]}`, then again."
+            f"the node of {', '.join(busy)} runs from the caches. "
+            f"Next: `make down INSTANCE={busy[0]}`, then run the same command again."
         )
     _agree(f"This deletes {cache_dir()}: builds and images, which take a while to make again.", force)
     shutil.rmtree(cache_dir(), ignore_errors=True)
@@ -223,7 +224,7 @@ def config(asked: Asked, remove: str) -> None:
     gone = file.forget(lambda key: remove in ("all", key))
     if not gone:
         known = ", ".join(file.by_hand) or "none"
-        raise LocalError(f"{remove} was not set by hand (keys that were: {known}). Next: name one of them.")
+        raise LocalError(f"{remove} was not set by hand (keys that were: {known}). Next: choose one of them.")
     with Progress() as progress:
         sandbox.prepare(progress)
     click.echo(f"removed: {', '.join(gone)}. Next: `{asked.command('up')}` deploys it.", err=True)
@@ -234,7 +235,7 @@ def _agree(what: str, force: bool) -> None:
     if force:
         return
     if not sys.stdin.isatty():
-        raise LocalError("nobody is there to be asked. Next: the same with FORCE=1, if that is meant.")
+        raise LocalError("confirmation requires a terminal. Next: set FORCE=1 to proceed without one.")
     click.confirm("Go on?", abort=True, err=True)
 
 

@@ -111,8 +111,8 @@ class Instance:
         """
         if not _INSTANCE_NAME.fullmatch(name):
             raise LocalError(
-                f"instance {name!r} is no valid name: wanted are at most 20 of a-z, 0-9 and '-', "
-                "beginning and ending with a letter or digit. Next: choose another INSTANCE."
+                f"instance {name!r} is invalid: it must be at most 20 of a-z, 0-9 and '-', "
+                "and start and end with a letter or digit. Next: choose another INSTANCE."
             )
         with _allocation():
             known = {instance.name: instance for instance in Instance.existing()}
@@ -127,8 +127,8 @@ class Instance:
             }
             if not free:
                 raise LocalError(
-                    f"{_MOST_INSTANCES} instances exist in {_instances()}, no more are possible. "
-                    "Next: `make clean INSTANCE=<name>` for one that is not needed."
+                    f"{_MOST_INSTANCES} instances exist in {_instances()}, which is the maximum. "
+                    "Next: delete an unused one by `make clean INSTANCE=<name>`."
                 )
             instance = Instance(name, min(free))
             instance.root.mkdir(parents=True, mode=0o700, exist_ok=True)

@@ -323,7 +323,7 @@ def judged(config: Tree) -> Settings:
     except InvalidArgs as error:
         raise LocalError(
             f"the program does not accept the stack file:\n{error}\n"
-            "Next: correct these keys, then the same command again."
+            "Next: fix the errors above, then run the same command again."
         ) from None
 
 

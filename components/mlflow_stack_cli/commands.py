@@ -113,10 +113,10 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:
-            told = f"{error.filename or 'a file or program'}: {error.strerror or error}. Next: correct that."
+            told = f"{error.filename or 'a file or program'}: {error.strerror or error}. Next: fix this error."
         except json.JSONDecodeError as error:
             # The program's output may contain a secret.
-            told = f"a program's answer is no JSON ({error}). Next: `mlflow-stack status`, then the same again."
+            told = f"a program's output is not JSON ({error}). Next: run `mlflow-stack status`."
         asked: object = ctx.obj
         click.echo(f"error: {asked.spelled(told) if isinstance(asked, Asked) else told}", err=True)
         raise click.exceptions.Exit(1)
@@ -284,7 +284,7 @@ def pin(asked: Asked, check: bool) -> None:
         if not moved:
             aside("every reference is pinned to what it means now")
         elif check:
-            raise LocalError(f"these have moved. Next: `{asked.command('pin')}`, and commit the change.")
+            raise LocalError(f"these references have moved. Next: `{asked.command('pin')}`, and commit the change.")
         else:
             pins.write(file, moved)
             aside(f"written: {file}")

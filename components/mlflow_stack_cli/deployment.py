@@ -81,7 +81,7 @@ class Deployment:
         if not up:
             raise LocalError(f"{self.platform.label} is not up. Next: `mlflow-stack up`.")
         if component not in up and (component or len(up) > 1):
-            raise LocalError(f"--component: name one of {', '.join(sorted(up))}. Next: the same with it.")
+            raise LocalError(f"--component: name one of {', '.join(sorted(up))}. Next: run the same command with it.")
         outputs = up[component] if component else next(iter(up.values()))
         return {str(name): str(text) for name, text in json.loads(outputs["clientEnv"]["plaintext"]).items()} | (
             self.platform.trust()
@@ -164,7 +164,7 @@ class Deployment:
         if done.returncode:
             what = f"`pulumi {' '.join(arguments[:2])}`"
             said = (done.stderr + done.stdout).splitlines()
-            raise LocalError(programs.failure(what, said, "`mlflow-stack status`, then the same command again"))
+            raise LocalError(programs.failure(what, said, "`mlflow-stack status`, then run the same command again"))
         return done.stdout
 
     def unlock(self, tools: Tools, say: Callable[[str], None]) -> None:
@@ -181,7 +181,8 @@ class Deployment:
             if time.monotonic() > deadline:
                 raise LocalError(
                     f"another update of {self.platform.label} is under way, "
-                    f"process {running[0]}. Next: wait for its end, or `kill -INT {running[0]}`, then the same again."
+                    f"process {running[0]}. Next: wait until it ends, or `kill -INT {running[0]}`, "
+                    "then run the same command again."
                 )
             if not told:
                 say(f"waiting for another update of this stack, process {running[0]}")

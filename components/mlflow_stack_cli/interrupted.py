@@ -96,15 +96,15 @@ def remove(cluster: Cluster, found: list[Leftover], say: Callable[[str], None]) 
             raise LocalError(
                 f"{leftover}, which a killed update left behind, cannot be deleted: {done.stderr.strip()}\n"
                 f"Next: `kubectl delete {leftover.resource} {leftover.name} --namespace {leftover.namespace}`, "
-                "then the same again."
+                "then run the same command again."
             )
     deadline = time.monotonic() + _SECONDS
     while rest := existing(cluster, found):
         if time.monotonic() > deadline:
             names = ", ".join(map(str, rest))
             raise LocalError(
-                f"{names}, which a killed update left behind, did not go within {_SECONDS:.0f} s. "
-                "Next: `mlflow-stack status` shows its pods; end them, then the same again."
+                f"{names}, which a killed update left behind, remained after {_SECONDS:.0f} s. "
+                "Next: `mlflow-stack status` shows its pods; end them, then run the same command again."
             )
         time.sleep(1)
 

@@ -69,7 +69,9 @@ def pinned(image: str) -> str:
     """
     match = _IMAGE.fullmatch(image)
     if match is None or match["tag"] is None:
-        raise LocalError(f"{image} has no tag to ask for. Next: name one in the stack file, then again.")
+        raise LocalError(
+            f"{image} has no tag to resolve. Next: set one in the stack file, then run the same command again."
+        )
     host, name = _repository(match["name"])
     # As with container engines, a registry on loopback is asked without TLS.
     scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
@@ -77,10 +79,12 @@ def pinned(image: str) -> str:
     try:
         manifest, stated = _manifest(url)
     except (OSError, ValueError) as error:
-        raise LocalError(f"{host} does not give {image}: {error}. Next: check name and tag, then again.") from error
+        raise LocalError(
+            f"{host} does not serve {image}: {error}. Next: check name and tag, then run the same command again."
+        ) from error
     digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
     if stated not in (None, digest):
-        raise LocalError(f"{host} says {stated} of {image}, and what it sends is {digest}. Next: do not use it.")
+        raise LocalError(f"{host} states {stated} for {image}, but serves {digest}. Next: do not use this image.")
     return f"{match['name']}:{match['tag']}@{digest}"
 
 

@@ -68,7 +68,7 @@ def resume(cluster: Cluster, found: list[Paused], say: Callable[[str], None]) ->
         if time.monotonic() > deadline:
             raise LocalError(
                 f"{rest[0]} is not ready {_SECONDS:.0f} s after its pause. "
-                f"Next: `kubectl describe pods --namespace {rest[0].namespace}`, then the same again."
+                f"Next: `kubectl describe pods --namespace {rest[0].namespace}`, then run the same command again."
             )
         time.sleep(1)
 

@@ -72,7 +72,9 @@ def registry() -> Callable[[str], int]:
         # Imported here because the import takes seconds, and only this command needs it.
         from mlflow import MlflowClient
     except ModuleNotFoundError as error:
-        raise LocalError("pin asks the registry with MLflow. Next: `pip install 'mlflow-stack[cli,pin]'`.") from error
+        raise LocalError(
+            "pin requires MLflow to ask the registry. Next: `pip install 'mlflow-stack[cli,pin]'`."
+        ) from error
     client = MlflowClient()
     return lambda uri: asked(client, uri)
 
@@ -89,11 +91,11 @@ def asked(client: "MlflowClient", uri: str) -> int:
         newest = client.search_model_versions(f"name='{name}'", 1, order_by=["version_number DESC"])
     except MlflowException as error:
         raise LocalError(
-            f"the registry does not say what {uri} is: {error.message.splitlines()[0]}\n"
+            f"the registry cannot resolve {uri}: {error.message.splitlines()[0]}\n"
             "Next: `mlflow-stack status` if it does not answer, else register the model or set the alias."
         ) from error
     if not newest:
-        raise LocalError(f"the registry has no version of {name}. Next: register one, or take the model out.")
+        raise LocalError(f"the registry has no version of {name}. Next: register one, or remove the model.")
     return int(newest[0].version)
 
 

@@ -193,7 +193,7 @@ class ExistingCluster:
             if stated not in ("", self._context):
                 raise LocalError(
                     f"kubernetes:context: the stack file names another context (got {stated}, --context names "
-                    f"{self._context}). Next: leave --context away, or correct the stack file."
+                    f"{self._context}). Next: omit --context, or correct the stack file."
                 )
             # The provider has no option for the context: it uses the current one of its kubeconfig.
             return minified(kubectl, self._context, self.scratch / "kubeconfig"), ""

@@ -197,7 +197,7 @@ def hosts(cluster: Cluster) -> set[str]:
         found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
     except UnreadableError as error:
         raise LocalError(
-            f"the cluster does not say its names: {_last(str(error))}. Next: `mlflow-stack up` again."
+            f"the cluster does not list its objects: {_last(str(error))}. Next: `mlflow-stack up` again."
         ) from error
     return {name for kind in found for item in kind.get("items", []) for name, _ in _claimed(item)}
 
@@ -347,7 +347,7 @@ def check(cluster: Cluster, recording: Recording) -> list[str]:
     if problems:
         listed = "".join(f"  {problem}\n" for problem in problems)
         raise LocalError(
-            f"the cluster does not have what the stack names:\n{listed}Next: put these right; nothing changed."
+            f"the cluster does not have what the stack names:\n{listed}Next: fix the errors above; nothing was changed."
         )
     return unknown
 

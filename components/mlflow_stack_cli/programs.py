@@ -18,7 +18,7 @@ def run(
     argv: list[str],
     *,
     what: str,
-    next_step: str = "put right what the lines above name, then run the same command again",
+    next_step: str = "fix the errors above, then run the same command again",
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     step: Step | None = None,

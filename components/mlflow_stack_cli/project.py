@@ -37,7 +37,7 @@ class Project:
         for parent in (folder.resolve(), *folder.resolve().parents):
             if any((parent / name).exists() for name in _FILES):
                 return Project.read(parent)
-        raise LocalError(f"{folder} is in no Pulumi project. Next: name the folder of one by --cwd.")
+        raise LocalError(f"{folder} is not in a Pulumi project. Next: name the folder of one with --cwd.")
 
     @staticmethod
     def read(folder: Path) -> "Project":

@@ -31,7 +31,7 @@ def read(file: Path, project: str, more: Set[str] = frozenset()) -> Tree:
             "Next: write its values under config."
         )
     if unknown:
-        raise LocalError(f"{file}: {unknown[0]}: unknown key; a stack's own keys stand under config. Next: correct it.")
+        raise LocalError(f"{file}: {unknown[0]}: unknown key. Next: write the keys of the program under config.")
     if not isinstance(content.get("config", {}), dict):
         raise LocalError(f"{file}: config: must be a map of keys. Next: correct it.")
     config: Tree = {}
@@ -39,7 +39,9 @@ def read(file: Path, project: str, more: Set[str] = frozenset()) -> Tree:
         namespace, _, name = written.rpartition(":")
         key = f"{namespace.removesuffix(':config') or project}:{name}"
         if key in config:
-            raise LocalError(f"{file}: {key}: stands twice, once without its namespace. Next: remove one.")
+            raise LocalError(
+                f"{file}: {key}: must be set once (got it with and without its namespace). Next: remove one."
+            )
         config[key] = value
     return content | {"config": config}
 

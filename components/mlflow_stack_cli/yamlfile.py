@@ -67,7 +67,7 @@ def load(file: Path) -> Tree:
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError as error:
-        raise LocalError(f"{file} is no UTF-8 text (byte {error.start}). Next: save it as UTF-8.") from error
+        raise LocalError(f"{file} is not UTF-8 text (byte {error.start}). Next: save it as UTF-8.") from error
     return loads(text, str(file))
 
 
@@ -80,17 +80,17 @@ def loads(text: str, name: str) -> Tree:
         mark = getattr(error, "problem_mark", None)
         where = name if mark is None else f"{name}:{mark.line + 1}"
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be parsed"
-        raise LocalError(f"{where} is no valid YAML: {why}. Next: correct or remove it.") from None
+        raise LocalError(f"{where} is not valid YAML: {why}. Next: correct or remove it.") from None
     except RecursionError:
-        raise LocalError(f"{name} is no valid YAML: it is nested too deeply. Next: correct or remove it.") from None
+        raise LocalError(f"{name} is not valid YAML: it is nested too deeply. Next: correct or remove it.") from None
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise LocalError(f"{name} holds no map. Next: correct or remove it.")
+        raise LocalError(f"{name} does not contain a map. Next: correct or remove it.")
     reader = _Reader(name)
     content = reader.value(root, ())
     if reader.problems:
-        raise LocalError("\n".join([*reader.problems, "Next: correct each, then the same command again."]))
+        raise LocalError("\n".join([*reader.problems, "Next: fix the errors above, then run the same command again."]))
     return content
 
 
@@ -131,7 +131,7 @@ class _Reader:
                 if name is not None:
                     self._refuse(key, "a key that is no text. Quote it")
             elif name in content:
-                self._refuse(key, f"the key {name} stands twice")
+                self._refuse(key, f"the key {name} must be set once")
             elif value.tag == _PLAIN and value.value == "" and within == (id(node),):
                 content[name] = {}
             else:

@@ -95,9 +95,9 @@ class Cgroup:
             offered = {name for name in _NEEDED if (self.root / name / "cgroup.procs").exists()}
         if missing := [name for name in _NEEDED if name not in offered]:
             raise LocalError(
-                f"this machine's cgroups at {self.root} do not offer {', '.join(missing)}, which a kubelet needs. "
+                f"this machine's cgroups at {self.root} do not offer {', '.join(missing)}, which a kubelet requires. "
                 "Next: enable it (kernel parameter `cgroup_enable`, or where a container holds this system, its "
-                "delegation), or name a cluster of yours: `make up CONTEXT=<context>`."
+                "delegation), or name your own cluster: `make up CONTEXT=<context>`."
             )
 
     def _hand_on(self, folder: Path) -> None:

@@ -52,12 +52,14 @@ def _refuse_overlap(instance: Instance) -> None:
             raise LocalError(
                 f"this machine routes {route['dst']} to {route.get('dev', 'somewhere')}, and the node of instance "
                 f"{instance.name} would be at {instance.node_address}. Next: choose another INSTANCE, which gets "
-                "another range, or name a cluster of yours: `make up CONTEXT=<context>`."
+                "another range, or name your own cluster: `make up CONTEXT=<context>`."
             )
 
 
 def _ip(*words: str, given: str = "") -> str:
     done = subprocess.run(["ip", *words], input=given, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LocalError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}. Next: does the kernel have veth?")
+        raise LocalError(
+            f"`ip {' '.join(words)}` failed: {done.stderr.strip()}. Next: check that the kernel supports veth."
+        )
     return done.stdout

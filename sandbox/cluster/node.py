@@ -145,7 +145,9 @@ class Node:
         folder = self.instance.node / "log"
         known = [path.stem for path in sorted(folder.glob("*.log"))]
         if component is not None and component not in known:
-            raise LocalError(f"there is no log of {component!r}. Next: take one of: {', '.join(known) or 'none yet'}.")
+            raise LocalError(
+                f"there is no log of {component!r}. Next: choose one of: {', '.join(known) or 'none yet'}."
+            )
         if component is not None:
             return "\n".join(_tail(folder / f"{component}.log", lines))
         return "\n".join(line for name in known for line in (f"==> {name}", *_tail(folder / f"{name}.log", lines)))
@@ -334,8 +336,8 @@ class Node:
 def _check_machine() -> None:
     if platform.system() != "Linux" or os.geteuid():
         raise LocalError(
-            "the one-node cluster needs Linux and root. Next: run the same command as root, or name a cluster of "
-            "yours: `make up CONTEXT=<context>`."
+            "the one-node cluster requires Linux and root. Next: run the same command as root, or name your own "
+            "cluster: `make up CONTEXT=<context>`."
         )
     if missing := [tool for tool in _TOOLS if not shutil.which(tool)]:
         raise LocalError(f"{', '.join(missing)}: not found. Next: install util-linux and iproute2.")

@@ -70,7 +70,7 @@ class Process:
                     signal.pidfd_send_signal(handle, number)
                 if ended.poll(patience * 1000):
                     return
-            raise LocalError(f"process {self.pid} does not end. Next: see with `ps` what it waits for.")
+            raise LocalError(f"process {self.pid} does not end. Next: find out with `ps` what it waits for.")
         finally:
             os.close(handle)
 
@@ -127,7 +127,7 @@ class Launch:
 
     def _fail(self, what: str) -> NoReturn:
         self.close()
-        raise LocalError(f"the node's first process {what}:\n{self._log.read_text()}Next: see what that names.")
+        raise LocalError(f"the node's first process {what}:\n{self._log.read_text()}Next: fix the errors above.")
 
 
 def _ticks(pid: int) -> int | None:

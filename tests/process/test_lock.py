@@ -227,7 +227,7 @@ def test_a_registry_that_does_not_know_the_image_leaves_the_file_as_it_is(regist
     file = tmp_path / "Pulumi.x.yaml"
     text = f"config:\n  a:image: {registry}/known:v1\n  a:proxyImage: {registry}/unknown:v1\n"
     file.write_text(text)
-    with pytest.raises(LocalError, match=rf"^{registry} does not give {registry}/unknown:v1: HTTP Error 404"):
+    with pytest.raises(LocalError, match=rf"^{registry} does not serve {registry}/unknown:v1: HTTP Error 404"):
         lock(file, "a", {})
     assert file.read_text() == text
 
@@ -243,12 +243,12 @@ def test_an_image_that_a_token_is_not_good_for_is_named(
 ) -> None:
     push(registry, "team/others", "v1", "x")
     monkeypatch.setattr(tokens, "empty", True)
-    with pytest.raises(LocalError, match=rf"^{guarded} does not give {guarded}/team/others:v1: HTTP Error 401"):
+    with pytest.raises(LocalError, match=rf"^{guarded} does not serve {guarded}/team/others:v1: HTTP Error 401"):
         pinned(f"{guarded}/team/others:v1")
 
 
 def test_an_image_without_a_tag_cannot_be_asked_for() -> None:
-    with pytest.raises(LocalError, match=r"^a\.example/x has no tag to ask for\. Next: name one in the stack file"):
+    with pytest.raises(LocalError, match=r"^a\.example/x has no tag to resolve\. Next: set one in the stack file"):
         pinned("a.example/x")
 
 

@@ -202,7 +202,7 @@ def test_a_creation_that_is_killed_is_undone_and_repeated(empty: Database, table
     assert finish(process)[0] == -signal.SIGKILL
     assert empty.refusal("ready").startswith(f"Refused: {empty.name} on 127.0.0.1:{empty.server.port} has a schema")
     log = empty.job()
-    assert "was stopped half-way; it starts anew." in log
+    assert "was interrupted; it starts again." in log
     assert empty.ask("select version_num from alembic_version") == ((HEAD,),)
     assert not [line for line in empty.dump().splitlines() if "mlflow_stack_step" in line]
 
@@ -299,7 +299,7 @@ def test_an_upgrade_waits_for_servers_to_be_stopped(
         assert one.refusal() == (
             f"Refused: 1 sessions of the user mlflow are open in busy on 127.0.0.1:{one.server.port}, and its schema "
             "is to be upgraded. Nothing was changed. Stop the servers for as long as it takes (kubectl scale "
-            "--replicas=0), then run the same command again, which starts them anew."
+            "--replicas=0), then run the same command again, which starts them again."
         )
     assert one.dump() == before
     assert "is to be upgraded" in one.step("check")

@@ -106,7 +106,7 @@ def test_v2_create_again_changes_nothing(unified):
 def test_v2_lacking_controller_is_named(unified):
     (unified / "cgroup.controllers").write_text("cpu memory pids")
 
-    with pytest.raises(LocalError, match="do not offer cpuset, which a kubelet needs"):
+    with pytest.raises(LocalError, match="do not offer cpuset, which a kubelet requires"):
         Cgroup("mlflow-stack-x", unified).create()
 
 

@@ -188,7 +188,7 @@ def test_the_make_command_names_the_stack_that_the_shell_does_not(monkeypatch: p
     [
         (FileNotFoundError(2, "No such file or directory", "/usr/bin/kubectl"), "/usr/bin/kubectl: No such file"),
         (PermissionError(13, "Permission denied", "/data"), "/data: Permission denied. Next: "),
-        (json.JSONDecodeError("Expecting value", "<html>", 0), "a program's answer is no JSON (Expecting value"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "a program's output is not JSON (Expecting value"),
     ],
 )
 def test_a_failure_of_a_called_program_is_told_without_a_trace(raised: Exception, told: str) -> None:

@@ -39,11 +39,11 @@ def test_what_maven_serves_is_used_only_if_it_is_the_known_archive(served: list[
 
 def test_a_machine_without_maven_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    with pytest.raises(LocalError, match="Install the package maven"):
+    with pytest.raises(LocalError, match="Next: install the package maven"):
         databases.mysql8(Progress())
 
 
 def test_mysql_8_is_said_to_be_for_one_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(LocalError, match=r"only to be had for x86_64, and this machine is aarch64\."):
+    with pytest.raises(LocalError, match=r"available only for x86_64 \(got aarch64\)\."):
         databases.mysql8(Progress())

@@ -115,7 +115,7 @@ def test_an_issue_is_opened_edited_and_closed(there: forge.Forge) -> None:
 
 def test_a_refusal_is_said_without_the_token(there: forge.Forge) -> None:
     Server.status = 403
-    with pytest.raises(LocalError, match=r"answered with 403\. Next: see that the token may write") as refused:
+    with pytest.raises(LocalError, match=r"answered with 403\. Next: check that the token may write") as refused:
         there.say("5", "preview prod", "first")
     assert TOKEN not in str(refused.value)
 
@@ -123,7 +123,7 @@ def test_a_refusal_is_said_without_the_token(there: forge.Forge) -> None:
 def test_without_a_pipeline_or_a_token_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GITHUB_REPOSITORY", "CI_PROJECT_ID", "GITHUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(LocalError, match="this is no pipeline"):
+    with pytest.raises(LocalError, match="this is not a pipeline"):
         forge.here()
     monkeypatch.setenv("GITHUB_REPOSITORY", "team/mlflow")
     with pytest.raises(LocalError, match="GITHUB_TOKEN is not set"):

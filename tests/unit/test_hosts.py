@@ -69,7 +69,7 @@ def test_up_finds_every_name_that_the_node_serves(file: Path, tmp_path: Path) ->
     hosts.remove(instance)
     Sandbox(instance, "staging", "").introduce(Answers())
     assert lines(file) == []
-    with pytest.raises(LocalError, match=r"the cluster does not say its names: no route to host\. Next: "):
+    with pytest.raises(LocalError, match=r"the cluster does not list its objects: no route to host\. Next: "):
         preflight.hosts(Answers(**{"ingresses.networking.k8s.io --all-namespaces": "no route to host"}))
     Sandbox(instance, "staging", "kind-kind").introduce(node)
     assert lines(file) == []

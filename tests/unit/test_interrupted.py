@@ -117,5 +117,7 @@ def test_deletes_what_exists_with_its_pods_and_says_so() -> None:
 
 def test_an_object_that_does_not_go_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupted, "_SECONDS", -1.0)
-    with pytest.raises(LocalError, match=r"^StatefulSet team/mlflow-1a2b3c4d, which a killed update left behind, did"):
+    with pytest.raises(
+        LocalError, match=r"^StatefulSet team/mlflow-1a2b3c4d, which a killed update left behind, remained after"
+    ):
         remove(Objects(SERVER, stuck=True), [SERVER], lambda _: None)

@@ -66,7 +66,7 @@ def test_names_another_manager_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     said = json.dumps({"diagnostics": [{"severity": "error", "message": 'conflict with "kubectl"'}], "steps": []})
     found, engine = live(said, monkeypatch)
-    with pytest.raises(LocalError, match="put right what it names"):
+    with pytest.raises(LocalError, match="fix the errors above"):
         found.preview([])
     assert engine.forced == [False]
 

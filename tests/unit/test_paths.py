@@ -77,7 +77,7 @@ def test_forgetting_the_last_instance_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "a_b", "-a", "a-", "a" * 21, "a/b", "a\n"])
 def test_a_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(LocalError, match="no valid name"):
+    with pytest.raises(LocalError, match="is invalid: it must be at most 20 of a-z"):
         Instance.open(name)
 
 

@@ -93,7 +93,7 @@ def test_the_registry_is_asked_for_aliases_and_the_newest(tmp_path: Path) -> Non
     client.set_registered_model_alias("diabetes", "champion", "9")
     assert pin.asked(client, "models:/diabetes@champion") == 9
     assert pin.asked(client, "models:/diabetes/latest") == 11
-    with pytest.raises(LocalError, match=r"does not say what models:/diabetes@nobody is: .*nobody.*\nNext:"):
+    with pytest.raises(LocalError, match=r"cannot resolve models:/diabetes@nobody: .*nobody.*\nNext:"):
         pin.asked(client, "models:/diabetes@nobody")
     with pytest.raises(LocalError, match=r"the registry has no version of nothing\. Next:"):
         pin.asked(client, "models:/nothing/latest")

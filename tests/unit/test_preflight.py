@@ -100,7 +100,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         "the cluster does not have what the stack names:",
         f"existingNamespace: Namespace team is not in the cluster; {NAMESPACE}",
         f"backendStore.pvc.storageClass: StorageClass fast is not in the cluster; {ANOTHER_CLASS}",
-        "Next: put these right; nothing changed.",
+        "Next: fix the errors above; nothing was changed.",
     ]
 
 

@@ -32,7 +32,7 @@ def test_finds_the_project_of_a_folder_below_it(tmp_path: Path) -> None:
 
 
 def test_rejects_a_folder_without_a_project(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"is in no Pulumi project\. Next: name the folder of one by --cwd\."):
+    with pytest.raises(LocalError, match=r"is not in a Pulumi project\. Next: name the folder of one with --cwd\."):
         Project.find(tmp_path)
 
 

@@ -36,7 +36,7 @@ def objects(service: services.Service, texts: Mapping[str, str]) -> dict[tuple[s
 
 
 def test_an_unknown_service_is_named() -> None:
-    with pytest.raises(LocalError, match=r"there is no local service 'redis'\. Next: take of cert-manager, s3\."):
+    with pytest.raises(LocalError, match=r"there is no local service 'redis'\. Next: choose from cert-manager, s3\."):
         services.named(["s3", "redis"])
 
 

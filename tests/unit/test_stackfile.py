@@ -165,10 +165,10 @@ def test_an_unknown_stack_is_refused_by_naming_the_known_ones(file: StackFile) -
 
 def test_a_broken_file_is_named(file: StackFile) -> None:
     file.tracked.write_text("a:\n- [")
-    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml:2 is no valid YAML: expected the node content"):
+    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml:2 is not valid YAML: expected the node content"):
         file.remake({})
     file.tracked.write_text("[]")
-    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml holds no map"):
+    with pytest.raises(LocalError, match=r"Pulumi\.dev\.yaml does not contain a map"):
         file.remake({})
 
 
@@ -241,7 +241,7 @@ def test_rejects_values_that_the_engine_reads_differently(tmp_path: Path, text: 
         read(file, "mlflow-stack")
     assert str(refused.value).splitlines() == [
         f"{file}:3: {AMBIGUOUS}",
-        "Next: correct each, then the same command again.",
+        "Next: fix the errors above, then run the same command again.",
     ]
 
 
@@ -270,27 +270,27 @@ def test_reads_plain_values(text: str, value: object) -> None:
         (b"config:\n  p:a: &x [*x]\n", ":2: it is part of itself."),
         (b"config:\n  p:a: !!binary aGk=\n", ":2: the tag tag:yaml.org,2002:binary is not supported."),
         (b"config:\n  p:a: !!python/object:os.system x\n", ":2: the tag tag:yaml.org,2002:python/object:os.system is"),
-        (b"config:\n  p:a: 1\n  p:a: 2\n", ":3: the key p:a stands twice."),
+        (b"config:\n  p:a: 1\n  p:a: 2\n", ":3: the key p:a must be set once."),
         (b"config:\n  p:a: {1: 2}\n", ":2: a key that is no text. Quote it."),
         (b"config: [1]\n", ": config: must be a map of keys. Next: correct it."),
         (b"config: replicas\n", ": config: must be a map of keys. Next: correct it."),
-        (b"- config\n", " holds no map. Next: correct or remove it."),
+        (b"- config\n", " does not contain a map. Next: correct or remove it."),
         (
             b"services: [s3]\nconfig: {}\n",
-            ": services: unknown key; a stack's own keys stand under config. Next: correct",
+            ": services: unknown key. Next: write the keys of the program under config.",
         ),
-        (b"confg:\n  p:a: 1\n", ": confg: unknown key; a stack's own keys stand under config. Next: correct it."),
+        (b"confg:\n  p:a: 1\n", ": confg: unknown key. Next: write the keys of the program under config."),
         (
             b"environment: [shared]\nconfig: {}\n",
             ": environment: not supported, because previews and render do not see what Pulumi ESC adds. Next: write ",
         ),
-        (b"config:\n  p:a: \xff\n", " is no UTF-8 text (byte 15). Next: save it as UTF-8."),
-        (b"config:\n  p:a: " + b"[" * 5000, " is no valid YAML: it is nested too deeply. Next: correct or remove it."),
-        (b"config: {a: b\nc", ":2 is no valid YAML: expected ',' or '}', but got '<stream end>'. Next: correct or"),
-        (b"a: 1\n---\nb: 1\n", ":2 is no valid YAML: but found another document. Next: correct or remove it."),
+        (b"config:\n  p:a: \xff\n", " is not UTF-8 text (byte 15). Next: save it as UTF-8."),
+        (b"config:\n  p:a: " + b"[" * 5000, " is not valid YAML: it is nested too deeply. Next: correct or remove it."),
+        (b"config: {a: b\nc", ":2 is not valid YAML: expected ',' or '}', but got '<stream end>'. Next: correct or"),
+        (b"a: 1\n---\nb: 1\n", ":2 is not valid YAML: but found another document. Next: correct or remove it."),
         (
             b"config:\n  replicas: 1\n  mlflow-stack:config:replicas: 2\n",
-            ": mlflow-stack:replicas: stands twice, once without its namespace. Next: remove one.",
+            ": mlflow-stack:replicas: must be set once (got it with and without its namespace). Next: remove one.",
         ),
     ],
 )
@@ -330,7 +330,7 @@ def problems(config: Any) -> list[str]:
     with pytest.raises(LocalError) as refused:
         stackfile.judged({f"mlflow-stack:{key}": value for key, value in config.items()})
     _, _, *lines, last = str(refused.value).splitlines()
-    assert last == "Next: correct these keys, then the same command again."
+    assert last == "Next: fix the errors above, then run the same command again."
     return [line.strip() for line in lines]
 
 

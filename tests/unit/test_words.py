@@ -32,13 +32,13 @@ def test_nothing_changes() -> None:
 def test_data_that_is_deleted_is_refused_until_release_names_it(old: Resource) -> None:
     refused = told([old, SALT], [SALT])
     assert refused.refused == [
-        f"**{old.kind} `{old.name}` is deleted, with all in it.** "
-        f"If that is meant, add `{old.name}` to `release` in the stack file."
+        f"**{old.kind} `{old.name}` is deleted with its data.** "
+        f"To acknowledge this, add `{old.name}` to `release` in the stack file."
     ]
     released = told([old, SALT], [SALT], old.name)
     assert released.refused == []
     assert (
-        f"- 🔴 {old.kind} `{old.name}` leaves the stack as `release` says. The object stays in the cluster"
+        f"- 🔴 {old.kind} `{old.name}` is orphaned, as listed in `release`: the object and its data stay in the cluster"
         in released.comment("dev", "x")
     )
 
@@ -46,7 +46,11 @@ def test_data_that_is_deleted_is_refused_until_release_names_it(old: Resource) -
 def test_data_that_is_replaced_is_refused_also_when_release_names_it() -> None:
     old, new = (one("PersistentVolumeClaim", protect=True, inputs=at("spec.storageClassName", name)) for name in "ab")
     assert told([old], [new]).refused == told([old], [new], "mlflow").refused
-    assert told([old], [new]).refused[0].startswith("**PersistentVolumeClaim `mlflow` is replaced, and what is in it")
+    assert (
+        told([old], [new])
+        .refused[0]
+        .startswith("**PersistentVolumeClaim `mlflow` is replaced, and its data is lost.**")
+    )
 
 
 def test_refuses_a_claim_that_shrinks_by_its_key() -> None:
@@ -68,11 +72,11 @@ def test_says_at_the_end_which_lines_are_refused() -> None:
     assert told([CLAIM], [CLAIM]).verdict == ""
     assert told([CLAIM, SALT, password(2)], [SALT]).verdict == (
         "2 red lines are not acknowledged:\n"
-        "  - PersistentVolumeClaim `mlflow-data` is deleted, with all in it. "
-        "If that is meant, add `mlflow-data` to `release` in the stack file.\n"
-        "  - The password of `bob` is another one. "
-        "If that is meant, add `mlflow-password-bob` to `release` in the stack file.\n"
-        "Next: do what each line says, or take its change back."
+        "  - PersistentVolumeClaim `mlflow-data` is deleted with its data. "
+        "To acknowledge this, add `mlflow-data` to `release` in the stack file.\n"
+        "  - The password of `bob` is replaced. "
+        "To acknowledge this, add `mlflow-password-bob` to `release` in the stack file.\n"
+        "Next: follow each line, or revert its change."
     )
 
 
@@ -87,7 +91,7 @@ def test_protection_that_goes_is_refused() -> None:
 def test_a_raised_rotation_is_its_own_acknowledgement() -> None:
     raised = told([SALT, password(0)], [SALT, password(1)])
     assert raised.refused == []
-    line = "- 🔴 `bob` gets a new password (rotation 0 → 1): whoever uses it needs the new one."
+    line = "- 🔴 `bob` gets a new password (rotation 0 → 1): its clients need the new one."
     assert line in raised.comment("dev", "x")
 
 
@@ -101,14 +105,16 @@ def test_a_password_that_changes_otherwise_is_refused(new: list[Resource]) -> No
 def test_a_user_who_goes_takes_the_password_along() -> None:
     gone = told([SALT, password(0), CLAIM], [CLAIM])
     assert gone.refused == []
-    assert "- User `bob` can no longer come in, within two minutes. Nothing restarts for it." in gone.comment("d", "x")
+    assert "- Revokes access for user `bob` within two minutes, without a restart." in gone.comment("d", "x")
 
 
 def test_a_generated_password_of_no_user_does_not_go_unseen() -> None:
     old = one("RandomPassword", "mlflow-database-root")
     gone = told([old, CLAIM], [CLAIM])
     assert gone.refused == []
-    line = "- 🔴 RandomPassword `mlflow-database-root` leaves the stack: the generated password is deleted.\n"
+    line = (
+        "- 🔴 RandomPassword `mlflow-database-root` is removed from the stack, and its generated password is deleted.\n"
+    )
     assert line in gone.comment("dev", "x")
 
 
@@ -163,7 +169,7 @@ STAYS = f"The runs and registered models recorded so far stay in `{LEFT}`; the t
 
 def test_refuses_other_data_until_release_lists_what_is_left() -> None:
     old, new = (stores(records=held, artifacts="s3://same") for held in (LEFT, TAKEN))
-    wanted = f"**{STAYS}.** If that is meant, add `{LEFT}` to `release` in the stack file."
+    wanted = f"**{STAYS}.** To acknowledge this, add `{LEFT}` to `release` in the stack file."
     for names in ([], ["mlflow-records-identity"], ["mysql://other.example.com/mlflow"]):
         assert told(old, new, *names).refused == [wanted]
     acknowledged = told(old, new, LEFT)
@@ -175,14 +181,14 @@ def test_refuses_other_artifacts_on_their_own() -> None:
     old, new = (stores(records=LEFT, artifacts=held) for held in ("s3://old", "s3://new?endpoint=http://e"))
     assert told(old, new).refused == [
         "**The artifacts stored so far stay in `s3://old`; the tracking server serves those in "
-        "`s3://new?endpoint=http://e`.** If that is meant, add `s3://old` to `release` in the stack file."
+        "`s3://new?endpoint=http://e`.** To acknowledge this, add `s3://old` to `release` in the stack file."
     ]
 
 
 def test_refuses_an_acknowledgement_that_is_kept_for_the_next_change() -> None:
     wanted = (
         f"**`release` lists `{TAKEN}`, which the stack uses.** "
-        "Remove it: the next change would be taken as acknowledged."
+        "Remove it: otherwise the next change counts as acknowledged."
     )
     here = stores(records=TAKEN)
     assert told(here, here, TAKEN).refused == [wanted]
@@ -195,8 +201,8 @@ def test_refuses_the_end_of_a_guard_until_release_lists_its_data() -> None:
     old, handover = stores(records=LEFT)
     new = replace(old, urn=f"{old.urn}2", name="other-records-identity")
     assert told([old, handover], [new, handover]).refused == [
-        "**RandomId `mlflow-records-identity` leaves the stack.** "
-        f"If that is meant, add `{LEFT}` to `release` in the stack file."
+        "**RandomId `mlflow-records-identity` is removed from the stack.** "
+        f"To acknowledge this, add `{LEFT}` to `release` in the stack file."
     ]
     assert told([old, handover], [new, handover], LEFT).refused == []
 
@@ -257,7 +263,9 @@ def test_says_that_a_server_goes_with_its_data() -> None:
     old.append(replace(handover, inputs={"keepers": {"records": LEFT}}))
     new[2] = replace(handover, inputs={"keepers": {"records": TAKEN}})
     comment = told(old, new).comment("dev", "x")
-    assert "- Replaces the tracking server: the old pods end before the new ones start, an outage.\n" in comment
+    assert (
+        "- Replaces the tracking server: an outage, because the old pods stop before the new ones start.\n" in comment
+    )
     assert "- Deployment `mlflow`\n" in comment.partition("#### Replaced")[2]
     assert "Pause" not in comment
 

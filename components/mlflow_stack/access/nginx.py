@@ -226,7 +226,7 @@ def nginx_conf(
     """Return nginx's whole configuration.
 
     :param serving: Name of the model, if a model server is guarded.
-    :param presigned: Whether clients are told that they may ask for signed addresses of the artifact store.
+    :param presigned: Whether clients may request signed addresses of the artifact store.
     :param answer_seconds: The model server's own limit for an answer.
     """
     access = access or Access()

@@ -74,8 +74,8 @@ class PvcBackend(kinds.BackendKind):
     sentences = types.MappingProxyType(
         {
             CONVERSION: (
-                "Converts the file store before it, where the claim has no database yet.",
-                "No file store is converted from now on.",
+                "Converts the file store first, if the claim has no database yet.",
+                "File stores are no longer converted.",
             )
         }
     )

@@ -217,7 +217,7 @@ def nobody_else(session: Session, target: Target) -> None:
             raise RefusedError(
                 f"{number} sessions of the user {target.user} are open in {target}, and its schema is to be upgraded. "
                 "Nothing was changed. Stop the servers for as long as it takes (kubectl scale --replicas=0), then run "
-                "the same command again, which starts them anew."
+                "the same command again, which starts them again."
             )
         time.sleep(PAUSE_SECONDS)
 
@@ -411,7 +411,7 @@ def create(session: Session, target: Target, found: State, head: str) -> None:
         say(f"{target} was made already, at revision {head}.")
         return
     elif found.tables:
-        say(f"The creation of {target} was stopped half-way; it starts anew.")
+        say(f"The creation of {target} was interrupted; it starts again.")
         ask(session, "set foreign_key_checks = 0")
         ask(session, f"drop table {', '.join(f'`{table}`' for table in sorted(found.tables))}")
         ask(session, "set foreign_key_checks = 1")

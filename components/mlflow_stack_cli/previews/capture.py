@@ -130,7 +130,7 @@ def capture(project: Project, stack: str, config: Tree, python: Path | None = No
     )
     if done.returncode:
         lines = "\n".join(programs.without_traces(done.stderr.strip().splitlines())[-15:])
-        raise LocalError(f"the program does not accept stack {stack}:\n{lines}\nNext: put right what it names.")
+        raise LocalError(f"the program does not accept stack {stack}:\n{lines}\nNext: fix the errors above.")
     return Recording.parse(json.loads(done.stdout))
 
 
@@ -167,7 +167,7 @@ def _make_environment(home: Path, folder: Path) -> None:
                 shutil.rmtree(home, ignore_errors=True)
                 raise LocalError(
                     f"the environment of the other revision cannot be made:\n{done.stderr.strip()}\n"
-                    "Next: check that PyPI answers, then the same command again."
+                    "Next: check that PyPI answers, then run the same command again."
                 )
 
 

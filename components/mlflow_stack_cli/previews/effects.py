@@ -24,19 +24,19 @@ _SERVERS: Final = {
 _KEYS: Final = frozenset({"RandomBytes"})
 _WORKLOADS: Final = data.WORKLOADS
 _DOES: Final = {"create": "created", "update": "changed", "replace": "replaced", "delete": "deleted"}
-_ROUTES: Final = "{named} is {does}: the controller then routes requests from outside by it."
+_ROUTES: Final = "{named} is {does}: it routes external requests to the stack."
 _SAID: Final = {
     "Ingress": _ROUTES,
     "Route": _ROUTES,
     "HTTPRoute": _ROUTES,
-    "ResourceQuota": "The quota of the namespace is {does}: a pod above it does not start.",
-    "LimitRange": "The namespace's defaults for containers are {does}: they apply to pods that start from then on.",
+    "ResourceQuota": "The quota of the namespace is {does}: pods that exceed it do not start.",
+    "LimitRange": "The namespace's defaults for containers are {does}: they apply to pods created afterwards.",
     "HorizontalPodAutoscaler": "The autoscaling of {of} is {does}.",
 }
 """Sentences about objects by kind, for every operation."""
 _SAID_OF_CHANGES: Final = {
     "NetworkPolicy": "The connections that {of} accepts and opens are changed.",
-    "Service": "{named} is {does}: its clients may have to follow.",
+    "Service": "{named} is {does}: its clients may need a change as well.",
 }
 """Sentences about changed objects whose server stays."""
 _LABELS: Final = re.compile(r"metadata\.labels(\.|$)")
@@ -75,35 +75,35 @@ class Effects:
         gone = {_server(change.old): change.old for change in self._of("delete", _WORKLOADS) if change.old}
         for made in self._of("create", _WORKLOADS):
             if made.new and (before := gone.pop(_server(made.new), None)):
-                kinds = f"becomes a {made.new.kind}, it was a {before.kind}"
-                what = kinds if made.new.kind != before.kind else "gets another name"
+                kinds = f"changes from a {before.kind} to a {made.new.kind}"
+                what = kinds if made.new.kind != before.kind else "is renamed"
                 yield f"{_capital(_server(made.new))} {what}: an outage until the new one is ready."
             elif made.new:
                 yield f"Starts {_server(made.new)}."
         for server in gone:
-            yield f"Ends {server}: nothing answers in its place."
+            yield f"Stops {server}, without a replacement."
 
     def _labels(self) -> Iterator[str]:
         """Yield sentences about objects of which only labels change."""
         found = [change for change in self._changes if _only_labels(change)]
         if found:
-            yield f"{len(found)} {'object gets' if len(found) == 1 else 'objects get'} other labels."
+            yield f"{len(found)} {'object gets' if len(found) == 1 else 'objects get'} new labels."
 
     def _address(self) -> Iterator[str]:
         before, after = (data.address(data.tracking(side)) for side in (self._comparison.old, self._comparison.new))
         if not before or not after or before == after:
             return
         if not _in_cluster(before) or _in_cluster(after) or urlsplit(before).path != urlsplit(after).path:
-            yield f"**The address becomes `{after}`, it was `{before}`: clients must change MLFLOW_TRACKING_URI.**"
+            yield f"**The address changes from `{before}` to `{after}`: clients must change MLFLOW_TRACKING_URI.**"
         else:
-            yield f"The stack gets the public address `{after}`; in the cluster `{before}` still answers."
+            yield f"Adds the public address `{after}`. The in-cluster address `{before}` still works."
 
     def _people(self) -> Iterator[str]:
         before, after = users(self._comparison.old), users(self._comparison.new)
         for user in sorted(after - before):
-            yield f"User `{user}` can come in. Nothing restarts for it."
+            yield f"Grants access to user `{user}`, without a restart."
         for user in sorted(before - after):
-            yield f"User `{user}` can no longer come in, within two minutes. Nothing restarts for it."
+            yield f"Revokes access for user `{user}` within two minutes, without a restart."
         listed, kept = (data.secret_of(side, USERS_VOLUME) for side in (self._comparison.old, self._comparison.new))
         if listed != kept:
             if listed:
@@ -118,12 +118,12 @@ class Effects:
             for op in ("create", "delete")
         )
         for user in sorted((made - lost) & before & after):
-            yield f"User `{user}` gets a generated password, within two minutes. Nothing restarts for it."
+            yield f"User `{user}` gets a generated password within two minutes, without a restart."
         renewed = {change.resource.kind for change in self._changes} & {"RandomPassword", "RandomString"}
         if before == after and not renewed and any(map(self._is_password_file, self._changes)):
             yield (
-                "The password file changes, within two minutes: other given passwords, or another order of the users. "
-                "Nothing restarts for it."
+                "Updates the password file within two minutes, without a restart: given passwords or the order of the "
+                "users changed."
             )
 
     def _keys(self) -> Iterator[str]:
@@ -137,8 +137,8 @@ class Effects:
         old, new = (data.tracking(side) for side in (self._comparison.old, self._comparison.new))
         if old and new and self._runs_on_both(old, new):
             yield (
-                f"**Pause the tracking server before this is deployed**: `{_pause(old)}`. Otherwise pods on the data "
-                "left behind run beside the new ones until the rollout ends. The deploy starts the server again."
+                f"**Pause the tracking server before this is deployed**: `{_pause(old)}`. Otherwise pods on the old "
+                "data run beside the new ones until the rollout ends. The deploy starts the server again."
             )
         elif old and new and self._wants_a_pause(old, new):
             yield (
@@ -155,7 +155,7 @@ class Effects:
         if before != after:
             yield f"{_capital(server)}: {before} → {after} pods."
         if change.op == "replace":
-            yield f"Replaces {server}: the old pods end before the new ones start, an outage."
+            yield f"Replaces {server}: an outage, because the old pods stop before the new ones start."
         elif any(field.path.startswith("spec.template") for field in change.fields):
             how = "pod by pod, without an outage" if change.new.kind == "Deployment" else "with a short outage"
             if self._wants_a_pause(change.old, change.new):
@@ -167,9 +167,9 @@ class Effects:
             yield f"Model `{change.new.labels[pod.MODEL_LABEL]}`: {shown(before)} → {shown(after)}."
         if _serves(change.old) != _serves(change.new):
             yield (
-                "Artifacts pass through the tracking server from now on: clients need no keys of the bucket."
+                "Artifacts now pass through the tracking server: clients no longer need keys of the bucket."
                 if _serves(change.new)
-                else "**Clients talk to the bucket themselves from now on, with keys of their own.**"
+                else "**Clients now access the bucket directly, with their own keys.**"
             )
         steps = {step["name"]: step for step in change.new.pod.get("initContainers", [])}
         for step, (runs, ends) in _step_sentences():
@@ -178,7 +178,7 @@ class Effects:
         for step in change.old.pod.get("initContainers", []):
             now = steps.get(step["name"], step)
             if step["name"] == pod.SCHEMA and now["image"] != step["image"]:
-                yield f"Runs the schema step before it (image {step['image']} → {now['image']})."
+                yield f"Runs the schema step first (image {step['image']} → {now['image']})."
 
     def _wants_a_pause(self, old: Resource, new: Resource) -> bool:
         """Return whether the change may migrate a database's schema, which requires that no server is connected."""
@@ -215,7 +215,7 @@ def _rank(change: Change) -> tuple[int, str, str]:
 def _job(change: Change) -> str:
     server = _server(change.resource)
     return {
-        "delete": f"Drops {server}.",
+        "delete": f"Deletes {server}.",
         "update": f"Changes {server}, which does not run again.",
     }.get(change.op, f"Runs {server}{_images(change)}.")
 

@@ -82,10 +82,10 @@ class Forge:
         except urllib.error.HTTPError as error:
             raise LocalError(
                 f"{method} {self.root}/{path} was answered with {error.code}. "
-                "Next: see that the token may write comments and issues."
+                "Next: check that the token may write comments and issues."
             ) from error
         except OSError as error:
-            raise LocalError(f"{self.root} does not answer: {error}. Next: the same command again.") from error
+            raise LocalError(f"{self.root} does not answer: {error}. Next: run the same command again.") from error
 
 
 def here() -> Forge:
@@ -115,10 +115,10 @@ def here() -> Forge:
             opened="opened",
             close={"state_event": "close"},
         )
-    raise LocalError("this is no pipeline of GitHub or GitLab. Next: read what `mlflow-stack preview` prints.")
+    raise LocalError("this is not a pipeline of GitHub or GitLab. Next: run `mlflow-stack preview` instead.")
 
 
 def _token(name: str) -> str:
     if not os.environ.get(name):
-        raise LocalError(f"{name} is not set. Next: hand it to this step in its environment.")
+        raise LocalError(f"{name} is not set. Next: set it in the environment of this step.")
     return os.environ[name]

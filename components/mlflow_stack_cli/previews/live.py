@@ -153,7 +153,7 @@ def _foreign(said: str) -> list[str]:
 
 
 def _failure(lines: list[str]) -> LocalError:
-    step = "put right what it names"
+    step = "fix the errors above"
     if managers := ", ".join(_foreign("\n".join(lines))):
         step = (
             f"take the change of {managers} over into the stack file, or let {managers} undo it; "

@@ -11,7 +11,7 @@ from mlflow_stack_cli.errors import LocalError
 from mlflow_stack_cli.previews.compare import KUBERNETES, Resource
 
 PLACEHOLDER = "placeholder: made or given when the stack is deployed"
-_HEADER = "# Written by `mlflow-stack render`; another run writes it anew.\n"
+_HEADER = "# Written by `mlflow-stack render`, which overwrites it.\n"
 # An empty map has no meaning in these; elsewhere it can, as in `emptyDir: {}`.
 _MAPS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "limits", "requests", "data"})
 # Nor does an empty text in this: a variable without a value is empty.
@@ -55,7 +55,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
     there = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
     foreign = [path for path in there if not path.read_bytes().startswith(_HEADER.encode())]
     if foreign:
-        raise LocalError(f"{folder} holds {foreign[0].name}, which is not from here. Next: name another OUT.")
+        raise LocalError(f"{folder} contains {foreign[0].name}, which render did not write. Next: choose another OUT.")
     for path in there:
         path.unlink()
     for name, text in files.items():

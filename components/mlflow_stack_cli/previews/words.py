@@ -67,7 +67,7 @@ class Words:
             return ""
         count = "1 red line is" if len(self.refused) == 1 else f"{len(self.refused)} red lines are"
         lines = "\n".join(f"  - {line.replace('**', '')}" for line in self.refused)
-        return f"{count} not acknowledged:\n{lines}\nNext: do what each line says, or take its change back."
+        return f"{count} not acknowledged:\n{lines}\nNext: follow each line, or revert its change."
 
     def comment(self, stack: str, against: str) -> str:
         """Return the whole comment, at most `LIMIT` characters: always the summary, then as many details as fit."""
@@ -159,8 +159,8 @@ class _RedLines:
                 self.refused.append(f"**{what}.** {_acknowledge(left)}")
         for found in sorted(self._release.intersection(self._after.values()) - deleted):
             self.refused.append(
-                f"**`release` lists `{found}`, which the stack uses.** Remove it: the next change would be taken as "
-                "acknowledged."
+                f"**`release` lists `{found}`, which the stack uses.** Remove it: otherwise the next change counts "
+                "as acknowledged."
             )
 
     def _judge(self) -> None:
@@ -179,7 +179,7 @@ class _RedLines:
             found = next((before[urn] for urn in (resource.urn, *resource.aliases) if urn in before), None)
             if found is not None and found.protect and not resource.protect and resource.name not in self._release:
                 self.refused.append(
-                    f"**{named(resource)} is no longer protected.** What is next to delete it would not be refused. "
+                    f"**{named(resource)} is no longer protected.** A later change can delete it without a red line. "
                     f"{_acknowledge(resource.name)}"
                 )
 
@@ -187,21 +187,21 @@ class _RedLines:
         """Judge the guard of data that the stack still uses, under another name."""
         held = data.guarded(old)
         if op == "delete" and held in self._after.values() and held not in self._release:
-            self.refused.append(f"**{named(old)} leaves the stack.** {_acknowledge(held)}")
+            self.refused.append(f"**{named(old)} is removed from the stack.** {_acknowledge(held)}")
 
     def _judge_data(self, change: Change, old: Resource) -> None:
         op = change.op
         if op == "replace":
             self.refused.append(
-                f"**{named(old)} is replaced, and what is in it is lost.** Set the field back, or take another "
-                "`name`: one of the same name cannot be kept beside it."
+                f"**{named(old)} is replaced, and its data is lost.** Revert the field, or choose another `name`: "
+                "two objects of the same name cannot exist side by side."
             )
         elif op == "delete" and old.name in self._release:
             self.warned.append(
-                f"{named(old)} leaves the stack as `release` says. The object stays in the cluster, with all in it."
+                f"{named(old)} is orphaned, as listed in `release`: the object and its data stay in the cluster."
             )
         elif op == "delete":
-            self.refused.append(f"**{named(old)} is deleted, with all in it.** {_acknowledge(old.name)}")
+            self.refused.append(f"**{named(old)} is deleted with its data.** {_acknowledge(old.name)}")
         elif resized := effects.resized(change):
             before, after = resized
             if bytes_of(after) < bytes_of(before):
@@ -214,15 +214,15 @@ class _RedLines:
         user = user_of(old)
         if op == "delete":
             if user in users(self._comparison.new):
-                self._password_changes(old, f"**The password of `{user}` is another one.**")
+                self._password_changes(old, f"**The password of `{user}` is replaced.**")
             elif user not in users(self._comparison.old):
                 # The data behind a password is acknowledged by the data's own name.
-                self.warned.append(f"{named(old)} leaves the stack: the generated password is deleted.")
+                self.warned.append(f"{named(old)} is removed from the stack, and its generated password is deleted.")
             return
         before, after = _rotation(old), _rotation(new)
         if after > before:
             self.warned.append(
-                f"`{user}` gets a new password (rotation {before} → {after}): whoever uses it needs the new one."
+                f"`{user}` gets a new password (rotation {before} → {after}): its clients need the new one."
             )
         else:
             self._password_changes(old, f"**The password of `{user}` changes, and its `rotation` was not raised.**")
@@ -240,7 +240,7 @@ def drift(found: Comparison, stack: str) -> str:
     for change in sorted(found.changes, key=lambda one: (one.resource.kind, one.resource.name)):
         lines.append(f"- {named(change.resource)}{' is gone' if change.op == 'delete' else ''}")
         for field in change.fields:
-            said = "is another one (secret, not shown)"
+            said = "differs (secret, not shown)"
             if not field.secret:
                 said = f"is {shown(field.new)}, and {shown(field.old)} in the stack"
             lines.append(f"  - `{field.path}` {said}")
@@ -273,7 +273,7 @@ def _holds_data(one: Resource) -> bool:
 
 
 def _acknowledge(name: str) -> str:
-    return f"If that is meant, add `{name}` to `release` in the stack file."
+    return f"To acknowledge this, add `{name}` to `release` in the stack file."
 
 
 def _rotation(one: Resource | None) -> int:
