@@ -78,7 +78,7 @@ class MlflowStackArgs(TypedDict):
     expose: NotRequired[ExposeArgs]
     """Public address. Default: none, reachable in the cluster."""
     internal_from: NotRequired[Sequence[PeerArgs]]
-    """Pods of other namespaces that may connect to the Services. Default: [], those of the own namespace alone."""
+    """Pods of other namespaces that may connect to the Services. Default: [], only those of the own namespace."""
     egress: NotRequired[Sequence[EgressArgs]]
     """Addresses outside the cluster that the servers may connect to. A database or bucket with a host name is reached
     only at those for its port. Without any for it, the port is open to everywhere but link-local addresses.

@@ -40,17 +40,18 @@ LIMITS = {"memory": "128Mi"}
 PASSWORDS_VOLUME = "htpasswd"
 USERS_VOLUME = "existing-users"
 LINGER_SECONDS = 5
-"""How long a pod that ends still takes requests: who sends them hears of it late, Traefik within two seconds."""
+"""Seconds for which a terminating pod still accepts requests, because controllers learn of it late: Traefik within two
+seconds."""
 QUIT = f"nginx -e stderr -c {CONFIG}/nginx.conf -s quit; while [ -e /tmp/nginx.pid ]; do sleep 0.2; done"
 
 
 class AuthProxyArgs(TypedDict):
-    """What is guarded, for whom, and how large a request may be."""
+    """Guarded server, its users and the size limits of requests."""
 
     namespace: pulumi.Input[str]
     """Namespace of the configuration."""
     addresses: pulumi.Input[Addresses]
-    """The names that are answered; any other gets 421."""
+    """Accepted host names. Requests with any other host get 421."""
     htpasswd: pulumi.Input[str]
     """Name of the Secret with the password file, key ``htpasswd``."""
     image: NotRequired[pulumi.Input[str]]
@@ -65,17 +66,17 @@ class AuthProxyArgs(TypedDict):
     """Artifact uploads at once, of which one user has half; one more gets 429, which MLflow's client repeats.
     Default: 2."""
     presigned: NotRequired[bool]
-    """Whether MLflow may offer clients signed addresses of its artifact store. Default: true."""
+    """Permission for MLflow to offer clients signed addresses of its artifact store. Default: true."""
     serving: NotRequired[str]
     """Name of a model: the guarded server is that model's, which answers under ``/serving/<name>/`` of the addresses.
     Default: none, it is MLflow's tracking server."""
     answer_timeout: NotRequired[str]
-    """How long a served model may take for an answer. Default: 1h."""
+    """Time limit of an answer of a served model. Default: 1h."""
     linger: NotRequired[bool]
-    """Whether a pod that ends still takes requests for 5 s, until none is sent to it: where another pod comes before it
-    goes. Default: false."""
+    """Drain: a terminating pod accepts requests for 5 s more, for rollouts that start another pod first.
+    Default: false."""
     access: NotRequired[Access]
-    """Who comes. Default: the pods of the same namespace, to the internal port."""
+    """Access rules of the two ports. Default: the pods of the same namespace, to the internal port."""
     labels: NotRequired[Mapping[str, str]]
     """More labels. Default: {}."""
 
@@ -104,7 +105,7 @@ def _rules(fields: validate.Fields) -> None:
 
 
 def size_rules(fields: validate.Fields) -> None:
-    """What the size fields may be; MlflowStack's args hold the same two."""
+    """Check the size fields. MlflowStack's args have the same two."""
     fields.check("max_artifact_size", validate.size)
     fields.check("max_concurrent_uploads", validate.between(1, 1000))
 
@@ -113,7 +114,7 @@ class AuthProxy(pulumi.ComponentResource):
     """nginx with basic authentication as a sidecar."""
 
     parts: PodParts
-    """What the guarded server's pod needs."""
+    """Parts for the guarded server's pod."""
 
     def __init__(self, name: str, args: AuthProxyArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         accepted = validate.resolved("AuthProxy", name, AuthProxyArgs, args, longest=LONGEST_NAME)
