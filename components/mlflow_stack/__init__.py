@@ -16,7 +16,8 @@ from mlflow_stack.expose.exposure import Exposure
 from mlflow_stack.pod import Context, EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
 from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysInputs
-from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs, ModelServer, ModelServerArgs
+from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs
+from mlflow_stack.servers.model_server import ModelServer, ModelServerArgs
 from mlflow_stack.servers.tracking import TrackingServer, TrackingServerArgs
 from mlflow_stack.spec import MlflowStackArgs, Spec, observers, resolve
 from mlflow_stack.stack import MlflowStack

@@ -14,9 +14,9 @@ from mlflow_stack.access.proxy import AuthProxy
 from mlflow_stack.expose import exposure
 from mlflow_stack.expose.exposure import Exposure
 from mlflow_stack.pod import Context
-from mlflow_stack.servers import model
+from mlflow_stack.servers import model_volume
 from mlflow_stack.servers.encryption_keys import EncryptionKeys
-from mlflow_stack.servers.model import ModelServer
+from mlflow_stack.servers.model_server import ModelServer
 from mlflow_stack.servers.tracking import TrackingServer
 from mlflow_stack.spec import MlflowStackArgs, observers, resolve
 
@@ -124,7 +124,7 @@ class MlflowStack(pulumi.ComponentResource):
         )
         served = args["models"]
         group = pod.labels(name, pod.MODEL, labels)
-        scripts = model.programs(name, self.namespace, group, child) if served else ""
+        scripts = model_volume.programs(name, self.namespace, group, child) if served else ""
         self.models = {
             served_model["name"]: ModelServer(
                 f"{name}-{served_model['name']}",

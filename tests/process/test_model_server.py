@@ -31,7 +31,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
 from mlflow_stack.programs.prediction_size import weight
-from mlflow_stack.servers import model as models
+from mlflow_stack.servers import model_server as models
 
 DATA = load_diabetes(as_frame=True).data
 MOST = 1_000_000

@@ -1,38 +1,17 @@
-"""Model servers. Each named model has its own Deployment and proxy, and shares no pod with another model."""
+"""Models to serve: args, rules, and the needs and reservations of their servers."""
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict, get_args
 from urllib.parse import urlsplit
 
 import pulumi
-import pulumi_kubernetes as k8s
-from pulumi_kubernetes.core.v1 import (
-    ContainerArgsDict,
-    EnvVarArgsDict,
-    ResourceRequirementsArgsDict,
-    VolumeArgsDict,
-    VolumeMountArgsDict,
-)
+from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 
 from mlflow_stack import pod, validate
 from mlflow_stack.access import nginx, proxy
-from mlflow_stack.access.nginx import Access
-from mlflow_stack.access.proxy import AuthProxy
-from mlflow_stack.addresses import Addresses
 from mlflow_stack.artifacts import s3
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
-from mlflow_stack.pod import Egress, PodParts, network
-from mlflow_stack.pod.network import EgressArgs
-
-VOLUME = "/model"
-"""Mount path of the model's volume."""
-SCRIPTS = "/opt/mlflow-stack"
-REGISTRY = "/etc/mlflow-stack-registry"
-"""Mount path of the registry's user and password in the fetch container."""
-
-PROGRAMS = ("model_volume.py", "fetch_model.py", "install_libraries.py", "prediction_size.py", "model_server.py")
 
 SCRATCH_SIZE = "256Mi"
 SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
@@ -43,7 +22,6 @@ STEP_RESOURCES: tuple[Mapping[str, str], Mapping[str, str]] = (
     {"cpu": pod.STEP_CPU, "memory": "256Mi"},
     {"memory": "1Gi"},
 )
-
 USER = "model"
 COMMON_ENV = {
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -53,9 +31,6 @@ COMMON_ENV = {
     "USER": USER,
     "LOGNAME": USER,
 }
-NO_TRACKING = "none://this-model-server-has-no-tracking-server"
-"""Tracking URI that MLflow rejects at once. Without a tracking URI it opens a SQLite file in the working folder."""
-NO_LIMIT = str(10**6)
 OWN_VARIABLES = (
     *("MODEL_URI", "VOLUME", "PORT", "MAX_REQUEST_BYTES", "REQUEST_SECONDS", "PREDICTIONS", "MEMORY_BYTES"),
     "DRAIN_SECONDS",
@@ -63,19 +38,14 @@ OWN_VARIABLES = (
     *COMMON_ENV,
 )
 """Variables that the server's container sets itself."""
-
-GRACE_MARGIN_SECONDS = 10
-"""Seconds for which a terminating pod may live longer than its drain, because requests still arrive for a while."""
 Environment = Literal["image", "install"]
 validate.enum(Environment, "ModelEnvironment", "Source of a model's libraries.")
-
 LONGEST_NAME = 63
 """Longest name of the server and its Service."""
 LONGEST_MODEL = LONGEST_NAME - pod.LONGEST_NAME - 1
 """Longest name of a model: the characters left after the stack's name and a dash."""
 TAKEN = ("public", "database")
 """Reserved model names: with them the model's Service would have the name of another Service of the stack."""
-
 _PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _REFERENCE = re.compile(rf"(?P<model>models:/{_PART})(?:/(?P<version>[1-9][0-9]*)|/latest|@[A-Za-z0-9_-]+)", re.ASCII)
 _PLACE = re.compile(rf"models:/m-[0-9a-f]{{32}}|runs:/[0-9a-f]{{32}}(/{_PART})+|s3://[a-z0-9.-]{{3,63}}(/{_PART})*/?")
@@ -249,17 +219,19 @@ def needs(model: ModelArgs, place: Place) -> list[Need]:
     return [*keys, *pod.env_needs(model["env"], place)]
 
 
-def _server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
+def server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
+    """Return the resources of the container with the model."""
     return pod.resources(model["resources"], SERVER_REQUESTS, LIMITS)
 
 
-def _step_resources(size: str) -> ResourceRequirementsArgsDict:
+def step_resources(size: str) -> ResourceRequirementsArgsDict:
+    """Return the resources of a container that fills a volume of this size."""
     # The request covers the whole volume, so that other pods cannot use its space on the node's disk.
     requests, limits = STEP_RESOURCES
     return pod.resources(None, {**requests, "ephemeral-storage": size}, limits)
 
 
-def _servers(model: ModelArgs) -> int:
+def most_servers(model: ModelArgs) -> int:
     """Return the largest number of a model's servers."""
     if "autoscale" in model:
         return model["autoscale"]["max_replicas"]
@@ -272,13 +244,13 @@ def _proxy_limits(model: ModelArgs) -> nginx.Limits:
 
 def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
     """Return the reservation of a pod of the model's servers; nothing if there are no servers."""
-    if not _servers(model):
+    if not most_servers(model):
         return []
     containers = [
-        _server_resources(model),
+        server_resources(model),
         proxy.container_resources(None, _proxy_limits(model), model["name"]),
     ]
-    steps = [_step_resources(model["size"])]
+    steps = [step_resources(model["size"])]
     keys = {"ephemeral-storage": place.path("size")}
     what = f"the server of model {model['name']}"
     return [place.reservation(what, containers, steps, model["resources"], keys)]
@@ -299,374 +271,3 @@ def models_rules(fields: validate.Fields) -> None:
             model.forbid("node_port", f"expose.{fields.spell('node_port')} is not set")
         elif [*ports, expose.get("node_port")].count(model["node_port"]) > 1:
             model.refuse("node_port", "must be used once in the stack")
-
-
-class ModelServerArgs(TypedDict):
-    """Model to serve, its registry and its access rules."""
-
-    namespace: pulumi.Input[str]
-    """Namespace of the servers."""
-    model: ModelArgs
-    """Model to serve."""
-    addresses: pulumi.Input[Addresses]
-    """Addresses of the MLflow that the model belongs to. ``service`` is its Service, which is the component's name
-    without ``-`` and the model's name."""
-    htpasswd: pulumi.Input[str]
-    """Name of the Secret with the password file, key ``htpasswd``."""
-    tracking_uri: pulumi.Input[str]
-    """URI of the registry for ``models:/`` and ``runs:/``."""
-    existing_secret: NotRequired[pulumi.Input[str]]
-    """Name of the Secret with the registry's user: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
-    MLFLOW_TRACKING_TOKEN. Default: none, the registry needs no password."""
-    tracking_pods: NotRequired[Mapping[str, str]]
-    """Labels of the registry's pods, if they are in the same namespace. Default: the registry is anywhere."""
-    scripts: NotRequired[pulumi.Input[str]]
-    """Name of a ConfigMap made by :func:`programs`. Default: the server creates one."""
-    image: NotRequired[pulumi.Input[str]]
-    """Image for models without one. Default: ghcr.io/mlflow/mlflow:v3.17.2-full."""
-    proxy_image: NotRequired[pulumi.Input[str]]
-    """nginx image. Default: nginxinc/nginx-unprivileged:1.29.4."""
-    platform: NotRequired[pod.Platform]
-    """Platform of the cluster: kubernetes or openshift. Default: kubernetes."""
-    access: NotRequired[Access]
-    """Access rules of the proxy. Default: the pods of the same namespace, to the internal port."""
-    egress: NotRequired[Sequence[EgressArgs]]
-    """Addresses, by port, that are the only ones the pods may connect to. Default: [], everywhere but link-local
-    addresses."""
-    wait_for: NotRequired[Sequence[pulumi.Resource]]
-    """Resources that must exist before the pods are created, such as the Secrets. Default: nothing."""
-    labels: NotRequired[Mapping[str, str]]
-    """Additional labels. Default: {}."""
-
-
-@validate.rules(
-    ModelServerArgs,
-    defaults={
-        "image": pod.DEFAULT_IMAGE,
-        "proxy_image": proxy.DEFAULT_IMAGE,
-        "platform": pod.DEFAULT_PLATFORM,
-        "access": Access(),
-        "egress": [],
-        "wait_for": [],
-        "labels": {},
-    },
-)
-def _server_rules(fields: validate.Fields) -> None:
-    fields.check("existing_secret", validate.subdomain)
-    fields.check("image", validate.image)
-    fields.check("platform", validate.one_of(*pod.PLATFORMS))
-    pod.label_rules(fields)
-
-
-class ModelServer(pulumi.ComponentResource):
-    """Servers of one model: MLflow's scoring app behind the auth proxy. An init container fetches the model, and only
-    it has the registry's password."""
-
-    service: pulumi.Output[str]
-    """Name of the Service. Port 80 leads to the proxy's internal port, ``public`` to its public one."""
-    uri: str
-    """URI of the served model, pinned to its version if one is known."""
-    workload: k8s.apps.v1.Deployment
-    """Workload with the pods."""
-
-    def __init__(self, name: str, args: ModelServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        accepted = validate.resolved("ModelServer", name, ModelServerArgs, args, longest=LONGEST_NAME)
-        super().__init__("mlflow-stack:index:ModelServer", name, {}, opts)
-        model = accepted["model"]
-        namespace = accepted["namespace"]
-        platform = accepted["platform"]
-        child = pulumi.ResourceOptions(parent=self)
-        instance = name.removesuffix(f"-{model['name']}")
-        selector = {**pod.selector(instance, pod.MODEL), pod.MODEL_LABEL: model["name"]}
-        labels = {**pod.labels(instance, pod.MODEL, accepted["labels"]), **selector}
-        timeout = model["rollout_timeout"]
-        scaled = model.get("autoscale")
-        most = _servers(model)
-        self.uri = pinned(model.get("uri", ""), model.get("version"))
-        if moves(self.uri):
-            pulumi.log.warn(
-                f"models.{model['name']}.uri: {self.uri} is not pinned, so that each pod asks the registry when it "
-                "starts. `make pin` writes the version beside it.",
-                self,
-            )
-
-        node_port = model.get("node_port")
-        auth_proxy = AuthProxy(
-            name,
-            {
-                "namespace": namespace,
-                "addresses": pulumi.Output.from_input(accepted["addresses"]).apply(
-                    lambda names: dataclasses.replace(names, service=name, port=node_port)
-                ),
-                "htpasswd": accepted["htpasswd"],
-                "image": accepted["proxy_image"],
-                "max_artifact_size": model["max_request_size"],
-                "serving": model["name"],
-                "answer_timeout": model["request_timeout"],
-                "linger": True,
-                "access": accepted["access"],
-                "labels": labels,
-            },
-            child,
-        )
-        parts = [_volumes(self, name, accepted, labels), auth_proxy.parts]
-
-        service = proxy.service(name, namespace=namespace, labels=labels, selector=selector, opts=child)
-        if node_port is not None:
-            k8s.core.v1.Service(
-                f"{name}-nodes",
-                metadata={
-                    "namespace": namespace,
-                    "labels": labels,
-                    "annotations": {"pulumi.com/skipAwait": "true"},
-                },
-                spec={
-                    "type": "NodePort",
-                    "external_traffic_policy": "Local",
-                    "selector": selector,
-                    "ports": [{"name": "public", "port": 80, "target_port": "public", "node_port": node_port}],
-                },
-                opts=child,
-            )
-        network.policy(
-            name,
-            namespace=namespace,
-            labels=labels,
-            selector=selector,
-            ingress=[connection for part in parts for connection in part.ingress],
-            egress=network.opened(_egress(accepted), accepted["egress"]),
-            opts=child,
-        )
-        account = pod.service_account(name, namespace, labels, child)
-        spec = pod.spec(platform, [_server(self.uri, accepted, parts)], parts, account)
-        rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
-            "selector": {"match_labels": selector},
-            # The old version serves until the new one is ready.
-            "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
-            "progress_deadline_seconds": validate.seconds_of(timeout),
-            "template": {
-                "metadata": {"labels": labels, "annotations": pod.annotations(platform, parts)},
-                "spec": {
-                    **spec,
-                    "topology_spread_constraints": pod.spread(selector) if most > 1 else [],
-                    "termination_grace_period_seconds": _drain_seconds(model) + GRACE_MARGIN_SECONDS,
-                },
-            },
-        }
-        if scaled is None:
-            # With an autoscaler, the next `up` would reset its number of replicas.
-            rollout["replicas"] = most
-        self.workload = k8s.apps.v1.Deployment(
-            name,
-            metadata={"namespace": namespace, "labels": labels},
-            spec=rollout,
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=accepted["wait_for"],
-                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout),
-            ),
-        )
-        if most > 1:
-            metadata: k8s.meta.v1.ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
-            pod.disruption_budget(name, metadata=metadata, selector=selector, opts=child)
-        if scaled is not None:
-            _autoscaler(name, namespace, labels, self.workload, scaled, child)
-        self.service = pod.name_of(service)
-        self.register_outputs({"service": self.service, "uri": self.uri})
-
-
-def programs(
-    name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
-) -> pulumi.Output[str]:
-    """Declare the ConfigMap with the programs of a model's containers, and return its name. Several models can share
-    it."""
-    made = k8s.core.v1.ConfigMap(
-        f"{name}-programs",
-        metadata={"namespace": namespace, "labels": labels},
-        immutable=True,
-        data={program: pod.program(program) for program in PROGRAMS},
-        opts=opts,
-    )
-    return pod.name_of(made)
-
-
-def _image(args: ModelServerArgs) -> pulumi.Input[str]:
-    return args["model"].get("image", args["image"])
-
-
-def _request_seconds(model: ModelArgs) -> int:
-    return validate.seconds_of(model["request_timeout"])
-
-
-def _drain_seconds(model: ModelArgs) -> int:
-    return nginx.drain_seconds(_request_seconds(model))
-
-
-def _server(uri: str, args: ModelServerArgs, parts: Sequence[PodParts]) -> ContainerArgsDict:
-    """Return the container that runs the model's code. Its only credentials are those in the model's ``env``, and it
-    writes only to its ``/tmp``."""
-    model = args["model"]
-    load = validate.seconds_of(model["load_timeout"])
-    memory = {**LIMITS, **model["resources"].get("limits", {})}["memory"]
-    env = {
-        "MODEL_URI": uri,
-        "VOLUME": VOLUME,
-        "PORT": str(nginx.UPSTREAM_PORT),
-        "MAX_REQUEST_BYTES": str(validate.bytes_of(model["max_request_size"])),
-        "REQUEST_SECONDS": str(_request_seconds(model)),
-        "DRAIN_SECONDS": str(_drain_seconds(model)),
-        "PREDICTIONS": str(model["max_concurrent_predictions"]),
-        "MEMORY_BYTES": str(validate.bytes_of(memory)),
-        # The wrapper enforces the limit. The app would stop waiting, but the thread would continue unnoticed.
-        "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": NO_LIMIT,
-        "MLFLOW_TRACKING_URI": NO_TRACKING,
-        "PYTHONPATH": f"{VOLUME}/libraries",
-        **COMMON_ENV,
-    }
-    return {
-        "name": "model",
-        "image": _image(args),
-        "command": ["python", f"{SCRIPTS}/model_server.py"],
-        "args": [],
-        "working_dir": pod.SCRATCH,
-        "env": [*pod.env(env), *pod.env_given(model["env"])],
-        "resources": _server_resources(model),
-        "security_context": pod.container_security(),
-        # `pulumi up` prints these log lines of a server that does not start.
-        "termination_message_policy": "FallbackToLogsOnError",
-        "startup_probe": {**_probe(nginx.HEALTHY, 1), "failure_threshold": load},
-        # A prediction in Python may block the interpreter for a while without being stuck.
-        "liveness_probe": {**_probe(nginx.HEALTHY, 10), "timeout_seconds": 10, "failure_threshold": 6},
-        "readiness_probe": {**_probe(nginx.READY, 5), "failure_threshold": 2},
-        "lifecycle": pod.drained(parts),
-        "volume_mounts": [
-            {"name": "model", "mount_path": VOLUME, "read_only": True},
-            {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
-            {"name": "tmp", "mount_path": pod.SCRATCH},
-        ],
-    }
-
-
-def _probe(path: str, period: int) -> k8s.core.v1.ProbeArgsDict:
-    return {"http_get": {"path": path, "port": nginx.INTERNAL_PORT}, "period_seconds": period, "timeout_seconds": 5}
-
-
-def _volumes(parent: ModelServer, name: str, args: ModelServerArgs, labels: Mapping[str, str]) -> PodParts:
-    """Return the model's volume and the steps that fill it."""
-    model = args["model"]
-    child = pulumi.ResourceOptions(parent=parent)
-    scripts = args["scripts"] if "scripts" in args else programs(name, args["namespace"], labels, child)
-    size = model["size"]
-    scratch, _ = pod.scratch("tmp", SCRATCH_SIZE)
-    step_scratch, step_scratch_mount = pod.scratch("step-tmp", SCRATCH_SIZE)
-    volumes: list[VolumeArgsDict] = [
-        {"name": "model", "empty_dir": {"size_limit": size}},
-        {"name": "programs", "config_map": {"name": scripts, "default_mode": 0o444}},
-        scratch,
-        step_scratch,
-    ]
-    mounts: list[VolumeMountArgsDict] = [
-        {"name": "model", "mount_path": VOLUME},
-        {"name": "programs", "mount_path": SCRIPTS, "read_only": True},
-        step_scratch_mount,
-    ]
-
-    def step(
-        name: str, program: str, env: list[EnvVarArgsDict], more: Sequence[VolumeMountArgsDict]
-    ) -> ContainerArgsDict:
-        return {
-            "name": name,
-            "image": _image(args),
-            "command": ["python", f"{SCRIPTS}/{program}"],
-            "args": [],
-            "working_dir": pod.SCRATCH,
-            "env": [*pod.env({"VOLUME": VOLUME, **COMMON_ENV}), *env],
-            "resources": _step_resources(size),
-            "security_context": pod.container_security(),
-            "termination_message_policy": "FallbackToLogsOnError",
-            "volume_mounts": [*mounts, *more],
-        }
-
-    secrets: list[VolumeMountArgsDict] = []
-    fetch: dict[str, pulumi.Input[str]] = {
-        "MODEL_URI": pinned(model.get("uri", ""), model.get("version")),
-        "VOLUME_BYTES": str(validate.bytes_of(size)),
-        "MLFLOW_TRACKING_URI": args["tracking_uri"],
-        "CREDENTIALS": REGISTRY,
-        # The step itself retries and logs the reason.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        # Downloads must pass through the tracking server, because the pod cannot connect to a bucket behind it.
-        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    if "existing_secret" in args:
-        registry = args["existing_secret"]
-        volumes.append({"name": "registry", "secret": {"secret_name": registry, "default_mode": 0o440}})
-        secrets.append({"name": "registry", "mount_path": REGISTRY, "read_only": True})
-    if model.get("uri", "").startswith("s3://"):
-        fetch |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_DEFAULT_REGION": model["s3_region"]}
-        if "s3_endpoint_url" in model:
-            fetch["MLFLOW_S3_ENDPOINT_URL"] = model["s3_endpoint_url"]
-        if "s3_existing_secret" in model:
-            keys = model["s3_existing_secret"]
-            volumes.append({"name": "s3-keys", "secret": {"secret_name": keys, "default_mode": 0o440}})
-            secrets.append({"name": "s3-keys", "mount_path": s3.KEYS, "read_only": True})
-            fetch["AWS_SHARED_CREDENTIALS_FILE"] = f"{s3.KEYS}/{s3.KEYS_FILE}"
-    steps = [step("fetch", "fetch_model.py", pod.env(fetch), secrets)]
-    if model["environment"] == "install":
-        index = {"INDEX_URL": model["index_url"]} if "index_url" in model else {}
-        steps.append(step("install", "install_libraries.py", pod.env(index), []))
-    return PodParts(init_containers=steps, volumes=volumes)
-
-
-def _egress(args: ModelServerArgs) -> list[Egress]:
-    """Return the pod's connections: to the registry or the bucket, and to the package index of libraries."""
-    model = args["model"]
-    found: list[Egress] = []
-    if model.get("uri", "").startswith("s3://"):
-        found.append(network.to_url(model.get("s3_endpoint_url", s3.AWS)))
-    elif "tracking_pods" in args:
-        found.append(Egress(nginx.INTERNAL_PORT, pods=args["tracking_pods"]))
-    else:
-        found.append(network.to_url(args["tracking_uri"]))
-    if model["environment"] == "install":
-        found.append(network.to_url(model.get("index_url", "https://pypi.org")))
-    return found
-
-
-def _autoscaler(
-    name: str,
-    namespace: pulumi.Input[str],
-    labels: Mapping[str, str],
-    deployment: k8s.apps.v1.Deployment,
-    scaled: AutoscaleArgs,
-    opts: pulumi.ResourceOptions,
-) -> None:
-    k8s.autoscaling.v2.HorizontalPodAutoscaler(
-        name,
-        metadata={"namespace": namespace, "labels": labels, "annotations": {"pulumi.com/skipAwait": "true"}},
-        spec={
-            "scale_target_ref": {
-                "api_version": "apps/v1",
-                "kind": "Deployment",
-                "name": pod.name_of(deployment),
-            },
-            "min_replicas": scaled["min_replicas"],
-            "max_replicas": scaled["max_replicas"],
-            "metrics": [
-                {
-                    "type": "ContainerResource",
-                    # Not the proxy's CPU: more servers would not reduce it.
-                    "container_resource": {
-                        "name": "cpu",
-                        "container": "model",
-                        "target": {
-                            "type": "Utilization",
-                            "average_utilization": scaled["cpu_percent"],
-                        },
-                    },
-                }
-            ],
-        },
-        opts=opts,
-    )
