@@ -1,6 +1,6 @@
 """Step that keeps MLflow's stored secrets readable, on databases that MLflow itself wrote.
 
-Not tested here: that the tracking server's pod has the keys (tests/components/test_keys.py).
+Not tested here: that the tracking server's pod has the keys (tests/components/test_encryption_keys.py).
 """
 
 import base64

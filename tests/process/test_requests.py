@@ -16,7 +16,7 @@ import psutil
 import pytest
 from process.claims import free_port
 from process.test_nginx import AUTH, HOST, Nginx, root, running  # noqa: F401 - root is a fixture
-from process.test_path_kinds import chunked
+from process.test_nginx_paths import chunked
 from process.trackingserver import install
 
 import engine
