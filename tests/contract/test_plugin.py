@@ -160,6 +160,6 @@ def test_output_is_refused_by_name_where_a_plain_value_is_needed(construct: Any,
 def test_output_that_turns_out_wrong_is_reported_by_its_key(construct: Any) -> None:
     mysql = {"host": later("mysql://me:hunter2@db"), "password": "p"}
     said = refusal(construct, {"backendStore": {"mysql": mysql}})
-    assert said.startswith("backendStore.mysql.host: must be a lower-case host name")
-    assert '(got "mysql://***@db")' in said
+    form = "must be a lower-case host name without scheme, port or path, such as mlflow.example.com"
+    assert said.startswith(f'backendStore.mysql.host: {form} (got "mysql://***@db")')
     assert "hunter2" not in said
