@@ -93,11 +93,15 @@ lint: setup ## format, lint, types
 test-fast: lint ## all tests that need no cluster
 	@$(BIN)/python -m pytest tests --ignore tests/e2e --ignore tests/soak
 
-# What runs on the node waits most of the time: the other tests run beside it, and are reported after it. An interrupt ends both.
-test: lint ## the tests, on a node of their own
-	@others=$$(mktemp); trap 'rm -f '$$others EXIT; trap 'wait; exit 130' INT; \
-		env --default-signal=INT $(BIN)/python -m pytest tests --ignore tests/soak --ignore tests/e2e >$$others 2>&1 & \
-		beside=$$!; $(BIN)/python -m pytest tests/e2e; ended=$$?; wait $$beside || ended=1; cat $$others; exit $$ended
+# What runs on a node waits most of the time: all three run at once, and the output of two follows that of the first. An
+# interrupt ends all.
+test: lint ## the tests, on two nodes of their own
+	@out=$$(mktemp -d); trap 'rm -rf '$$out EXIT; trap 'wait; exit 130' INT; \
+		env --default-signal=INT $(BIN)/python -m pytest tests --ignore tests/soak --ignore tests/e2e >$$out/fast 2>&1 & fast=$$!; \
+		MLFLOW_STACK_TEST_INSTANCE=$${MLFLOW_STACK_TEST_INSTANCE:-test}-2 \
+			env --default-signal=INT $(BIN)/python -m pytest tests/e2e --node 2 >$$out/2 2>&1 & \
+		two=$$!; $(BIN)/python -m pytest tests/e2e --node 1; ended=$$?; \
+		wait $$two || ended=1; cat $$out/2; wait $$fast || ended=1; cat $$out/fast; exit $$ended
 
 soak: lint ## all tests, the full matrices among them, which take longer
 	@KILLS=25 $(BIN)/python -m pytest tests --durations=30
