@@ -55,11 +55,11 @@ def test_tells_a_user_of_one_stack_from_the_same_user_of_another(tmp_path: Path)
     before, after = (resources(tmp_path, each) for each in (two, two | {"blue": {"users": ["bob"]}}))
     refused, lines = told(before, after)
     assert refused == []
-    assert any(line.startswith(f"{BLUE}User `ann`") for line in lines)
+    assert f"{BLUE}Revokes access for user `ann` within two minutes, without a restart." in lines
     assert not any(line.startswith(RED) for line in lines)
     refused, lines = told(after, before)
     assert refused == []
-    assert any(line.startswith(f"{BLUE}User `ann`") for line in lines)
+    assert f"{BLUE}Grants access to user `ann`, without a restart." in lines
 
 
 def test_tells_the_address_and_the_restart_of_the_stack_that_changes(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_tells_the_end_and_the_start_of_each_server(tmp_path: Path) -> None:
     refused, lines = told(before, after, LEFT)
     assert "MlflowStack `white`: The stack is new." in lines
     for stack in (RED, BLUE):
-        assert any(line.startswith(f"{stack}Ends the tracking server") for line in lines)
+        assert any(line.startswith(f"{stack}Stops the tracking server") for line in lines)
     assert not any(line.startswith("MlflowStack `green`") for line in lines if line not in refused)
 
 
