@@ -276,15 +276,17 @@ def _exposures() -> list[dict[str, Any]]:
     for key, kind in expose.KINDS.items():
         by_kind = {"properties": {"kind": {"const": former[key]}}, "required": ["kind"]}
         fields = {key, "kind", *kind.fields, *(["class_name"] if key == "ingress" else [])}
-        rules.append(
-            {
-                "if": {"anyOf": [{"required": [validate.camel(key)]}, by_kind]},
-                "then": {"required": ["host"], "propertyNames": {"enum": sorted(map(validate.camel, fields))}},
-            }
-        )
+        then: dict[str, Any] = {
+            "required": ["host"],
+            "propertyNames": {"enum": sorted(map(validate.camel, fields))},
+        }
+        if "trusted_proxies" in kind.fields:
+            then["dependentRequired"] = {"allowFrom": ["trustedProxies"]}
+        rules.append({"if": {"anyOf": [{"required": [validate.camel(key)]}, by_kind]}, "then": then})
         if key in ("gateway", "node_port"):
             rules.append({"if": by_kind, "then": {"required": [validate.camel(key)]}})
     selects = [{"required": [validate.camel(key)]} for key in (*expose.KINDS, "kind")]
+    rules.append({"dependentRequired": {"className": ["kind"]}})
     none = {"properties": {"kind": {"const": former[None]}}, "required": ["kind"]}
     rules.append({"if": none, "then": {"propertyNames": {"enum": ["kind"]}}})
     rules.append({"if": {"minProperties": 1}, "then": {"anyOf": selects}})

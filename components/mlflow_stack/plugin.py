@@ -89,7 +89,7 @@ def _marked(schema: dict[str, Any]) -> dict[str, Any]:
     for kind, replaced in validate.deprecated().items():
         fields = schema["types"].get(f"{NAME}:index:{kind.__name__}", {}).get("properties", {})
         for name, instead in replaced.items():
-            fields[validate.camel(name)]["deprecationMessage"] = instead
+            fields[validate.camel(name)]["deprecationMessage"] = validate.spelled(instead, validate.camel)
     return schema
 
 

@@ -153,7 +153,7 @@ def _rules_across(fields: validate.Fields) -> None:
         fields.refuse("replicas", f"must be 1, because {spec.artifacts.single_writer()}")
     else:
         fields.check("replicas", validate.between(1, 100))
-    if "existing_namespace" not in fields:
+    if "existing_namespace" not in fields.stated:
         adopting = [need.key for need in spec.needs if need.kind in (CLAIM, SECRET, CONFIG_MAP)]
         if adopting:
             fields.require("existing_namespace", f"{', '.join(adopting)} must already exist in the namespace")

@@ -289,6 +289,11 @@ def test_a_list_that_admits_everyone_is_accepted_with_a_warning(monkeypatch: pyt
             {"ingress": {"class_name": "nginx"}, "host": "h.example"},
             ["kind", "class_name"],
         ),
+        (
+            {"kind": "ingress", "host": "h.example", "ingress": {"class_name": "nginx"}},
+            {"ingress": {"class_name": "nginx"}, "host": "h.example"},
+            ["kind"],
+        ),
         ({"kind": "route", "host": "h.example"}, {"route": {}, "host": "h.example"}, ["kind"]),
         ({"kind": "gateway", "gateway": "a/b", "host": "h.example"}, {"gateway": "a/b", "host": "h.example"}, ["kind"]),
         (
@@ -305,8 +310,8 @@ def test_deprecated_keys_select_the_same_address_with_a_warning(
     monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: warned.append(text))
     assert resolve("mlflow", {"expose": former}).args == resolve("mlflow", {"expose": current}).args
     instead = {
-        "kind": "Use one of the keys ingress, route, gateway and nodePort, or none of them.",
-        "class_name": "Use ingress.className.",
+        "kind": "Use one of the keys ingress, route, gateway and node_port, or none of them.",
+        "class_name": "Use ingress.class_name.",
     }
     assert warned == [f"MlflowStack 'mlflow': expose.{key}: deprecated. {instead[key]}" for key in warnings]
 

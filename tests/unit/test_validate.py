@@ -11,6 +11,7 @@ from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
 
 CLAIM = {"backend_store": {"pvc": {}}}
 SIZE = "must be a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
+NUMBER = "must be a whole number"
 USER = "must be 1 to 64 letters, digits and . _ @ + -, starting with a letter or a digit"
 LOCATION = "must be a URI such as s3://bucket/prefix, or a folder's path such as file:///mlflow/mlruns"
 IMAGE = "must be an image with a tag other than latest or a digest, such as registry.example/mlflow:v3.17.2-full"
@@ -291,6 +292,35 @@ def mysql(**fields: object) -> dict:
         (
             {"expose": {"route": {}, "host": "h", "class_name": "nginx"}},
             "expose.className: must not be set when kind is not set. Use ingress.className.",
+        ),
+        (
+            exposed(ingress={"class_name": "NGINX"}),
+            "expose.ingress.className: must be an object name: lower-case letters, digits, '-' and '.', "
+            'at most 253 characters (got "NGINX")',
+        ),
+        (
+            exposed(kind="ingress", ingress={"class_name": "a"}, class_name="b"),
+            "expose.className: must not be set when ingress.className is set",
+        ),
+        ({"expose": {"kind": "ingress"}}, "expose.host: required, because kind is ingress"),
+        ({"expose": {"kind": 5, "class_name": "a", "host": "h"}}, "expose.kind: must be text (got 5)"),
+        ({"expose": {"kind": "nodeport", "node_port": "x", "host": "h"}}, f'expose.nodePort: {NUMBER} (got "x")'),
+        ({"expose": {"node_port": "30500", "host": "h"}}, f'expose.nodePort: {NUMBER} (got "30500")'),
+        ({"expose": {"ingress": "nginx", "host": "h"}}, 'expose.ingress: must be a map (got "nginx")'),
+        ({"expose": {"route": True, "host": "h"}}, "expose.route: must be a map (got true)"),
+        ({"expose": {"route": {"tls": {}}, "host": "h"}}, "expose.route.tls: unknown key. Remove it."),
+        (exposed(allow_from=["192.0.2.0/24"], trusted_proxies=5), "expose.trustedProxies: must be a list (got 5)"),
+        (exposed(tls={"issuer_kind": "Issuer", "issuer": 5}), "expose.tls.issuer: must be text (got 5)"),
+        (exposed(trusted_proxies=[None]), "expose.trustedProxies[0]: must be text (got null)"),
+        ({"users_existing_secret": "people", "existing_namespace": 5}, "existingNamespace: must be text (got 5)"),
+        (pvc(file_store=5, file_store_mount="/a"), "backendStore.pvc.fileStore: must be text (got 5)"),
+        (
+            {"artifact_store": {"s3": {"bucket": "team", "access_key_id": 5, "secret_access_key": "s"}}},
+            "artifactStore.s3.accessKeyId: must be text (value not shown)",
+        ),
+        (
+            {"models": [{"name": "iris", "uri": 5, "replicas": 2, "s3_region": "a"}]},
+            "models[0].uri: must be text (got 5)",
         ),
         (
             {"expose": {"host": "a.example", "node_port": 30500, "trusted_proxies": ["10.0.0.0/8"]}},
@@ -635,3 +665,29 @@ def test_escapes_control_characters_in_keys() -> None:
 def test_never_shows_a_rejected_secret_key() -> None:
     (problem,) = refusals(s3(secret_access_key="canary canary"))
     assert "canary" not in problem
+
+
+def test_names_replacements_of_deprecated_keys_in_the_users_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr("pulumi.log.warn", warned.append)
+    args = {"expose": {"kind": "ingress", "host": "h", "className": "nginx"}}
+    validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40, spell=validate.camel)
+    assert warned == [
+        "MlflowStack 'mlflow': expose.kind: deprecated. Use one of the keys ingress, route, gateway and nodePort, or "
+        "none of them.",
+        "MlflowStack 'mlflow': expose.className: deprecated. Use ingress.className.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        ({"labels": {5: "a"}}, "labels"),
+        (exposed(annotations={5: "a"}), "expose.annotations"),
+        ({"passwords": {5: "correct horse"}}, "passwords"),
+    ],
+)
+def test_rejects_map_keys_that_are_no_text(args: dict, key: str) -> None:
+    with pytest.raises(InvalidArgs) as refused:
+        validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
+    assert str(refused.value).splitlines()[1:] == [f"  {key}: each key must be text (got 5)"]

@@ -85,11 +85,11 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("ca", validate.certificates)
     for name in ("access_key_id", "secret_access_key"):
         fields.refuse_together(name, "existing_secret")
-    given = [name for name in ("access_key_id", "secret_access_key") if name in fields]
+    given = [name for name in ("access_key_id", "secret_access_key") if name in fields.stated]
     if len(given) == 1:
         (other,) = {"access_key_id", "secret_access_key"} - set(given)
         fields.require(other, f"{fields.spell(given[0])} is set")
-    if not given and "existing_secret" not in fields:
+    if not given and "existing_secret" not in fields.stated:
         fields.require("access_key_id", f"{fields.spell('existing_secret')} is not set")
     if not fields.resolved("proxied") and "presigned" in fields:
         fields.forbid("presigned", "proxied is false")

@@ -59,7 +59,7 @@ def _rules(fields: validate.Fields) -> None:
     fields.check("file_store_mount", validate.absolute_path)
     for name in ("size", "storage_class", "access_mode"):
         fields.refuse_together(name, "existing_claim")
-    if "file_store_mount" in fields and "file_store" not in fields:
+    if "file_store_mount" in fields and "file_store" not in fields.stated:
         fields.forbid("file_store_mount", f"{fields.spell('file_store')} is not set")
 
 

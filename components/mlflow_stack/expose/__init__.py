@@ -1,8 +1,8 @@
 """Public address of a stack. Each kind has one file, and one entry in the registry below."""
 
 import ipaddress
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Container, Mapping
+from typing import Final
 
 from mlflow_stack import validate
 from mlflow_stack.expose.args import (
@@ -55,16 +55,16 @@ ANNOTATIONS_BYTES = 200 * 1024
 provider's."""
 
 
-def chosen(args: Mapping[str, Any]) -> type[ExposeKind]:
-    """Return the kind that the args of a public address select."""
-    return next((kind for key, kind in KINDS.items() if key in args), Nothing)
+def chosen(names: Container[str]) -> type[ExposeKind]:
+    """Return the kind that the set fields of a public address select."""
+    return next((kind for key, kind in KINDS.items() if key in names), Nothing)
 
 
 @validate.rules(
     ExposeArgs,
     deprecated={
-        "kind": "Use one of the keys ingress, route, gateway and nodePort, or none of them.",
-        "class_name": "Use ingress.className.",
+        "kind": "Use one of the keys ingress, route, gateway and node_port, or none of them.",
+        "class_name": "Use ingress.class_name.",
     },
 )
 def _rules(fields: validate.Fields) -> None:
@@ -86,23 +86,25 @@ def _rules(fields: validate.Fields) -> None:
     if sum(len(text.encode()) for text in texts if isinstance(text, str)) > ANNOTATIONS_BYTES:
         fields.refuse("annotations", f"must have at most {ANNOTATIONS_BYTES} bytes, keys included")
     fields.check("kind", validate.one_of(*DEPRECATED_KINDS))
-    if fields.get("kind", "none") not in DEPRECATED_KINDS or not _upgraded(fields):
+    former = fields.get("kind")
+    if ("kind" in fields.stated and former not in DEPRECATED_KINDS) or not _upgraded(fields):
         return
     fields.refuse_several(KINDS)
-    kind = chosen(fields)
+    kind = chosen(fields.stated.union(fields))
     if kind is Nothing:
         if fields:
             others = ", ".join(fields.spell(key) for key in list(KINDS)[1:-1])
             fields.require("ingress", f"none of {others} and {fields.spell('node_port')} is set")
         return
+    selected = f"kind is {former}" if former else f"{fields.spell(kind.key)} is set"
     if "host" not in fields.stated:
-        fields.require("host", f"{fields.spell(kind.key)} is set")
+        fields.require("host", selected)
     for name in sorted(set(fields) - {*KINDS} - kind.fields):
-        fields.forbid(name, f"{fields.spell(kind.key)} is set")
+        fields.forbid(name, selected)
     if kind is not NodePort:
-        wrong = f"must be a host name and not an address when {fields.spell(kind.key)} is set"
+        wrong = f"must be a host name and not an address when {selected}"
         fields.check("host", lambda host: wrong if _is_address(host) else None)
-    if "allow_from" in fields and "trusted_proxies" in kind.fields and "trusted_proxies" not in fields:
+    if "allow_from" in fields and "trusted_proxies" in kind.fields and "trusted_proxies" not in fields.stated:
         because = f"{fields.spell('allow_from')} is set and clients would have the controller's address without it"
         fields.require("trusted_proxies", because)
     kind.judge(fields)
@@ -116,19 +118,21 @@ def _upgraded(fields: validate.Fields) -> bool:
         return "class_name" not in fields
     kind = fields["kind"]
     key = DEPRECATED_KINDS[kind]
-    wrong = set(fields) & {*KINDS} - {key}
+    wrong = fields.stated & {*KINDS} - {key}
     if key is None:
-        wrong = set(fields) - {"kind"}
+        wrong = fields.stated - {"kind"}
     elif key != "ingress":
-        wrong |= set(fields) & {"class_name"}
+        wrong |= fields.stated & {"class_name"}
     for name in sorted(wrong):
         fields.forbid(name, f"kind is {kind}")
     if wrong:
         return False
     fields.remove("kind")
     if key == "ingress":
-        class_name = fields.remove("class_name")
-        fields.set(key, {} if class_name is None else {"class_name": class_name})
+        class_name, own = fields.remove("class_name"), fields.get(key, {})
+        if class_name is not None and "class_name" in own:
+            fields.forbid("class_name", f"{key}.{fields.spell('class_name')} is set")
+        fields.set(key, own if class_name is None else {"class_name": class_name, **own})
     elif key == "route":
         fields.set(key, {})
     elif key is not None and key not in fields.stated:

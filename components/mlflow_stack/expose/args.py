@@ -85,13 +85,18 @@ class ExposeArgs(TypedDict):
     """Deprecated: use ``ingress.class_name``. Default: the cluster's default class."""
 
 
+@validate.rules(IngressArgs)
+def _ingress_rules(fields: validate.Fields) -> None:
+    fields.check("class_name", validate.subdomain)
+
+
 @validate.rules(TlsArgs, defaults={"issuer_kind": "ClusterIssuer"})
 def _tls_rules(fields: validate.Fields) -> None:
     fields.check("issuer", validate.subdomain)
     fields.check("issuer_kind", validate.one_of(*get_args(IssuerKind)))
     fields.check("secret", validate.subdomain)
     fields.refuse_together("issuer", "secret")
-    if "issuer_kind" in fields and "issuer" not in fields:
+    if "issuer_kind" in fields and "issuer" not in fields.stated:
         fields.forbid("issuer_kind", "issuer is not set")
 
 

@@ -190,17 +190,17 @@ def _model_rules(fields: validate.Fields) -> None:
     fields.check("s3_endpoint_url", validate.endpoint)
     fields.check("s3_region", validate.region)
 
-    uri = fields.get("uri", "")
-    if "uri" not in fields:
+    uri, rejected = fields.get("uri", ""), "uri" in fields.stated and "uri" not in fields
+    if "uri" not in fields.stated:
         for name in ("replicas", "autoscale", "version"):
             if fields.get(name):
                 fields.forbid(name, "uri is not set")
-    elif "version" in fields and model_uri(uri) is None and not moves(uri):
+    elif not rejected and "version" in fields and model_uri(uri) is None and not moves(uri):
         fields.forbid("version", "uri is neither an alias nor latest")
     fields.refuse_together("replicas", "autoscale", f"Set autoscale.{fields.spell('min_replicas')} instead.")
     if "index_url" in fields and fields.resolved("environment") != "install":
         fields.forbid("index_url", "environment is not install")
-    if not uri.startswith("s3://"):
+    if not rejected and not uri.startswith("s3://"):
         for name in ("s3_existing_secret", "s3_endpoint_url", "s3_region"):
             if name in fields:
                 fields.forbid(name, "uri does not start with s3://")

@@ -27,6 +27,7 @@ from mlflow_stack.validate.engine import (
     resolved,
     rules,
     rules_of,
+    spelled,
     takes_output,
 )
 from mlflow_stack.validate.formats import (
@@ -136,6 +137,7 @@ __all__ = [
     "rules_of",
     "seconds_of",
     "size",
+    "spelled",
     "subdomain",
     "takes_output",
     "url_path",

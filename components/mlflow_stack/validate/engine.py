@@ -66,6 +66,11 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
+def spelled(sentence: str, spell: Callable[[str], str]) -> str:
+    """Return a sentence that names fields in Python's spelling, in the user's."""
+    return re.sub(r"[a-z]+(_[a-z]+)+", lambda name: spell(name[0]), sentence)
+
+
 def join(key: str, name: str) -> str:
     """Return the path of a field below a key."""
     return f"{key}.{name}" if key else name
@@ -266,7 +271,8 @@ def rules(
     :param defaults: Values of optional fields that are unset, by field.
     :param secrets: Fields whose values are never printed, in this TypedDict and in any other.
     :param not_offered: Unsupported keys that users may look for, with their alternatives.
-    :param deprecated: Fields that the rules replace by others, with a sentence that names these. Each use is a warning.
+    :param deprecated: Fields that the rules replace by others, with a sentence that names these in Python's spelling.
+        Each use is a warning.
     """
 
     def register(function: Rules) -> Rules:
@@ -494,6 +500,8 @@ def shown(value: object, secret: bool) -> str:
             text = f'{text[:_LONGEST_SHOWN]}…" ({len(value)} characters)'
     elif isinstance(value, bool):
         text = str(value).lower()
+    elif value is None:
+        text = "null"
     elif isinstance(value, Mapping):
         text = "a map" if value else "an empty map"
     elif isinstance(value, Sequence):
@@ -542,11 +550,14 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
         pairs = cast("Mapping[str, Any]", value)
         found: dict[str, Any] = {}
         for name, inner in pairs.items():
+            if not isinstance(cast(Any, name), str):
+                problems.append(Problem(key, message("each key must be text", shown(name, False))))
+                continue
             before = len(problems)
-            found[name] = _conform(item, inner, join(key, str(name)), secret, problems)
+            found[name] = _conform(item, inner, join(key, name), secret, problems)
             if len(problems) > before and isinstance(inner, Mapping) and plain_type(item) in (str, int):
                 problem = problems.pop()
-                path = f"""'{problems.spell(key)}["{_printable(_dotted(str(name), inner))}"]'"""
+                path = f"""'{problems.spell(key)}["{_printable(_dotted(name, inner))}"]'"""
                 do = f"Quote a name with dots: --path {path}"
                 problems.append(Problem(problem.key, message(problem.message, do=do)))
         return found
@@ -583,24 +594,26 @@ def _plain(right: bool, value: Any, key: str, secret: bool, form: str, problems:
 
 def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool, problems: Problems) -> dict[str, Any]:
     types_by_field = hints(kind)
-    spelled = {problems.spell(name): name for name in types_by_field}
+    names = {problems.spell(name): name for name in types_by_field}
     fields: dict[str, Any] = {}
     stated: set[str] = set()
     for written, field in value.items():
-        name = spelled.get(written)
+        name = names.get(written)
         where = join(key, str(written))
         if name is None:
             # Compared in camelCase, because another language's spelling is close to no key.
             known = {camel(field_name): problems.spell(field_name) for field_name in types_by_field}
             near = difflib.get_close_matches(camel(str(written)), known, n=1)
-            hint = f"Did you mean {known[near[0]]}?" if near else f"Known keys: {', '.join(sorted(known.values()))}."
+            listed = f"Known keys: {', '.join(sorted(known.values()))}." if known else "Remove it."
+            hint = f"Did you mean {known[near[0]]}?" if near else listed
             problems.append(Problem(where, _not_offered.get(kind, {}).get(written, message("unknown key", do=hint))))
             continue
         stated.add(name)
         if field is None:
             continue
         if name in _deprecated.get(kind, {}):
-            problems.deprecated.append(f"{_printable(where)}: deprecated. {_deprecated[kind][name]}")
+            instead = spelled(_deprecated[kind][name], problems.spell)
+            problems.deprecated.append(f"{_printable(where)}: deprecated. {instead}")
         before = len(problems)
         clean = _conform(types_by_field[name], field, where, secret or name in SECRETS, problems)
         if len(problems) == before:
