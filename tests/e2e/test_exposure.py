@@ -54,8 +54,7 @@ def stack(platform: Platform) -> Iterator[Stack]:
     common = {"trusted_proxies": [platform.instance.pod_cidr]}
     exposed = {
         "path": {
-            "ingress": {},
-            "class_name": "traefik",
+            "ingress": {"class_name": "traefik"},
             "host": f"path.{domain}",
             "path": "/mlflow",
             "tls": {"issuer": "local"},
