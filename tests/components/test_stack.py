@@ -271,6 +271,15 @@ def test_a_password_that_comes_as_an_output_is_judged_when_it_is_known() -> None
         engine.deploy(program)
 
 
+@pytest.mark.parametrize(("host", "wrong"), [("correct horse", "must be a lower-case host name"), (5, "must be text")])
+def test_never_shows_a_secret_output_of_any_field(host: object, wrong: str) -> None:
+    def program() -> None:
+        MlflowStack("mlflow", {"expose": {"ingress": {}, "host": pulumi.Output.secret(host)}})
+
+    with pytest.raises(InvalidArgs, match=rf"^expose\.host: {wrong}.*\(value not shown\)$"):
+        engine.deploy(program)
+
+
 def test_bad_input_declares_nothing() -> None:
     recorded: list[engine.Deployment] = []
     with pytest.raises(InvalidArgs):

@@ -439,13 +439,13 @@ def _judged_later(
 ) -> pulumi.Output[Any]:
     """Return an Output that is checked in an ``apply`` through which every use of it passes."""
 
-    def judge(known: Any) -> Any:
+    def judge(known: Any, hidden: bool) -> Any:
         wrong = predicate(known)
         if wrong is not None:
-            raise InvalidArgs(str(Problem(key, message(wrong, shown(known, secret), do))))
+            raise InvalidArgs(str(Problem(key, message(wrong, shown(known, hidden), do))))
         return known
 
-    return _as_output(value, secret).apply(judge)
+    return _later(value, secret, judge)
 
 
 def _conformed_later(
@@ -453,18 +453,20 @@ def _conformed_later(
 ) -> pulumi.Output[Any]:
     """Return an Output of the field's type. It raises :class:`InvalidArgs` if its value has another type."""
 
-    def conform(known: Any) -> Any:
+    def conform(known: Any, hidden: bool) -> Any:
         problems = Problems(spell)
-        clean = _conform(hint, known, key, secret, problems)
+        clean = _conform(hint, known, key, hidden, problems)
         if problems:
             raise InvalidArgs("\n".join(problems.lines))
         return clean
 
-    return _as_output(value, secret).apply(conform)
+    return _later(value, secret, conform)
 
 
-def _as_output(value: pulumi.Input[Any], secret: bool) -> pulumi.Output[Any]:
-    return pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+def _later(value: pulumi.Input[Any], secret: bool, check: Callable[[Any, bool], Any]) -> pulumi.Output[Any]:
+    """Return the result of a check, which gets the value and whether it is a secret, of its field or by the user."""
+    output = pulumi.Output.secret(value) if secret else pulumi.Output.from_input(value)
+    return pulumi.Output.all(output, output.is_secret()).apply(lambda known: check(*known))
 
 
 _LONGEST_SHOWN = 300
@@ -511,6 +513,8 @@ def shown(value: object, secret: bool) -> str:
     return f"got {text}"
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can contain and no other encoding."""
 _STRINGIFIED = "Calling __str__ on an Output"
 """Text that Pulumi's SDK inserts for an Output in an f-string."""
 
@@ -574,7 +578,8 @@ def _conform(hint: Any, value: Any, key: str, secret: bool, problems: Problems) 
             wrong = "must not be text made from an Output"
             problems.append(Problem(key, message(wrong, do="Pass the Output itself, or use Output.concat.")))
             return None
-        return _plain(isinstance(value, str), value, key, secret, "text", problems)
+        right = isinstance(value, str) and _SURROGATE.search(value) is None
+        return _plain(right, value, key, secret, "text", problems)
     return value
 
 
