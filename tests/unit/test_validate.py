@@ -311,6 +311,8 @@ def mysql(**fields: object) -> dict:
         ({"expose": {"route": {"tls": {}}, "host": "h"}}, "expose.route.tls: unknown key. Remove it."),
         (exposed(allow_from=["192.0.2.0/24"], trusted_proxies=5), "expose.trustedProxies: must be a list (got 5)"),
         (exposed(tls={"issuer_kind": "Issuer", "issuer": 5}), "expose.tls.issuer: must be text (got 5)"),
+        (exposed(controller={"cidrs": "a"}), 'expose.controller.cidrs: must be a list (got "a")'),
+        ({"internal_from": [{"pod_selector": 5}]}, "internalFrom[0].podSelector: must be a map (got 5)"),
         (exposed(trusted_proxies=[None]), "expose.trustedProxies[0]: must be text (got null)"),
         ({"users_existing_secret": "people", "existing_namespace": 5}, "existingNamespace: must be text (got 5)"),
         (pvc(file_store=5, file_store_mount="/a"), "backendStore.pvc.fileStore: must be text (got 5)"),
@@ -691,3 +693,8 @@ def test_rejects_map_keys_that_are_no_text(args: dict, key: str) -> None:
     with pytest.raises(InvalidArgs) as refused:
         validate.accepted("MlflowStack", "mlflow", MlflowStackArgs, args, longest=40)
     assert str(refused.value).splitlines()[1:] == [f"  {key}: each key must be text (got 5)"]
+
+
+def test_rejects_text_that_has_no_encoding() -> None:
+    assert refusals(exposed(annotations={"a": "\ud800"})) == ['expose.annotations.a: must be text (got "\\ud800")']
+    assert refusals(mysql(ca="\ud800")) == ['backendStore.mysql.ca: must be text (got "\\ud800")']

@@ -104,7 +104,8 @@ def _tls_rules(fields: validate.Fields) -> None:
 def _controller_rules(fields: validate.Fields) -> None:
     network.selector_rules(fields)
     fields.check_each("cidrs", validate.cidr)
-    if not any(fields.get(name) for name in ("namespace_selector", "pod_selector", "cidrs")):
+    rejected = fields.stated.difference(fields)
+    if not rejected and not any(fields.values()):
         fields.require("namespace_selector", f"none of {fields.spell('pod_selector')} and cidrs is set")
 
 

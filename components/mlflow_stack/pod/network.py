@@ -50,7 +50,8 @@ class EgressArgs(TypedDict):
 @validate.rules(PeerArgs)
 def _peer_rules(fields: validate.Fields) -> None:
     selector_rules(fields)
-    if not any(fields.values()):
+    rejected = fields.stated.difference(fields)
+    if not rejected and not any(fields.values()):
         because = f"{fields.spell('pod_selector')} is not set"
         fields.require("namespace_selector", because, "Pods of the stack's own namespace need no entry.")
 
