@@ -18,7 +18,8 @@ PROGRAMS = [
     {"models": [{"name": "iris", "uri": "models:/iris/1"}]},
     {"artifact_store": {"s3": BUCKET}, "backend_store": {"mysql": {"deploy": {}}}},
     {"backend_store": {"mysql": {"host": "db.example.com", "password": "a password"}}},
-    *({"expose": {"kind": kind, "host": "mlflow.example.com"}} for kind in ("ingress", "route")),
+    {"artifact_store": {"pvc": {}}, "backend_store": {"pvc": {}}},
+    *({"expose": {kind: {}, "host": "mlflow.example.com"}} for kind in ("ingress", "route")),
     {"expose": {"host": "mlflow.example.com", "gateway": "infra/public"}},
     {"expose": {"host": "mlflow.example.com", "node_port": 30500}},
 ]
