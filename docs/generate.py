@@ -1,13 +1,15 @@
-"""Generator of the components' schema, the stack files' schema and the tables of keys, all from declarations.
+"""Generator of the components' schema, the stack files' schema and the tables of keys and modules, all from the code.
 
     python docs/generate.py
 
 A test fails if a committed file differs from the generated one.
 """
 
+import ast
 import inspect
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ PROJECT = Path(__file__).parents[1]
 SCHEMA = PROJECT / "components" / "schema.json"
 STACK_FILES = PROJECT / "docs" / "stack-file.schema.json"
 REFERENCE = PROJECT / "docs" / "reference"
+ARCHITECTURE = PROJECT / "docs" / "architecture.md"
 PAGES = {
     "keys": "Keys",
     "keys-stores": "Keys of stores",
@@ -274,7 +277,7 @@ def _exposures() -> list[dict[str, Any]]:
     former = {key: kind for kind, key in expose.DEPRECATED_KINDS.items()}
     rules: list[dict[str, Any]] = []
     for key, kind in expose.KINDS.items():
-        by_kind = {"properties": {"kind": {"const": former[key]}}, "required": ["kind"]}
+        by_kind = {"properties": {"kind": {"const": former.get(key)}}, "required": ["kind"]}
         fields = {key, "kind", *kind.fields, *(["class_name"] if key == "ingress" else [])}
         then: dict[str, Any] = {
             "required": ["host"],
@@ -323,10 +326,44 @@ def _shape(field: dict[str, Any], secret: bool = False) -> dict[str, Any]:
     return {**said, "$ref": "#/$defs/encrypted"} if secret else {**said, "type": field["type"]}
 
 
+def architecture() -> str:
+    """Return the architecture page with a table of modules at each mark."""
+    return re.sub(
+        r"(?<=<!-- modules: )(\S+) -->\n.*?(?=<!-- end of modules -->)",
+        lambda mark: f"{mark[1]} -->\n" + _modules(PROJECT / mark[1]),
+        ARCHITECTURE.read_text(),
+        flags=re.DOTALL,
+    )
+
+
+def _modules(folder: Path) -> str:
+    """Return the modules and packages in a folder, with the first sentence of each. The packages of the components are
+    listed by their modules, and folders with a table of their own are left out."""
+    paths = [*folder.glob("*.py"), *folder.glob("*.sh"), *folder.glob("*/__init__.py")]
+    if folder.name == "mlflow_stack":
+        paths += folder.glob("*/*.py")
+    rows = ["| module | content |", "| --- | --- |"]
+    for path in sorted({*paths} - {folder / "__init__.py"}, key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(("programs/", "previews/")) and (said := _first_sentence(path)):
+            rows.append(f"| `{name}` | {said} |")
+    return "\n".join(rows) + "\n"
+
+
+def _first_sentence(path: Path) -> str:
+    if path.suffix == ".sh":
+        comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        text = " ".join(line.removeprefix("# ") for line in comment)
+    else:
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return re.split(r"(?<=\.)\s|\n\n", text)[0].replace("\n", " ").replace("``", "`").removesuffix(".")
+
+
 def documents() -> dict[Path, str]:
     """Return the generated texts, by file."""
     document = schema()
     return {
+        ARCHITECTURE: architecture(),
         SCHEMA: json.dumps(document, indent=2) + "\n",
         STACK_FILES: json.dumps(stack_files(document), indent=2) + "\n",
         **{REFERENCE / f"{page}.md": text for page, text in reference(document).items()},

@@ -19,6 +19,8 @@ class Addresses:
     """Scheme of the public address."""
     path: str = ""
     """Path prefix of every URL, which is MLflow's static prefix: empty, or with a leading and no trailing slash."""
+    routes_models: bool = True
+    """True if the public address leads to the model servers by path. A public address with a port does not."""
 
     @property
     def internal_hosts(self) -> list[str]:
@@ -68,9 +70,10 @@ class Addresses:
     def serving_url(self, model: str, node_port: int | None = None) -> str:
         """Return the URL of a model of the stack with these addresses, without the trailing ``/invocations``.
 
-        ``node_port`` is the model's own port, if the stack is exposed by node ports.
+        ``node_port`` is the model's own port, if the public address does not lead to the model servers.
         """
-        if self.host is None or (self.port is not None and node_port is None):
+        by_path = self.routes_models and self.port is None
+        if self.host is None or (node_port is None and not by_path):
             return self.internal_serving_url(model)
         port = "" if node_port is None else f":{node_port}"
         return f"{self.scheme}://{self.host}{port}{self.serving_path(model)}"

@@ -48,3 +48,5 @@ def test_a_model_without_a_port_of_its_own_is_reached_in_the_cluster() -> None:
     assert names.serving_url("iris", 30501) == "http://mlflow.example.com:30501/serving/iris"
     assert names.serving_url("iris") == "http://mlflow-iris.team.svc/serving/iris"
     assert Addresses("mlflow", "team").serving_url("iris") == "http://mlflow-iris.team.svc/serving/iris"
+    own = Addresses("mlflow", "team", host="mlflow.example.com", routes_models=False)
+    assert own.serving_url("iris") == "http://mlflow-iris.team.svc/serving/iris"

@@ -33,7 +33,7 @@ SERVING_ERRORS = tuple(map(HTTPStatus, (401, 403, 404, 413, 429, 502, 503, 504))
 """Statuses that nginx itself answers in front of a model server."""
 
 DEFAULT_MAX_REQUEST_BYTES = 4 * 2**20
-"""Default for the tracking server's default memory limit."""
+"""Default of a proxy in front of another server than a stack's, which passes its own limit."""
 GRAPHQL_BYTES = 64 * 2**10
 """The longest GraphQL query. MLflow parses it in full before it counts its fields, at 400 times its size."""
 FORM_BYTES = 10 * 2**20
@@ -99,6 +99,8 @@ class Access:
     """Clients that the public port answers, as CIDRs. Default: all."""
     trusted_proxies: Sequence[str] = ()
     """Proxies whose X-Forwarded-For is trusted, as CIDRs."""
+    hides_clients: bool = True
+    """True if requests to a public address without a port come from a controller's address."""
     existing_users: ExistingUsers | None = None
     """Users with passwords that the stack does not know."""
 
@@ -238,7 +240,7 @@ def nginx_conf(
     servers = [_Server(INTERNAL_PORT, [*addresses.internal_hosts, "localhost"], CONNECTIONS_PER_CLIENT)]
     if addresses.host is not None:
         # Without trusted proxies, all clients of a controller have its address.
-        shared = addresses.port is None and not access.trusted_proxies
+        shared = access.hides_clients and addresses.port is None and not access.trusted_proxies
         connections = CONNECTIONS_OF_ALL if shared else CONNECTIONS_PER_CLIENT
         servers.append(_Server(PUBLIC_PORT, [addresses.host], connections))
     return _TEMPLATES.get_template("nginx.conf").render(

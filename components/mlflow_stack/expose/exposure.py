@@ -39,6 +39,7 @@ def addresses(service: str, namespace: pulumi.Input[str], kind: ExposeKind) -> p
             port=expose.get("node_port"),
             scheme="https" if kind.secure() else "http",
             path=expose.get("path", ""),
+            routes_models=kind.routes_models,
         )
     )
 
@@ -52,7 +53,9 @@ def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
         return Access([internal])
     expose = kind.expose
     public = Ingress(nginx.PUBLIC_PORT, peers)
-    return Access([internal, public], expose.get("allow_from", ()), expose.get("trusted_proxies", ()))
+    return Access(
+        [internal, public], expose.get("allow_from", ()), expose.get("trusted_proxies", ()), kind.hides_clients
+    )
 
 
 class Exposure(pulumi.ComponentResource):

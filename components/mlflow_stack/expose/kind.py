@@ -36,6 +36,10 @@ class ExposeKind(kinds.Kind):
     """Field of ``ExposeArgs`` that selects the kind."""
     fields: ClassVar[frozenset[str]] = frozenset()
     """Accepted fields of all kinds, ``host`` among them."""
+    routes_models: ClassVar[bool] = True
+    """True if the public address leads to the model servers by path; else each has a port of its own, if one is set."""
+    hides_clients: ClassVar[bool] = True
+    """True if requests come from a controller's address, which names the client in X-Forwarded-For."""
     object: ClassVar[ObjectKind | None] = None
     """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
 

@@ -13,6 +13,8 @@ class NodePort(ExposeKind):
     """Service of type NodePort."""
 
     key = "node_port"
+    routes_models = False
+    hides_clients = False
     fields = frozenset({"host", "path", "allow_from"})
 
     def peers(self) -> list[NetworkPolicyPeerArgsDict]:
