@@ -455,7 +455,7 @@ def test_a_job_finds_its_mlflow_in_the_outputs_of_another_stack(
 RAHTI = engine.PROJECT / "examples" / "csc-rahti" / "Pulumi.rahti.yaml"
 INSTEAD: dict[str, dict[str, Any]] = {
     "endpoint": {"artifactStore": {"s3": {"endpointUrl": f"http://s3.{services.NAMESPACE}.svc:9000"}}},
-    "exposure kind": {"expose": {"ingress": {"className": "traefik"}, "tls": {}}},
+    "exposure kind": {"expose": {"route": None, "ingress": {"className": "traefik"}, "tls": {}}},
     "claim": {"backendStore": {"pvc": {"existingClaim": "of-one-node"}}},
 }
 """Differences from `examples/csc-rahti`: no public host, nobody serves Routes, volumes are local to the node."""
@@ -483,10 +483,12 @@ RUNS = "/api/2.0/mlflow/runs/search"
 
 
 def merged(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    return tree | {
+    """Return both merged, `other` overriding; None removes a key."""
+    both = tree | {
         key: merged(tree[key], value) if isinstance(value, dict) and key in tree else value
         for key, value in other.items()
     }
+    return {key: value for key, value in both.items() if value is not None}
 
 
 def test_what_rahti_would_be_sent_is_accepted_by_a_server(platform: Platform, tmp_path: Path) -> None:
