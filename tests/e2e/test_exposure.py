@@ -129,13 +129,15 @@ def test_a_person_works_in_the_browser(address: Address, platform: Platform, tmp
         page.goto(f"{address.url}/#/experiments")
         expect(page.get_by_role("link", name="quickstart")).to_be_visible()
         page.get_by_role("button", name="Create", exact=True).click()
-        page.get_by_placeholder("Input an experiment name").fill("made in the browser")
+        name = page.get_by_placeholder("Input an experiment name")
+        name.fill("made in the browser")
         with page.expect_response(lambda one: one.url.endswith("/experiments/create")) as made:
             page.get_by_role("dialog").get_by_role("button", name="Create").click()
         assert (made.value.request.method, made.value.status) == ("POST", 200)
         # The UI opens the experiment, and then a page of it: a visit elsewhere before that is redirected back.
         page.wait_for_url(re.compile(r"#/experiments/\d+/\w+"))
-        expect(page.get_by_role("dialog")).to_have_count(0)
+        # The new page may open a popover of its own, which is a dialog as well.
+        expect(name).to_have_count(0)
         screenshot(page, "experiment", tmp_path)
         page.goto(f"{address.url}/#{run}/artifacts/predictions.png")
         # 5 inches, at 100 dots an inch.
