@@ -101,10 +101,11 @@ def _rules(fields: validate.Fields) -> None:
         fields.require("host", selected)
     for name in sorted(set(fields) - {*KINDS} - kind.fields):
         fields.forbid(name, selected)
-    if kind is not NodePort:
+    if kind.hides_clients:
+        # A controller routes requests by the name in them.
         wrong = f"must be a host name and not an address when {selected}"
         fields.check("host", lambda host: wrong if _is_address(host) else None)
-    if "allow_from" in fields and "trusted_proxies" in kind.fields and "trusted_proxies" not in fields.stated:
+    if kind.hides_clients and "allow_from" in fields and "trusted_proxies" not in fields.stated:
         because = f"{fields.spell('allow_from')} is set and clients would have the controller's address without it"
         fields.require("trusted_proxies", because)
     kind.judge(fields)

@@ -179,7 +179,7 @@ class Fields(Mapping[str, Any]):
             return _judged_later(value, predicate, key, secret, do)
         wrong = predicate(value)
         if wrong is not None:
-            self._problems.append(Problem(key, message(wrong, shown(value, secret), do)))
+            self._report(key, wrong, shown(value, secret), do)
         return value
 
     def refuse(self, name: str, wrong: str, do: str = "") -> None:
