@@ -72,7 +72,7 @@ def test_tells_the_address_and_the_restart_of_the_stack_that_changes(tmp_path: P
 
 
 def test_tells_the_end_and_the_start_of_each_server(tmp_path: Path) -> None:
-    """A deleted stack and a new one are told beside one that stays."""
+    """Name a deleted stack and a new one beside one that stays."""
     three = dict.fromkeys(("green", "red", "blue"), CLAIMED)
     before, after = resources(tmp_path, three), resources(tmp_path, {"green": CLAIMED, "white": CLAIMED})
     refused, lines = told(before, after, LEFT)
