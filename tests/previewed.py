@@ -21,7 +21,7 @@ START: dict[str, Any] = {
     "proxyImage": PROXY,
     "users": ["ann", "bob"],
     "backendStore": {"pvc": {"size": "1Gi"}},
-    "resources": {"requests": {"cpu": "100m"}},
+    "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "1Gi"}},
 }
 
 

@@ -181,8 +181,8 @@ def test_every_foreign_name_is_in_a_document() -> None:
     assert set().union(*FOREIGN.values()) - named == set()
 
 
-def test_the_architecture_names_every_component() -> None:
-    text = (engine.PROJECT / "docs" / "architecture.md").read_text()
+def test_the_modules_page_names_every_component() -> None:
+    text = (engine.PROJECT / "docs" / "reference" / "modules.md").read_text()
     components = re.findall(
         r"^class ([A-Z]\w+)\(pulumi\.ComponentResource\)", "\n".join(SOURCES.values()), re.MULTILINE
     )

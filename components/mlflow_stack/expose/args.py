@@ -53,13 +53,17 @@ class ExposeArgs(TypedDict):
     ``node_port``."""
 
     ingress: NotRequired[IngressArgs]
-    """Public address by an Ingress. Default: none."""
+    """Public address by an Ingress: needs a controller, and ``class_name`` if the cluster has no default class;
+    ``tls`` enables https. Default: none."""
     route: NotRequired[RouteArgs]
-    """Public address by OpenShift Routes. Default: none."""
+    """Public address by OpenShift Routes: always https with the router's certificate, and http is redirected.
+    Default: none."""
     gateway: NotRequired[pulumi.Input[str]]
-    """Public address by an HTTPRoute that attaches to this Gateway, as namespace/name. Default: none."""
+    """Public address by an HTTPRoute that attaches to this Gateway, as namespace/name: needs a listener that admits
+    routes of the stack's namespace; an empty ``tls`` states that the listener serves https. Default: none."""
     node_port: NotRequired[int]
-    """Public address on this port of every node, 30000 to 32767; the cluster never assigns one. Default: none."""
+    """Public address on this port of every node, 30000 to 32767; the cluster never assigns one. Plain http: for a
+    network that you trust. Default: none."""
     host: NotRequired[pulumi.Input[str]]
     """Public host name, without scheme, port or path. Requests with any other host get 421. With ``node_port`` it may
     be an IPv4 address. Required with a public address. Default: none."""
