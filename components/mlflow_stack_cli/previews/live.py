@@ -95,7 +95,6 @@ class Live:
             here.asked(variables, "stack", "init", here.stack, "--no-select", cwd=Path(scratch))
             # The engine writes a salt into a stack file that has none.
             copied = Path(scratch) / here.platform.stack_file.name
-            copied.unlink(missing_ok=True)
             if here.platform.stack_file.exists():
                 shutil.copyfile(here.platform.stack_file, copied)
             variables["PULUMI_OPTION_CONFIG_FILE"] = str(copied)
