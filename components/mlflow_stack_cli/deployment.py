@@ -145,7 +145,7 @@ class Deployment:
 
     def stream(self, tools: Tools, argv: Sequence[str], next_step: str) -> None:
         """Run a program whose output goes to the user. Raises `LocalError` if it fails."""
-        with self._alone(tools.environment) as variables:
+        with self._with_scratch(tools.environment) as variables:
             status = children.stream(argv, cwd=self.project.folder, env=variables)
         if status:
             raise LocalError(f"{' '.join(argv[:2])} failed, see above. Next: {next_step}.")
@@ -155,7 +155,7 @@ class Deployment:
     ) -> subprocess.CompletedProcess[str]:
         """Run the engine to its end, whatever its exit status, with the variables of the tools or changed ones."""
         argv = ["pulumi", *arguments, "--non-interactive"]
-        with self._alone(variables) as env:
+        with self._with_scratch(variables) as env:
             return children.run(argv, cwd=cwd or self.project.folder, env=env)
 
     def asked(self, variables: Mapping[str, str], *arguments: str, cwd: Path | None = None) -> str:
@@ -215,7 +215,7 @@ class Deployment:
         return self.asked(tools.environment, *arguments)
 
     @contextmanager
-    def _alone(self, variables: Mapping[str, str]) -> Generator[dict[str, str]]:
+    def _with_scratch(self, variables: Mapping[str, str]) -> Generator[dict[str, str]]:
         """Give an engine a folder of temporary files, deleted afterwards: the provider leaves the kubeconfig there."""
         with tempfile.TemporaryDirectory(dir=self.platform.scratch) as scratch:
             yield {**self.platform.inherited, **variables, "TMPDIR": scratch}

@@ -238,8 +238,8 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
     short = [{resource for resource in wanted if free.get(resource, nothing) < wanted[resource]} for _, free in nodes]
     if not all(short):
         return
-    alone = [resource for resource in sorted(wanted) if all(resource in lack for lack in short)]
-    for resource in alone:
+    lacking = [resource for resource in sorted(wanted) if all(resource in lack for lack in short)]
+    for resource in lacking:
         name, free = max(nodes, key=lambda node: node[1].get(resource, nothing))
         most = _quantity(resource, free.get(resource, nothing), math.floor)
         asks = _quantity(resource, wanted[resource], math.ceil)
@@ -247,7 +247,7 @@ def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fract
             f"{reserved.keys[resource]}: {reserved.pod} asks for {asks} of {resource}, and the largest node, {name}, "
             f"has {most}; ask for less or add a larger node"
         )
-    if not alone:
+    if not lacking:
         scarce = [resource for resource in sorted(wanted) if any(resource in lack for lack in short)]
         asks = " and ".join(f"{_quantity(resource, wanted[resource], math.ceil)} of {resource}" for resource in scarce)
         yield (

@@ -180,7 +180,7 @@ def test_the_stack_s_egress_is_opened_for_models_too() -> None:
     }
 
 
-def test_the_machine_user_s_secret_has_its_password_alone() -> None:
+def test_the_machine_user_s_secret_has_only_its_password() -> None:
     secret = stack(users=["ann"]).one("Secret", "mlflow-models")
     assert secret.inputs["metadata"]["name"] == "mlflow-models"
     assert secret.inputs["stringData"]["MLFLOW_TRACKING_USERNAME"] == "models"
@@ -300,7 +300,7 @@ def test_adding_a_model_changes_nothing_of_another() -> None:
     assert one <= two
 
 
-def test_a_server_stands_alone_against_a_registry_that_is_none_of_ours() -> None:
+def test_a_model_server_works_with_another_registry() -> None:
     def program() -> None:
         ModelServer(
             "fraud",

@@ -198,7 +198,7 @@ def test_parts_that_several_pods_may_have_make_a_deployment_that_never_has_too_f
     assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
 
 
-def test_a_part_for_one_pod_alone_makes_a_stateful_set_and_refuses_more() -> None:
+def test_a_part_for_a_single_pod_gives_a_stateful_set_and_refuses_replicas() -> None:
     assert servers(1, exclusive=True).one("StatefulSet").inputs["spec"]["replicas"] == 1
     with pytest.raises(
         InvalidArgs, match=r"replicas: must be 1, because one of the parts supports only one pod \(got 2\)"

@@ -202,10 +202,10 @@ def test_output_arrives_as_the_same_value_does_when_it_is_known(where: str) -> N
 
 @pytest.mark.parametrize("where", VALUES)
 def test_preview_leaves_open_what_follows_from_an_unknown_output(where: str) -> None:
-    plain, after = (declared(where, VALUES[where], known=one, preview=True) for one in (None, False))
+    plain, after = (declared(where, VALUES[where], known=known, preview=True) for known in (None, False))
     assert set(plain) == set(after)
     # Unknown values are not marked as secret either.
-    assert sum(open_places(plain[one][0], after[one][0]) for one in plain) > 0
+    assert sum(open_places(plain[urn][0], after[urn][0]) for urn in plain) > 0
 
 
 @pytest.mark.parametrize("where", sorted(set(EVERY) - set(VALUES)))

@@ -199,7 +199,7 @@ def test_authorities_of_the_endpoint_are_given_to_both() -> None:
         assert env(pod["containers"][0])["AWS_CA_BUNDLE"] == "/etc/mlflow-stack-s3-ca/ca.crt"
 
 
-def test_a_claim_of_their_own_is_protected_and_one_pod_alone_holds_it() -> None:
+def test_an_artifact_claim_is_protected_and_mounted_by_one_pod() -> None:
     args = {"artifact_store": {"pvc": {"size": "50Gi"}}}
     deployment = engine.deploy(lambda: MlflowStack("mlflow", args) and None)
     claim = deployment.one("PersistentVolumeClaim", "mlflow-artifacts")
@@ -211,6 +211,6 @@ def test_a_claim_of_their_own_is_protected_and_one_pod_alone_holds_it() -> None:
     assert env(pod["containers"][0])["MLFLOW_ARTIFACTS_DESTINATION"] == "/mlflow-artifacts/artifacts"
 
 
-def test_the_component_alone_refuses_what_the_stack_refuses() -> None:
+def test_the_component_refuses_what_the_stack_refuses() -> None:
     with pytest.raises(InvalidArgs, match=r'bucket: must be a bucket name: .* \(got "My_Bucket"\)'):
         engine.deploy(lambda: S3Artifacts("mlflow", {**PLACE, "artifacts": {**BUCKET, "bucket": "My_Bucket"}}) and None)

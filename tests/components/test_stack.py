@@ -239,7 +239,7 @@ def test_users_come_and_go_in_one_secret_that_keeps_its_name() -> None:
     assert before["metadata"]["name"] == after["metadata"]["name"] == "mlflow-htpasswd"
 
 
-def test_a_rotation_is_a_keeper_of_that_user_alone() -> None:
+def test_a_rotation_is_a_keeper_of_only_that_user() -> None:
     deployment = stack({"users": ["ann", "bob"], "rotation": {"bob": 2}})
     keepers = {
         resource.name: resource.inputs["keepers"]["rotation"]

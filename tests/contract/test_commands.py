@@ -57,10 +57,10 @@ def test_a_block_of_commands_runs_or_says_why_not(where: str, marker: str, comma
     named = RUN.fullmatch(marker)
     assert named, f"{marker!r} is neither `<!-- run by FILE::TEST -->` nor `<!-- not run: REASON -->`"
     sources = ""
-    for one in named[1].split(", "):
-        file, _, test = one.partition("::")
+    for source in named[1].split(", "):
+        file, _, test = source.partition("::")
         text = (engine.PROJECT / file).read_text()
-        assert re.search(rf"^def {test}\(", text, re.MULTILINE), one
+        assert re.search(rf"^def {test}\(", text, re.MULTILINE), source
         sources += text + "".join(path.read_text() for path in SUPPORT if "/e2e/" in file)
     # A test that reads the document runs all of it; any other repeats the command.
     document = Path(where.partition(":")[0])

@@ -32,7 +32,8 @@ import mlflow_stack
 kinds = set()
 for args in json.load(sys.stdin):
     deployment = engine.deploy(lambda args=args: mlflow_stack.MlflowStack("mlflow", args) and None)
-    kinds |= {one.type.rpartition(":")[2] for one in deployment.registrations if one.type.startswith("mlflow-stack:")}
+    types = [registration.type for registration in deployment.registrations]
+    kinds |= {token.rpartition(":")[2] for token in types if token.startswith("mlflow-stack:")}
 print(json.dumps({"from": mlflow_stack.__file__, "kinds": sorted(kinds)}))
 """
 

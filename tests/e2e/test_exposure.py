@@ -266,7 +266,7 @@ def test_only_who_is_allowed_comes_in_whatever_address_is_claimed(
     assert answer(platform, stranger, f"gateway.{platform.instance.domain}", SEARCH) == 401
 
 
-def test_other_pods_reach_the_proxy_alone_and_only_as_allowed(
+def test_other_pods_reach_only_the_proxy_as_allowed(
     platform: Platform, stack: Stack, stranger: Visitor, colleague: Visitor
 ) -> None:
     """The public port accepts only the controller, the internal port only the same namespace."""

@@ -280,7 +280,7 @@ def test_the_server_s_container_holds_no_secret(served: Served, client: dict[str
     assert machine not in log
 
 
-def test_other_pods_reach_the_proxies_alone_and_only_as_allowed(
+def test_other_pods_reach_only_the_proxies_as_allowed(
     served: Served, index: str, stranger: Visitor, colleague: Visitor
 ) -> None:
     """The public port accepts only the controller, the internal port only the same namespace."""

@@ -161,7 +161,7 @@ def kubectl(node, *words, given=None):
     return subprocess.run(argv, input=given, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_running_node_leaves_the_machine_s_settings_alone(running, machine):
+def test_a_running_node_does_not_change_the_machine_s_settings(running, machine):
     assert settings() == machine
     log = running.logs("kubelet", 1_000_000)
     assert "Starting kubelet main sync loop" in log

@@ -123,7 +123,7 @@ def test_an_adopted_stack_is_as_declared(adopted: Stack) -> None:
     adopted.unchanged()
 
 
-def test_a_node_port_answers_to_its_own_name_alone(adopted: Stack) -> None:
+def test_a_node_port_answers_only_its_own_host_name(adopted: Stack) -> None:
     env = adopted.output(OLD["2.5.0", "database"])
     url, own = env["MLFLOW_TRACKING_URI"], (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])
     assert status(url + SEARCH, own) == 200

@@ -299,7 +299,7 @@ for name, location in (("a", "mlflow-artifacts:/teams/a"), ("b", "s3://elsewhere
         pathlib.Path(f"/tmp/{name}.txt").write_text(name)
         mlflow.log_artifact(f"/tmp/{name}.txt")
     print(mlflow.get_experiment(experiment).artifact_location)
-    found += [one.path for one in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
+    found += [file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
 print(found)
 """
 

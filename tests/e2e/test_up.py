@@ -98,7 +98,7 @@ def test_other_origins_and_the_assistant_are_refused(url: str, auth: tuple[str, 
     assert status(create, auth, headers={"Origin": url}, **experiment) == 200
 
 
-def test_from_another_pod_the_way_in_is_the_proxy_alone(platform: Platform) -> None:
+def test_other_pods_reach_only_the_proxy(platform: Platform) -> None:
     address = platform.server(NAMESPACE)["status"]["podIP"]
     visitor = platform.visitor(NAMESPACE)
     probe = """
@@ -122,7 +122,7 @@ for url in sys.argv[1:]:
     visitor.leave()
 
 
-def test_a_job_in_the_cluster_needs_the_client_secret_alone(platform: Platform) -> None:
+def test_an_in_cluster_job_needs_only_the_client_secret(platform: Platform) -> None:
     platform.apply(
         {
             "apiVersion": "batch/v1",
@@ -352,7 +352,7 @@ def test_no_acknowledged_write_is_lost_when_the_server_is_killed(
     assert answer.strip() == "ok"
 
 
-def test_the_namespace_is_restricted_and_secrets_are_in_secrets_alone(
+def test_the_namespace_is_restricted_and_secrets_are_only_in_secrets(
     platform: Platform, client: dict[str, str], url: str
 ) -> None:
     namespace = json.loads(platform.kubectl("get", "namespace", NAMESPACE, "--output", "json"))

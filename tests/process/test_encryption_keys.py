@@ -121,7 +121,7 @@ def test_secrets_outlive_a_rotation_and_a_killed_step(uri: str) -> None:
     assert settle(step, "report") == (0, [])
 
 
-def test_a_gateway_secret_of_a_foreign_passphrase_is_named_and_left_alone(uri: str) -> None:
+def test_reports_a_gateway_secret_with_an_unknown_passphrase(uri: str) -> None:
     write(uri, generation(5), "foreign", "kept")
     said = (
         "gateway secret 'foreign' (foreign): no key opens it. Nothing was changed. Set its value again, or delete it."

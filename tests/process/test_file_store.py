@@ -93,7 +93,7 @@ def test_killed_it_begins_again(claim: Claim, tmp_path: Path, moment: str) -> No
     assert_written(MlflowClient(f"sqlite:///{database}"), claim.wrote, converted=True)
 
 
-def test_it_leaves_a_database_that_is_there_alone(claim: Claim, tmp_path: Path) -> None:
+def test_does_not_change_an_existing_database(claim: Claim, tmp_path: Path) -> None:
     folder = claim.copied(tmp_path / "claim")
     database = folder / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection:

@@ -171,7 +171,7 @@ def test_documented_dump_verifies_the_server(servers: dict[str, Server], tmp_pat
     assert "certificate" in someone.follow(PREPARE, DUMP, fails=True)
 
 
-def test_documented_restore_leaves_the_database_alone_without_a_whole_dump(
+def test_documented_restore_does_not_change_the_database_without_a_complete_dump(
     servers: dict[str, Server], tmp_path: Path
 ) -> None:
     one = database(servers["mariadb"], "spared", tmp_path / "pod")

@@ -116,7 +116,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_not_fit_is_named_and_left_alone(empty: Database, fault: str) -> None:
+def test_refuses_an_unfit_database(empty: Database, fault: str) -> None:
     wrong = FAULTS[fault]
     wrong.cause(empty)
     before = empty.dump()
@@ -131,7 +131,7 @@ def test_what_is_not_fit_is_named_and_left_alone(empty: Database, fault: str) ->
     assert "is empty: the schema of MLflow 3.17.2 is to be made." in empty.step("check")
 
 
-def test_a_creation_that_mlflow_itself_did_not_finish_is_named_and_left_alone(empty: Database) -> None:
+def test_refuses_a_schema_that_mlflow_did_not_finish_creating(empty: Database) -> None:
     """State of a database after MLflow's own server, if triggers are not trusted: it never starts again."""
     own = f"mysql+pymysql://root@localhost/{empty.name}?unix_socket={empty.server.folder}/socket"
     program = "import sys; from mlflow.store.db import utils; e = utils.create_sqlalchemy_engine(sys.argv[1]);"

@@ -517,7 +517,7 @@ def test_the_allow_list_judges_the_last_address_that_no_trusted_proxy_has(
     assert behind.status("/ml.flow/", **headers, **AUTH) == code
 
 
-def test_the_allow_list_is_the_public_ports_alone(behind: Nginx) -> None:
+def test_the_allow_list_restricts_only_the_public_port(behind: Nginx) -> None:
     assert behind.status("/ml.flow/", host="mlflow.team.svc", port=behind.internal, **AUTH) == 200
     code, _, body = behind.ask("/ml.flow/", host="mlflow", port=behind.internal, X_Forwarded_For="192.0.2.7", **AUTH)
     assert (code, json.loads(body)["headers"]["X-Forwarded-For"]) == (200, "127.0.0.1")

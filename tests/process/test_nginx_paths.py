@@ -140,7 +140,7 @@ def test_an_api_path_that_ends_as_an_artifact_is_passed_on_as_one(kinds: Nginx) 
         ("POST", API, PREFIX + API),
     ],
 )
-def test_strips_the_prefix_from_streamed_artifacts_alone(
+def test_strips_the_prefix_only_from_streamed_artifacts(
     prefixed: Nginx, method: str, path: str, passed: str | None
 ) -> None:
     Upstream.asked.clear()

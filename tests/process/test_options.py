@@ -60,9 +60,9 @@ class Program:
         """Return the pod templates of the objects, by the component that they belong to."""
         objects = [yaml.safe_load(path.read_text()) for path in (self.folder / "out").rglob("*.yaml")]
         return {
-            one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"]
-            for one in objects
-            if "template" in one.get("spec", {})
+            made["metadata"]["labels"]["app.kubernetes.io/component"]: made["spec"]["template"]["spec"]
+            for made in objects
+            if "template" in made.get("spec", {})
         }
 
 

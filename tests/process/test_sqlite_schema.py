@@ -133,7 +133,7 @@ def test_a_backup_of_before_is_never_overwritten(claims: dict[tuple[str, str], C
     assert sha256(second) == sha256(claims["2.5.0", "database"].mount / "mlflow.db")
 
 
-def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+def test_refuses_a_newer_database(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     database.touch()  # as a server leaves it if it is killed at once: not a database yet
     step(database)
@@ -158,7 +158,7 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
         pytest.param("drop table experiments", id="no experiments"),
     ],
 )
-def test_a_half_made_schema_is_left_alone(database: Path, damage: str) -> None:
+def test_refuses_an_incomplete_schema(database: Path, damage: str) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(damage)
     before = sha256(database)
@@ -166,7 +166,7 @@ def test_a_half_made_schema_is_left_alone(database: Path, damage: str) -> None:
     assert sha256(database) == before
 
 
-def test_a_migration_that_was_begun_is_left_alone(database: Path) -> None:
+def test_refuses_an_interrupted_migration(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("alter table model_versions add column storage_location varchar(500)")
     before = sha256(database)

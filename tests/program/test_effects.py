@@ -225,8 +225,8 @@ ROWS: list[tuple[str, str, Any]] = [
 SILENT = {
     "backendStore.pvc.size": "the same size in other words",
     "models[].uri": "the version beside it says what runs",
-    "models[].rolloutTimeout": "the engine alone waits for it",
-    "rolloutTimeout": "the engine alone waits for it",
+    "models[].rolloutTimeout": "only the engine waits for it",
+    "rolloutTimeout": "only the engine waits for it",
     "release": "it acknowledges other changes",
 }
 """Reasons for keys that change without a sentence."""

@@ -80,13 +80,13 @@ def test_every_secret_key_has_a_canary() -> None:
 
 
 @pytest.mark.parametrize("config", [GIVEN, DIRECT], ids=["proxied", "direct"])
-def test_what_is_given_is_in_its_secret_alone(config: dict[str, Any]) -> None:
+def test_given_values_are_only_in_their_secret(config: dict[str, Any]) -> None:
     deployment = deployed(config)
     assert {canary: places(deployment, canary) for canary in WHERE_GIVEN} == WHERE_GIVEN
     assert all(resource.secret_inputs == {"stringData"} for resource in deployment.all("Secret"))
 
 
-def test_what_is_generated_is_in_its_secrets_alone() -> None:
+def test_generated_values_are_only_in_their_secrets() -> None:
     deployment = deployed(DEPLOYED)
     assert set(deployment.generated) == set(WHERE_GENERATED)
     found = {name: places(deployment, password) for name, password in deployment.generated.items()}

@@ -3,7 +3,7 @@
 from mlflow_stack import Addresses
 
 
-def test_in_the_cluster_alone() -> None:
+def test_addresses_without_a_public_address() -> None:
     names = Addresses("mlflow", "team")
     assert names.url == "http://mlflow.team.svc"
     assert names.public_hosts == []

@@ -54,7 +54,7 @@ def test_its_names_are_believed_by_who_trusts_it_and_by_nobody_else(instance: In
         handshake(instance, authority.root(other), "dev.one.mlflow.test")
 
 
-def test_it_is_made_once_and_its_keys_are_the_users_alone(instance: Instance) -> None:
+def test_creates_the_authority_once_with_keys_readable_by_the_user_only(instance: Instance) -> None:
     first = authority.certificate(instance)
     ca = authority.root(instance).read_text()
     assert authority.certificate(instance) == first

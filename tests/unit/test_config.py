@@ -71,7 +71,7 @@ def test_admission_authorization_and_networks(texts):
     assert "--advertise-address=10.213.7.2" in command
 
 
-def test_connection_tracking_of_the_machine_is_left_alone(texts):
+def test_does_not_change_the_machine_s_connection_tracking(texts):
     command = commands(texts)["kube-proxy"]["command"]
 
     assert "--conntrack-max-per-core=0" in command

@@ -92,7 +92,7 @@ def test_lock_of_a_killed_update_is_taken_away(tmp_path: Path, monkeypatch: pyte
     assert engine.calls[-1] == "cancel --yes"
 
 
-def test_lock_of_another_project_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeps_the_lock_of_another_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(tmp_path)
     monkeypatch.setattr(deployment.children, "end_left_by", lambda pid: pytest.fail(f"{pid}"))
     lock(tmp_path, "other", os.getpid())

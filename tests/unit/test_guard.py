@@ -59,7 +59,7 @@ def test_another_project_is_refused_by_name(folder: str, arguments: list[str], s
     assert "unset PULUMI_STACK PULUMI_OPTION_CONFIG_FILE" in done.stderr
 
 
-def test_another_stack_file_leaves_all_projects_alone(shell: tuple) -> None:
+def test_refuses_every_project_with_another_stack_file(shell: tuple) -> None:
     root, env = shell
     assert pulumi(root / "other", env | {"PULUMI_OPTION_CONFIG_FILE": "mine.yaml"}, "up").stdout == "up\n"
     del env["PULUMI_OPTION_CONFIG_FILE"]

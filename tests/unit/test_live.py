@@ -88,7 +88,7 @@ def test_follows_a_resource_to_its_new_urn() -> None:
     pairs = [parents, (old, new)]
     steps = [{"op": "same", "urn": after["urn"], "oldState": before, "newState": after} for before, after in pairs]
     found = comparison({"deployment": {"resources": [parents[0], old]}}, steps)
-    assert [(one.parent, one.aliases) for one in found.new] == [
+    assert [(resource.parent, resource.aliases) for resource in found.new] == [
         ("", [parents[0]["urn"]]),
         (parents[1]["urn"], [old["urn"]]),
     ]

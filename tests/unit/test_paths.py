@@ -47,7 +47,7 @@ def test_an_instance_keeps_its_index_and_the_next_gets_the_lowest_free_one() -> 
     assert [(instance.name, instance.index) for instance in Instance.existing()] == [("a", 0), ("c", 2), ("d", 1)]
 
 
-def test_an_index_whose_link_another_data_folder_uses_is_left_alone(tmp_path: Path) -> None:
+def test_keeps_the_link_of_an_index_in_another_data_folder(tmp_path: Path) -> None:
     (tmp_path / "links" / "mls0").mkdir(parents=True)
     assert Instance.open("a").index == 1
 

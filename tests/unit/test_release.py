@@ -24,7 +24,7 @@ def test_exactly_the_protected_resources_of_that_name_are_let_go() -> None:
     assert service == STATE["deployment"]["resources"][2]
 
 
-def test_a_guard_is_let_go_by_the_data_that_it_holds_alone() -> None:
+def test_releases_a_guard_only_by_the_data_that_it_protects() -> None:
     guard = {
         "urn": "urn:pulumi:dev::p::random:index/randomId:RandomId::mlflow-records-identity",
         "inputs": {"byteLength": 4, "keepers": {"identity": "mysql://db.example.com/mlflow"}},

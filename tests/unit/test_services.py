@@ -40,7 +40,7 @@ def test_an_unknown_service_is_named() -> None:
         services.named(["s3", "redis"])
 
 
-def test_keys_are_made_once_and_for_the_owner_alone(instance: Instance) -> None:
+def test_creates_keys_once_readable_by_the_owner_only(instance: Instance) -> None:
     first = services.S3.texts(instance, CONFIG)
     assert services.S3.texts(instance, CONFIG) == first
     assert (instance.root / "s3.yaml").stat().st_mode & 0o777 == 0o600

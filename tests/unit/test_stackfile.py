@@ -82,7 +82,7 @@ def test_a_second_merge_changes_no_byte(file: StackFile) -> None:
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()} == before
 
 
-def test_pulumis_own_formatting_is_left_alone(file: StackFile) -> None:
+def test_keeps_pulumis_own_formatting(file: StackFile) -> None:
     file.remake(OVERLAY)
     edited = f"# mine\n{file.path.read_text()}"
     file.path.write_text(edited)

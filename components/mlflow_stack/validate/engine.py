@@ -95,7 +95,7 @@ def nested(kind: type) -> list[type]:
     for holder in found:
         for hint in hints(holder).values():
             field = plain_type(hint)
-            found += [one for one in (field, *typing.get_args(field)) if _is_typed_dict(one) and one not in found]
+            found += [part for part in (field, *typing.get_args(field)) if _is_typed_dict(part) and part not in found]
     return found
 
 

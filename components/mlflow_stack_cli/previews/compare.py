@@ -177,9 +177,9 @@ def by_stack(whole: Comparison) -> list[tuple[str, Comparison]]:
 
     A comparison that has one MlflowStack at most on each side stays whole, without a name.
     """
-    if all(sum(one.type == STACK for one in side) < 2 for side in (whole.old, whole.new)):
+    if all(sum(resource.type == STACK for resource in side) < 2 for side in (whole.old, whole.new)):
         return [("", whole)]
-    successors = {urn: one for one in whole.new for urn in (*one.aliases, one.urn)}
+    successors = {urn: resource for resource in whole.new for urn in (*resource.aliases, resource.urn)}
     new = _stacks(whole.new)
     old = {
         urn: new[successors[urn].urn] if urn in successors else successors[stack].urn if stack in successors else stack
@@ -189,8 +189,8 @@ def by_stack(whole: Comparison) -> list[tuple[str, Comparison]]:
     def part(stack: str) -> Comparison:
         changed = ((change, new if change.new else old) for change in whole.changes)
         return Comparison(
-            [one for one in whole.old if old[one.urn] == stack],
-            [one for one in whole.new if new[one.urn] == stack],
+            [resource for resource in whole.old if old[resource.urn] == stack],
+            [resource for resource in whole.new if new[resource.urn] == stack],
             [change for change, side in changed if side[change.resource.urn] == stack],
         )
 
@@ -200,14 +200,14 @@ def by_stack(whole: Comparison) -> list[tuple[str, Comparison]]:
 
 def _stacks(resources: Sequence[Resource]) -> dict[str, str]:
     """Return the URN of each resource's MlflowStack by the resource's own URN; empty for a resource outside of them."""
-    found = {one.urn: one for one in resources}
+    found = {resource.urn: resource for resource in resources}
 
-    def above(one: Resource) -> str:
-        while one.type != STACK and one.parent in found:
-            one = found[one.parent]
-        return one.urn if one.type == STACK else ""
+    def above(resource: Resource) -> str:
+        while resource.type != STACK and resource.parent in found:
+            resource = found[resource.parent]
+        return resource.urn if resource.type == STACK else ""
 
-    return {urn: above(one) for urn, one in found.items()}
+    return {urn: above(resource) for urn, resource in found.items()}
 
 
 def differences(old: Resource, new: Resource) -> list[Field]:
@@ -223,13 +223,13 @@ def differences(old: Resource, new: Resource) -> list[Field]:
         elif root not in hidden:
             hidden.add(root)
             found.append(Field(root, None, None, secret=True))
-    return sorted(found, key=lambda one: one.path)
+    return sorted(found, key=lambda field: field.path)
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:
     """Return a value with the names of objects in it replaced."""
     if isinstance(value, Mapping):
-        return {key: renamed(one, names) for key, one in cast("Mapping[str, Any]", value).items()}
+        return {key: renamed(item, names) for key, item in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list):
         return [renamed(item, names) for item in cast("list[Any]", value)]
     return names.get(value, value) if isinstance(value, str) else value
