@@ -184,6 +184,7 @@ FORMATS: dict[Any, str] = {
     validate.host: _NAME,
     validate.image: "^[a-z0-9][^ @]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$",
     validate.key_prefix: "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+    validate.label_key: "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
     validate.label_value: "^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$",
     validate.namespaced_name: "^[a-z0-9-]+/[a-z0-9.-]+$",
     validate.quantity: _QUANTITY,
@@ -284,7 +285,12 @@ def _exposures() -> list[dict[str, Any]]:
     former = {key: kind for kind, key in expose.DEPRECATED_KINDS.items()}
     rules: list[dict[str, Any]] = []
     for key, kind in expose.KINDS.items():
-        by_kind = {"properties": {"kind": {"const": former.get(key)}}, "required": ["kind"]}
+        selected: list[dict[str, Any]] = [{"required": [validate.camel(key)]}]
+        if key in former:
+            by_kind = {"properties": {"kind": {"const": former[key]}}, "required": ["kind"]}
+            selected.append(by_kind)
+            if key in ("gateway", "node_port"):
+                rules.append({"if": by_kind, "then": {"required": [validate.camel(key)]}})
         fields = {key, "kind", *kind.fields, *(["class_name"] if key == "ingress" else [])}
         then: dict[str, Any] = {
             "required": ["host"],
@@ -292,9 +298,9 @@ def _exposures() -> list[dict[str, Any]]:
         }
         if "trusted_proxies" in kind.fields:
             then["dependentRequired"] = {"allowFrom": ["trustedProxies"]}
-        rules.append({"if": {"anyOf": [{"required": [validate.camel(key)]}, by_kind]}, "then": then})
-        if key in ("gateway", "node_port"):
-            rules.append({"if": by_kind, "then": {"required": [validate.camel(key)]}})
+        if kind.serves_certificate:
+            then["properties"] = {"tls": {"minProperties": 1}}
+        rules.append({"if": {"anyOf": selected}, "then": then})
     selects = [{"required": [validate.camel(key)]} for key in (*expose.KINDS, "kind")]
     rules.append({"dependentRequired": {"className": ["kind"]}})
     none = {"properties": {"kind": {"const": former[None]}}, "required": ["kind"]}

@@ -11,7 +11,15 @@ from mlflow_stack.backend.mariadb import MariadbArgs
 from mlflow_stack.backend.mysql import DumpsArgs, MysqlStore, MysqlStoreArgs, MysqlStoreInputs
 from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs, PvcStoreInputs
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
-from mlflow_stack.expose import ControllerArgs, ExposeArgs, ExposureArgs, IngressArgs, RouteArgs, TlsArgs
+from mlflow_stack.expose import (
+    ControllerArgs,
+    ExposeArgs,
+    ExposureArgs,
+    IngressArgs,
+    LoadBalancerArgs,
+    RouteArgs,
+    TlsArgs,
+)
 from mlflow_stack.expose.exposure import Exposure
 from mlflow_stack.pod import Context, EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
@@ -50,6 +58,7 @@ __all__ = [
     "IngressArgs",
     "InvalidArgs",
     "KeyRefArgs",
+    "LoadBalancerArgs",
     "MariadbArgs",
     "MlflowStack",
     "MlflowStackArgs",

@@ -156,6 +156,87 @@ def test_an_http_route_has_a_rule_for_each_prefix() -> None:
     }
 
 
+def test_a_load_balancer_forwards_https_to_the_proxy_for_the_allowed_clients() -> None:
+    expose = {
+        "load_balancer": {"class_name": "service.k8s.aws/nlb"},
+        "host": "mlflow.example.com",
+        "tls": {"issuer": "le"},
+        "allow_from": ["192.0.2.0/24"],
+        "annotations": {"a.example/b": "c"},
+    }
+    made = exposed(expose, iris="mlflow-iris")
+    assert [resource.type.rpartition(":")[2] for resource in made.registrations if resource.custom] == [
+        "Certificate",
+        "Service",
+    ]
+    service = made.one("Service").inputs
+    assert service["metadata"]["name"] == "mlflow-public"
+    assert service["metadata"]["annotations"] == {"pulumi.com/skipAwait": "true", "a.example/b": "c"}
+    assert service["spec"] == {
+        "type": "LoadBalancer",
+        "loadBalancerClass": "service.k8s.aws/nlb",
+        "loadBalancerSourceRanges": ["192.0.2.0/24"],
+        "externalTrafficPolicy": "Local",
+        "selector": {"app": "x"},
+        "ports": [{"name": "public", "port": 443, "targetPort": "public"}],
+    }
+    without = exposed({"load_balancer": {}, "host": "h"}).one("Service").inputs["spec"]
+    assert without == {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "selector": {"app": "x"},
+        "ports": [{"name": "public", "port": 80, "targetPort": "public"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "issuer", "subject"),
+    [
+        ("a.example", {"issuer": "le"}, "ClusterIssuer", {"dnsNames": ["a.example"]}),
+        ("192.0.2.7", {"issuer": "le", "issuer_kind": "Issuer"}, "Issuer", {"ipAddresses": ["192.0.2.7"]}),
+    ],
+)
+def test_a_certificate_is_requested_for_the_host(host: str, tls: dict, issuer: str, subject: dict) -> None:
+    made = exposed({"node_port": 30500, "host": host, "tls": tls}).one("Certificate")
+    assert made.type == "kubernetes:cert-manager.io/v1:Certificate"
+    assert made.inputs["spec"] == {
+        "secretName": "mlflow-tls",
+        "issuerRef": {"group": "cert-manager.io", "kind": issuer, "name": "le"},
+        "privateKey": {"rotationPolicy": "Always"},
+        **subject,
+    }
+
+
+@pytest.mark.parametrize("kind", [{"load_balancer": {}}, {"node_port": 30500}], ids=lambda kind: next(iter(kind)))
+@pytest.mark.parametrize(
+    ("tls", "secret"), [({"secret": "own"}, "own"), ({"issuer": "le"}, "mlflow-tls")], ids=["secret", "issuer"]
+)
+def test_every_proxy_serves_the_certificate_itself(kind: dict, tls: dict, secret: str) -> None:
+    model = {"name": "iris", "uri": "models:/iris/1"}
+    args = {"existing_namespace": "team", "expose": {**kind, "host": "a.example", "tls": tls}, "models": [model]}
+    deployment = engine.deploy(lambda: MlflowStack("mlflow", args) and None)
+    for workload, name in (("StatefulSet", "mlflow"), ("Deployment", "mlflow-iris")):
+        pod = deployment.one(workload).inputs["spec"]["template"]["spec"]
+        items = [{"key": key, "path": key} for key in ("tls.crt", "tls.key")]
+        source = {"secretName": secret, "defaultMode": 0o440, "items": items}
+        assert {"name": "certificate", "secret": source} in pod["volumes"]
+        (proxy,) = [container for container in pod["containers"] if container["name"] == "proxy"]
+        mount = {"name": "certificate", "mountPath": "/etc/mlflow-stack-certificate", "readOnly": True}
+        assert mount in proxy["volumeMounts"]
+        text = deployment.one("ConfigMap", f"{name}-proxy").inputs["data"]["nginx.conf"]
+        assert ("listen 8080 ssl;" in text, "listen 8081 ssl" in text) == (True, False)
+
+
+def test_a_model_behind_a_load_balancer_is_reached_in_the_cluster() -> None:
+    args = {
+        "namespace": "team",
+        "expose": {"load_balancer": {}, "host": "a.example"},
+        "models": [{"name": "iris", "uri": "models:/iris/1"}],
+    }
+    deployment = engine.deploy(lambda: pulumi.export("modelUrls", MlflowStack("mlflow", args).model_urls))
+    assert deployment.outputs["modelUrls"]["value"] == {"iris": "http://mlflow-iris.team.svc/serving/iris"}
+
+
 def test_a_users_annotation_wins() -> None:
     given = {"nginx.ingress.kubernetes.io/proxy-read-timeout": "60", "a.example/b": "c"}
     made = exposed({**INGRESS, "annotations": given}).one("Ingress").inputs["metadata"]["annotations"]
@@ -174,9 +255,19 @@ def test_a_users_annotation_wins() -> None:
             "http://192.0.2.7:30500/ml",
             "http://192.0.2.7:30500",
         ),
+        (
+            {"host": "192.0.2.7", "node_port": 30500, "tls": {"issuer": "le"}},
+            "https://192.0.2.7:30500",
+            "https://192.0.2.7:30500",
+        ),
+        (
+            {"host": "a.example", "load_balancer": {}, "tls": {"issuer": "le"}},
+            "https://a.example",
+            "https://a.example",
+        ),
         ({}, "http://mlflow.team.svc", "http://mlflow.team.svc"),
     ],
-    ids=["ingress", "ingress with tls", "route", "gateway", "nodeport", "none"],
+    ids=["ingress", "ingress with tls", "route", "gateway", "nodeport", "nodeport with tls", "load balancer", "none"],
 )
 def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -> None:
     deployment = stack(expose)
@@ -234,12 +325,17 @@ def test_every_list_follows_from_one_host(expose: dict, url: str, origin: str) -
         ),
         ({**ROUTE, "controller": {"cidrs": ["192.0.2.0/24"]}}, [{"ipBlock": {"cidr": "192.0.2.0/24"}}]),
         ({"host": "h", "node_port": 30500}, "everyone"),
+        ({"host": "h", "load_balancer": {}}, "everyone"),
+        ({"host": "h", "load_balancer": {}, "allow_from": ["192.0.2.0/24"]}, [{"ipBlock": {"cidr": "192.0.2.0/24"}}]),
         (
             {"host": "h", "node_port": 30500, "allow_from": ["192.0.2.0/24"]},
             [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
         ),
     ],
-    ids=["ingress", "route", "gateway", "selectors", "pods", "addresses", "nodeport", "nodeport with a list"],
+    ids=[
+        *("ingress", "route", "gateway", "selectors", "pods", "addresses", "nodeport", "load balancer"),
+        *("load balancer with a list", "nodeport with a list"),
+    ],
 )
 def test_who_may_connect_to_the_public_port(expose: dict, callers: Any) -> None:
     assert public_callers(stack(expose)) == callers
@@ -326,7 +422,8 @@ def test_nothing_is_made_where_nothing_is_exposed() -> None:
         {**INGRESS, "trusted_proxies": ["10.0.0.0/8"]},
         {**ROUTE, "trusted_proxies": ["10.0.0.0/8"]},
         {**GATEWAY, "trusted_proxies": ["10.0.0.0/8"]},
-        {"host": "mlflow.example.com", "node_port": 30500},
+        {"node_port": 30500, "host": "mlflow.example.com"},
+        {"load_balancer": {}, "host": "mlflow.example.com"},
     ],
     ids=lambda expose: next(iter(expose)),
 )
@@ -336,4 +433,4 @@ def test_allow_list_reaches_every_proxy(expose: dict[str, Any]) -> None:
     for proxy in ("mlflow-proxy", "mlflow-iris-proxy"):
         text = deployment.one("ConfigMap", proxy).inputs["data"]["nginx.conf"]
         assert "192.0.2.0/24 0;" in text, proxy
-        assert ("set_real_ip_from 10.0.0.0/8;" in text) is ("node_port" not in expose), proxy
+        assert ("set_real_ip_from 10.0.0.0/8;" in text) is ("trusted_proxies" in expose), proxy

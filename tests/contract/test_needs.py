@@ -17,6 +17,8 @@ NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gate
 """Fields that refer to an existing object, by convention."""
 OBJECT = ("an object's name", "namespace/name")
 """Rules of fields that refer to an object."""
+NO_OBJECTS = {("expose", "load_balancer", "class_name")}
+"""Fields that are named like the others, but name no object: only its controller knows a load balancer's class."""
 
 Path = tuple[str, ...]
 
@@ -59,6 +61,8 @@ def args_with(path: Path, value: str) -> Iterator[dict[str, Any]]:
 
 def names_an_object(path: Path) -> bool:
     """Return whether a field is named like those that refer to an existing object, or validated as an object's name."""
+    if path in NO_OBJECTS:
+        return False
     if any(map(NAMES.search, path[-2:])) and path[-1] != "key":
         return True
     for args in args_with(path, "Not_A_Name!"):

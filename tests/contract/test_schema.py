@@ -131,6 +131,9 @@ BUCKET = {"bucket": "team", "existingSecret": "keys"}
         {"expose": {"host": "h"}},
         {"expose": {"host": "h", "ingress": {}, "nodePort": 30500}},
         {"expose": {"host": "h", "nodePort": 80}},
+        {"expose": {"host": "h", "nodePort": 30500, "tls": {}}},
+        {"expose": {"host": "h", "loadBalancer": {"className": "a b"}}},
+        {"expose": {"host": "h", "loadBalancer": {}, "controller": {"cidrs": ["192.0.2.0/24"]}}},
         {"expose": {"host": "h", "nodePort": 30500, "trustedProxies": ["10.0.0.0/8"]}},
         {"expose": {"ingress": {}, "host": "h", "allowFrom": ["192.0.2.1"]}},
         {"expose": {"host": "h", "nodePort": 30500, "allowFrom": []}},
@@ -182,6 +185,13 @@ def test_editors_refuse_keys_that_nothing_reads(key: str) -> None:
         },
         {"expose": {"host": "192.0.2.7", "nodePort": 30500, "allowFrom": ["2001:db8::/32"]}},
         {"expose": {"host": "a.example", "gateway": "infra/public", "path": "/a/b", "tls": {}}},
+        {
+            "expose": {
+                "host": "a.example",
+                "loadBalancer": {"className": "service.k8s.aws/nlb"},
+                "tls": {"issuer": "le"},
+            }
+        },
         {"expose": {}},
         {"expose": {"kind": "ingress", "host": "a.example", "className": "nginx"}},
         {"expose": {"kind": "none"}},

@@ -19,7 +19,7 @@ PROGRAMS = [
     {"artifact_store": {"s3": BUCKET}, "backend_store": {"mysql": {"deploy": {}}}},
     {"backend_store": {"mysql": {"host": "db.example.com", "password": "a password"}}},
     {"artifact_store": {"pvc": {}}, "backend_store": {"pvc": {}}},
-    *({"expose": {kind: {}, "host": "mlflow.example.com"}} for kind in ("ingress", "route")),
+    *({"expose": {kind: {}, "host": "mlflow.example.com"}} for kind in ("ingress", "route", "load_balancer")),
     {"expose": {"host": "mlflow.example.com", "gateway": "infra/public"}},
     {"expose": {"host": "mlflow.example.com", "node_port": 30500}},
 ]

@@ -1,4 +1,4 @@
-"""Routes and HTTPRoutes against the definitions of their authors: OpenShift's and the Gateway API's own."""
+"""Routes, HTTPRoutes and Certificates against the definitions of their authors."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import yaml
 from render.objects import RENDERED
 
 from mlflow_stack_cli.progress import Progress
-from sandbox.cluster.crds import GATEWAY_API, ROUTE, definitions
+from sandbox.cluster.crds import CERT_MANAGER, GATEWAY_API, ROUTE, definitions
 
-KINDS = {"Route": ROUTE, "HTTPRoute": GATEWAY_API}
+KINDS = {"Route": ROUTE, "HTTPRoute": GATEWAY_API, "Certificate": CERT_MANAGER}
 MADE = [(where, manifest) for where, rendered in RENDERED.items() for manifest in rendered if manifest["kind"] in KINDS]
 
 
@@ -51,7 +51,7 @@ def test_what_is_made_has_only_fields_that_its_definition_knows(
     jsonschema.validate(made, schemas[made["kind"]])
 
 
-def test_both_kinds_are_judged(schemas: dict[str, dict[str, Any]]) -> None:
+def test_every_kind_is_validated(schemas: dict[str, dict[str, Any]]) -> None:
     assert {one["kind"] for _, one in MADE} == set(schemas) == set(KINDS)
     _, route = next(pair for pair in MADE if pair[1]["kind"] == "Route")
     for wrong in ({"tls": {"termination": "end"}}, {"hosts": ["a.example"]}):

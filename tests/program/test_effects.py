@@ -35,6 +35,7 @@ def _secret(text: str) -> dict[str, str]:
 
 SECRET_KEYS = {"accessKeyId": _secret("one"), "secretAccessKey": _secret("one")}
 TLS = {"ingress": {}, "host": "a.example.com", "tls": {"issuer": "le"}}
+BALANCER = {"loadBalancer": {}, "host": "a.example.com", "tls": {"issuer": "le"}}
 PORT = {"host": "a.example.com", "nodePort": 30500}
 IRIS = {"name": "iris", "uri": "models:/iris@champion", "version": 1, "environment": "install"}
 
@@ -70,6 +71,7 @@ BASES: dict[str, dict[str, Any]] = {
     "certificate": _guest(expose={**TLS, "tls": {"secret": "tls"}}),
     "allowed": _guest(expose={**TLS, "allowFrom": ["192.0.2.0/24"], "trustedProxies": ["10.0.0.0/8"]}),
     "gateway": _guest(expose={"host": "a.example.com", "gateway": "infra/public"}),
+    "load balancer": _guest(expose=BALANCER, models=[IRIS]),
     "node port": _guest(expose=PORT, models=[{**IRIS, "nodePort": 30501}]),
     "model": _guest(models=[IRIS]),
     "autoscaled model": _guest(models=[{**IRIS, "autoscale": {"maxReplicas": 3}}]),
@@ -202,6 +204,9 @@ ROWS: list[tuple[str, str, Any]] = [
     ("expose.className", "ingress", "cilium"),
     ("expose.gateway", "gateway", "infra/other"),
     ("expose.nodePort", "node port", 30600),
+    ("expose.loadBalancer.className", "load balancer", "service.k8s.aws/nlb"),
+    ("expose.tls", "node port", {"issuer": "le"}),
+    ("expose.tls.secret", "load balancer", "tls"),
     ("expose.controller.namespaceSelector", "ingress", {"a": "b"}),
     ("expose.controller.podSelector", "ingress", {"a": "b"}),
     ("expose.controller.cidrs", "ingress", ["10.0.0.0/8"]),
@@ -237,6 +242,7 @@ ALONG: dict[tuple[str, str], dict[str, Any]] = {
         "expose": {"kind": "ingress", "host": "a.example.com", "tls": {"issuer": "le"}},
     },
     ("expose.route", "ingress"): {"expose": {"host": "a.example.com"}},
+    ("expose.tls.secret", "load balancer"): {"expose": {**BALANCER, "tls": {}}},
 }
 """Changes that require others, by key and stack file."""
 

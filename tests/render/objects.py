@@ -40,6 +40,10 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         "container_defaults": {"limits": {"cpu": "2"}},
         "labels": {"team": "red"},
     },
+    "load balancer": {
+        "expose": {"load_balancer": {}, "host": HOST, "tls": {"issuer": "letsencrypt"}, "allow_from": ["192.0.2.0/24"]},
+        "models": MODELS,
+    },
     "ingress": {
         "expose": {"ingress": {}, **BEHIND, "path": "/mlflow", "tls": {"issuer": "letsencrypt"}},
         "models": MODELS,

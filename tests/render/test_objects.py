@@ -17,7 +17,7 @@ from mlflow_stack import MlflowStack
 
 KUBERNETES = "1.34"
 # Their definitions are not Kubernetes' own; tests/process/test_definitions.py checks them.
-FOREIGN = {"Route", "HTTPRoute"}
+FOREIGN = {"Route", "HTTPRoute", "Certificate"}
 # restricted: https://kubernetes.io/docs/concepts/security/pod-security-standards, restricted-v2: no csi, no ephemeral.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
 EVERYWHERE = pytest.mark.parametrize("where", RENDERED, ids="-".join)
@@ -123,6 +123,7 @@ def test_every_reference_resolves(where: tuple[str, str]) -> None:
     """Referenced ConfigMaps, Secrets, claims, accounts, Services and ports are created by the stack or adopted."""
     rendered = RENDERED[where]
     names = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in rendered} | BROUGHT
+    names |= {("Secret", manifest["spec"]["secretName"]) for manifest in rendered if manifest["kind"] == "Certificate"}
     wanted: set[tuple[str, str]] = set()
     for manifest in rendered:
         if manifest["kind"] == "StatefulSet":

@@ -23,8 +23,8 @@ NAME = (
 
 
 EXPOSE_KEYS = (
-    "Known keys: allowFrom, annotations, className, controller, gateway, host, ingress, kind, nodePort, path, route, "
-    "tls, trustedProxies."
+    "Known keys: allowFrom, annotations, className, controller, gateway, host, ingress, kind, loadBalancer, nodePort, "
+    "path, route, tls, trustedProxies."
 )
 HOST = "must be a lower-case host name without scheme, port or path, such as mlflow.example.com"
 
@@ -157,14 +157,14 @@ def mysql(**fields: object) -> dict:
         ),
         (
             {"expose": {"host": "mlflow.example.com"}},
-            "expose.ingress: required, because none of route, gateway and nodePort is set",
+            "expose.ingress: required, because none of route, gateway, loadBalancer and nodePort is set",
         ),
         (
             {"expose": {"host": "https://mlflow.example.com", "node_port": 30500}},
             "expose.host: must be a lower-case host name without scheme, port or path, such as mlflow.example.com "
             '(got "https://mlflow.example.com")',
         ),
-        ({"expose": {"load_balancer": {}}}, f"expose.loadBalancer: unknown key. {EXPOSE_KEYS}"),
+        ({"expose": {"external_ips": []}}, f"expose.externalIps: unknown key. {EXPOSE_KEYS}"),
         *[
             (exposed(host=host), f'expose.host: {HOST} (got "{host}")')
             for host in (
@@ -276,6 +276,23 @@ def mysql(**fields: object) -> dict:
             'expose.gateway: must be <namespace>/<name> (got "public")',
         ),
         ({"expose": {"route": {}}}, "expose.host: required, because route is set"),
+        (
+            {"expose": {"load_balancer": {}, "host": "a.example", "trusted_proxies": ["10.0.0.0/8"]}},
+            "expose.trustedProxies: must not be set when loadBalancer is set",
+        ),
+        (
+            {"expose": {"load_balancer": {"class_name": "a b"}, "host": "a.example"}},
+            'expose.loadBalancer.className: must be a qualified name, such as app.kubernetes.io/name (got "a b")',
+        ),
+        (
+            {"expose": {"node_port": 30500, "host": "a.example", "tls": {}}},
+            "expose.tls: must have an issuer or a secret, because the proxy itself serves the certificate "
+            "(got an empty map)",
+        ),
+        (
+            {"expose": {"load_balancer": {}, "host": "a.example", "tls": {"secret": "tls"}}},
+            "existingNamespace: required, because expose.tls.secret must already exist in the namespace",
+        ),
         (
             {"expose": {"kind": "loadbalancer"}},
             'expose.kind: must be one of none, nodeport, ingress, route, gateway (got "loadbalancer")',

@@ -55,6 +55,10 @@ AUTH = "/etc/mlflow-stack-auth"
 """Mount path of the Secret with the stack's own users."""
 EXISTING_USERS = "/etc/mlflow-stack-users"
 """Mount path of the Secret with users that the stack does not manage."""
+CERTIFICATE = "/etc/mlflow-stack-certificate"
+"""Mount path of the Secret with the public port's certificate."""
+CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
+"""Keys of a Secret with a certificate, sorted."""
 
 DRAIN_SECONDS = 50
 """How long requests under way may take when the pod ends."""
@@ -101,6 +105,9 @@ class Access:
     """Proxies whose X-Forwarded-For is trusted, as CIDRs."""
     hides_clients: bool = True
     """True if requests to a public address without a port come from a controller's address."""
+    certificate: pulumi.Input[str] | None = None
+    """Name of the Secret with the certificate of the public port; None if the port is plain http, as behind a
+    controller that terminates https."""
     existing_users: ExistingUsers | None = None
     """Users with passwords that the stack does not know."""
 
@@ -302,6 +309,7 @@ _TEMPLATES.filters["regex_escape"] = re.escape
 _CONSTANTS = {
     "ANSWER_MARGIN_SECONDS": ANSWER_MARGIN_SECONDS,
     "AUTH": AUTH,
+    "CERTIFICATE": CERTIFICATE,
     "CONFIG": CONFIG,
     "EXISTING_USERS": EXISTING_USERS,
     "HEALTHY": HEALTHY,

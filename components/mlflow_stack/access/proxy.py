@@ -1,6 +1,6 @@
 """The auth proxy: nginx in the pod of the server it guards, the only way in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import pulumi
@@ -16,6 +16,8 @@ from mlflow_stack import pod, validate
 from mlflow_stack.access.credentials import HTPASSWD_KEY, LONGEST_NAME
 from mlflow_stack.access.nginx import (
     AUTH,
+    CERTIFICATE,
+    CERTIFICATE_KEYS,
     CONFIG,
     DEFAULT_MAX_REQUEST_BYTES,
     EXISTING_USERS,
@@ -39,6 +41,7 @@ LIMITS = {"memory": "128Mi"}
 
 PASSWORDS_VOLUME = "htpasswd"
 USERS_VOLUME = "existing-users"
+CERTIFICATE_VOLUME = "certificate"
 LINGER_SECONDS = 5
 """Seconds for which a terminating pod still accepts requests, because controllers learn of it late: Traefik within two
 seconds."""
@@ -145,7 +148,7 @@ class AuthProxy(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         scratch, scratch_mount = pod.scratch("proxy-tmp", _scratch_size(limits, serving))
-        volumes, mounts = _users(access)
+        secrets = [*_users(access), *_certificate(access)]
         self.parts = PodParts(
             containers=[
                 {
@@ -183,7 +186,7 @@ class AuthProxy(pulumi.ComponentResource):
                         {"name": "proxy", "mount_path": CONFIG, "read_only": True},
                         # A whole folder, not a subPath: only so a changed Secret reaches the container.
                         {"name": PASSWORDS_VOLUME, "mount_path": AUTH, "read_only": True},
-                        *mounts,
+                        *(mount for _, mount in secrets),
                         scratch_mount,
                     ],
                 }
@@ -197,7 +200,7 @@ class AuthProxy(pulumi.ComponentResource):
                     },
                 },
                 {"name": PASSWORDS_VOLUME, "secret": {"secret_name": accepted["htpasswd"], "default_mode": 0o440}},
-                *volumes,
+                *(volume for volume, _ in secrets),
                 scratch,
             ],
             ingress=access.ingress,
@@ -254,14 +257,28 @@ def container_resources(
     return pod.resources(given, {**REQUESTS, "ephemeral-storage": _scratch_size(limits, serving)}, LIMITS)
 
 
-def _users(access: Access) -> tuple[list[VolumeArgsDict], list[VolumeMountArgsDict]]:
+def _users(access: Access) -> list[tuple[VolumeArgsDict, VolumeMountArgsDict]]:
     """Return the volume and the mount of existing users, if there are any."""
     if access.existing_users is None:
-        return [], []
+        return []
+    return [_secret(USERS_VOLUME, access.existing_users.secret, [HTPASSWD_KEY], EXISTING_USERS)]
+
+
+def _certificate(access: Access) -> list[tuple[VolumeArgsDict, VolumeMountArgsDict]]:
+    """Return the volume and the mount of the public port's certificate, if it has one."""
+    if access.certificate is None:
+        return []
+    return [_secret(CERTIFICATE_VOLUME, access.certificate, CERTIFICATE_KEYS, CERTIFICATE)]
+
+
+def _secret(
+    volume: str, secret: pulumi.Input[str], keys: Sequence[str], folder: str
+) -> tuple[VolumeArgsDict, VolumeMountArgsDict]:
+    """Return the volume and the mount of some keys of a Secret. A change of the Secret reaches the container."""
     source: SecretVolumeSourceArgsDict = {
-        "secret_name": access.existing_users.secret,
+        "secret_name": secret,
         "default_mode": 0o440,
-        "items": [{"key": HTPASSWD_KEY, "path": HTPASSWD_KEY}],
+        "items": [{"key": key, "path": key} for key in keys],
     }
-    mount: VolumeMountArgsDict = {"name": USERS_VOLUME, "mount_path": EXISTING_USERS, "read_only": True}
-    return [{"name": USERS_VOLUME, "secret": source}], [mount]
+    mount: VolumeMountArgsDict = {"name": volume, "mount_path": folder, "read_only": True}
+    return {"name": volume, "secret": source}, mount

@@ -1,10 +1,10 @@
 """Public address of a stack. Each kind has one file, and one entry in the registry below."""
 
-import ipaddress
 from collections.abc import Container, Mapping
 from typing import Final
 
 from mlflow_stack import validate
+from mlflow_stack.access.nginx import CERTIFICATE_KEYS
 from mlflow_stack.expose.args import (
     ControllerArgs,
     DeprecatedKind,
@@ -12,12 +12,15 @@ from mlflow_stack.expose.args import (
     ExposureArgs,
     IngressArgs,
     IssuerKind,
+    LoadBalancerArgs,
     RouteArgs,
     TlsArgs,
 )
+from mlflow_stack.expose.certificate import is_address
 from mlflow_stack.expose.gateway import HttpRoute
 from mlflow_stack.expose.ingress import Ingress
-from mlflow_stack.expose.kind import CERTIFICATE_KEYS, ExposeKind
+from mlflow_stack.expose.kind import ExposeKind
+from mlflow_stack.expose.loadbalancer import LoadBalancer
 from mlflow_stack.expose.nodeport import NodePort
 from mlflow_stack.expose.nothing import Nothing
 from mlflow_stack.expose.route import Route
@@ -33,12 +36,15 @@ __all__ = [
     "ExposureArgs",
     "IngressArgs",
     "IssuerKind",
+    "LoadBalancerArgs",
     "RouteArgs",
     "TlsArgs",
     "chosen",
 ]
 
-KINDS: Final[Mapping[str, type[ExposeKind]]] = {kind.key: kind for kind in (Ingress, Route, HttpRoute, NodePort)}
+KINDS: Final[Mapping[str, type[ExposeKind]]] = {
+    kind.key: kind for kind in (Ingress, Route, HttpRoute, LoadBalancer, NodePort)
+}
 """Kinds by the field that selects them."""
 
 DEPRECATED_KINDS: Final[Mapping[DeprecatedKind, str | None]] = {
@@ -104,7 +110,7 @@ def _rules(fields: validate.Fields) -> None:
     if kind.hides_clients:
         # A controller routes requests by the name in them.
         wrong = f"must be a host name and not an address when {selected}"
-        fields.check("host", lambda host: wrong if _is_address(host) else None)
+        fields.check("host", lambda host: wrong if is_address(host) else None)
     if kind.hides_clients and "allow_from" in fields and "trusted_proxies" not in fields.stated:
         because = f"{fields.spell('allow_from')} is set and clients would have the controller's address without it"
         fields.require("trusted_proxies", because)
@@ -138,13 +144,5 @@ def _upgraded(fields: validate.Fields) -> bool:
         fields.set(key, {})
     elif key is not None and key not in fields.stated:
         fields.require(key, f"kind is {kind}")
-        return False
-    return True
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
         return False
     return True

@@ -27,7 +27,8 @@ class ControllerArgs(TypedDict):
 
 
 class TlsArgs(TypedDict):
-    """Certificate of an https address. With neither issuer nor secret, it is the controller's or gateway's own."""
+    """Certificate of an https address. With neither issuer nor secret, it is the controller's or gateway's own; an
+    address without a controller requires one of them."""
 
     issuer: NotRequired[pulumi.Input[str]]
     """Name of the cert-manager issuer that issues the certificate. Default: none."""
@@ -48,9 +49,17 @@ class RouteArgs(TypedDict):
     """OpenShift Routes, one for each server. They have no keys of their own."""
 
 
+class LoadBalancerArgs(TypedDict):
+    """Load balancer of the cloud, whose address the host name must resolve to. ``annotations`` configure it."""
+
+    class_name: NotRequired[pulumi.Input[str]]
+    """Class of the load balancer, such as service.k8s.aws/nlb. A change replaces the Service, and the address with it.
+    Default: the cluster's default."""
+
+
 class ExposeArgs(TypedDict):
-    """Public address of the stack, for clients outside the cluster, by one of ``ingress``, ``route``, ``gateway`` and
-    ``node_port``."""
+    """Public address of the stack, for clients outside the cluster. One key selects its kind: ``ingress``, ``route``,
+    ``gateway``, ``load_balancer`` or ``node_port``."""
 
     ingress: NotRequired[IngressArgs]
     """Public address by an Ingress: needs a controller, and ``class_name`` if the cluster has no default class;
@@ -61,16 +70,21 @@ class ExposeArgs(TypedDict):
     gateway: NotRequired[pulumi.Input[str]]
     """Public address by an HTTPRoute that attaches to this Gateway, as namespace/name: needs a listener that admits
     routes of the stack's namespace; an empty ``tls`` states that the listener serves https. Default: none."""
+    load_balancer: NotRequired[LoadBalancerArgs]
+    """Public address by a Service of type LoadBalancer: needs a cloud or controller that provides load balancers and
+    keeps client addresses. Models are reachable in the cluster only. Without ``tls`` only for a network that you trust.
+    Default: none."""
     node_port: NotRequired[int]
-    """Public address on this port of every node, 30000 to 32767; the cluster never assigns one. Plain http: for a
-    network that you trust. Default: none."""
+    """Public address on this port of every node, 30000 to 32767; the cluster never assigns one. Without
+    ``tls`` only for a network that you trust. Default: none."""
     host: NotRequired[pulumi.Input[str]]
     """Public host name, without scheme, port or path. Requests with any other host get 421. With ``node_port`` it may
     be an IPv4 address. Required with a public address. Default: none."""
     path: NotRequired[str]
     """Path prefix of all URLs, such as /mlflow. Default: none, the root."""
     tls: NotRequired[TlsArgs]
-    """Certificate, for ``ingress`` and ``gateway``; a route always has the router's. Default: none, plain http."""
+    """Certificate. A controller or gateway serves it; with ``load_balancer`` and ``node_port`` the proxy in the pod
+    does, and reads a renewed one without a restart. A route always has the router's. Default: none, plain http."""
     controller: NotRequired[ControllerArgs]
     """Only pods and addresses that may connect to the public port, with ``ingress``, ``route`` and ``gateway``.
     Default: the pods of common controllers, by their charts' labels."""
@@ -79,10 +93,11 @@ class ExposeArgs(TypedDict):
     not restricted. At least one. Default: all."""
     trusted_proxies: NotRequired[Sequence[str]]
     """Addresses of the controllers in front of the proxy, as CIDRs. X-Forwarded-For is trusted only from them. Required
-    with ``allow_from``, except for ``node_port``; only ranges that you control, not ranges of the internet.
+    with ``allow_from`` and a controller; only ranges that you control, not ranges of the internet.
     Default: none."""
     annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Additional annotations of the Ingress, Route or HTTPRoute, which override the stack's own. Default: {}."""
+    """Additional annotations of the Ingress, Route, HTTPRoute or Service of type LoadBalancer, which override the
+    stack's own. Default: {}."""
     kind: NotRequired[DeprecatedKind]
     """Deprecated: the key ``ingress``, ``route``, ``gateway`` or ``node_port`` selects the kind. Default: none."""
     class_name: NotRequired[pulumi.Input[str]]
@@ -92,6 +107,11 @@ class ExposeArgs(TypedDict):
 @validate.rules(IngressArgs)
 def _ingress_rules(fields: validate.Fields) -> None:
     fields.check("class_name", validate.subdomain)
+
+
+@validate.rules(LoadBalancerArgs)
+def _load_balancer_rules(fields: validate.Fields) -> None:
+    fields.check("class_name", validate.label_key)
 
 
 @validate.rules(TlsArgs, defaults={"issuer_kind": "ClusterIssuer"})
@@ -125,8 +145,8 @@ class ExposureArgs(TypedDict):
     expose: ExposeArgs
     """Public address."""
     backends: NotRequired[Mapping[str, pulumi.Input[str]]]
-    """Additional Services with a port ``public``, by path prefix, such as /serving/iris. With ``node_port`` each has
-    its own port instead. Default: {}."""
+    """Additional Services with a port ``public``, by path prefix, such as /serving/iris. Only controllers and gateways
+    route them. Default: {}."""
     max_artifact_size: NotRequired[str]
     """Largest request body, a quantity of bytes. Default: 10Gi."""
     labels: NotRequired[Mapping[str, str]]

@@ -54,7 +54,11 @@ def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
     expose = kind.expose
     public = Ingress(nginx.PUBLIC_PORT, peers)
     return Access(
-        [internal, public], expose.get("allow_from", ()), expose.get("trusted_proxies", ()), kind.hides_clients
+        [internal, public],
+        expose.get("allow_from", ()),
+        expose.get("trusted_proxies", ()),
+        kind.hides_clients,
+        kind.certificate(),
     )
 
 

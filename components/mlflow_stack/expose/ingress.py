@@ -6,6 +6,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
 from mlflow_stack.cluster import INGRESS, INGRESS_CLASS, Need
+from mlflow_stack.expose import certificate
 from mlflow_stack.expose.args import ExposureArgs, IngressArgs, TlsArgs
 from mlflow_stack.expose.kind import (
     BEHIND_CONTROLLER,
@@ -69,10 +70,10 @@ class Ingress(ExposeKind):
         if "class_name" in self.own:
             spec["ingress_class_name"] = self.own["class_name"]
         if tls is not None:
-            certificate: k8s.networking.v1.IngressTLSArgsDict = {"hosts": [host]}
+            entry: k8s.networking.v1.IngressTLSArgsDict = {"hosts": [host]}
             if "issuer" in tls or "secret" in tls:
-                certificate["secret_name"] = tls.get("secret", f"{name}-tls")
-            spec["tls"] = [certificate]
+                entry["secret_name"] = certificate.secret(name, tls)
+            spec["tls"] = [entry]
         k8s.networking.v1.Ingress(
             name,
             metadata=metadata(name, args, _annotations(args, tls)),

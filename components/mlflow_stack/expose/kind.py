@@ -8,15 +8,14 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import kinds, pod, validate
+from mlflow_stack.access.nginx import CERTIFICATE_KEYS
 from mlflow_stack.cluster import CLUSTER_ISSUER, ISSUER, SECRET, Need, ObjectKind
+from mlflow_stack.expose import certificate
 from mlflow_stack.expose.args import ExposeArgs, ExposureArgs
 from mlflow_stack.pod import network
 
 TIMEOUT_SECONDS = 3600
 """Time limit of a transfer in seconds, as in the proxy."""
-
-CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
-"""Keys of a Secret with a certificate, sorted."""
 
 OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
     "namespace_selector": {"match_labels": {"policy-group.network.openshift.io/ingress": ""}},
@@ -40,6 +39,8 @@ class ExposeKind(kinds.Kind):
     """True if the public address leads to the model servers by path; else each has a port of its own, if one is set."""
     hides_clients: ClassVar[bool] = True
     """True if requests come from a controller's address, which names the client in X-Forwarded-For."""
+    serves_certificate: ClassVar[bool] = False
+    """True if clients connect to the proxy itself, which then serves the certificate of ``tls``."""
     object: ClassVar[ObjectKind | None] = None
     """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
 
@@ -55,6 +56,12 @@ class ExposeKind(kinds.Kind):
     def secure(self) -> bool:
         """Return whether the public address is https."""
         return "tls" in self.args
+
+    def certificate(self) -> pulumi.Input[str] | None:
+        """Return the name of the Secret with the certificate that the proxy serves, or None if it serves none."""
+        if not self.serves_certificate or "tls" not in self.args:
+            return None
+        return certificate.secret(self.name, self.expose["tls"])
 
     def needs(self) -> Sequence[Need]:
         found = [] if self.object is None else [Need(self.place.path(self.key), self.object, None)]
