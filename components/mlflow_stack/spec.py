@@ -257,7 +257,7 @@ class Spec:
         passing = self.artifacts.scratch_bytes(self.transfers)
         containers = [
             tracking.container_resources(args["resources"], tracking.SCRATCH_BYTES + passing),
-            proxy.container_resources(None, self.limits),
+            *proxy.reserved(self.limits),
         ]
         steps = [*self.backend.steps(), pod.resources(None, *encryption_keys.STEP_RESOURCES)]
         follows = {"ephemeral-storage": place.path("max_artifact_size")} if passing else {}

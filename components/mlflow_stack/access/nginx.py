@@ -16,6 +16,8 @@ PUBLIC_PORT = 8080
 """Port for the public address."""
 INTERNAL_PORT = 8081
 """Port for in-cluster callers: jobs, model servers, probes."""
+PORTS: Mapping[str, int] = {"public": PUBLIC_PORT, "internal": INTERNAL_PORT}
+"""Ports of the proxy's container, by name."""
 UPSTREAM_PORT = 5000
 """Port of the guarded server, on 127.0.0.1."""
 VERIFY_PORT = 8082
@@ -53,8 +55,12 @@ CONFIG = "/etc/mlflow-stack"
 """Mount path of the configuration."""
 AUTH = "/etc/mlflow-stack-auth"
 """Mount path of the Secret with the stack's own users."""
+HTPASSWD = f"{AUTH}/{HTPASSWD_KEY}"
+"""Password file of the stack's own users."""
 EXISTING_USERS = "/etc/mlflow-stack-users"
 """Mount path of the Secret with users that the stack does not manage."""
+EXISTING_HTPASSWD = f"{EXISTING_USERS}/{HTPASSWD_KEY}"
+"""Password file of users that the stack does not manage."""
 CERTIFICATE = "/etc/mlflow-stack-certificate"
 """Mount path of the Secret with the public port's certificate."""
 CERTIFICATE_KEYS: Sequence[str] = ["tls.crt", "tls.key"]
@@ -95,7 +101,7 @@ class ExistingUsers:
 
 @dataclass(frozen=True)
 class Access:
-    """Access rules for the proxy's two ports."""
+    """Access rules for the proxy's ports."""
 
     ingress: Sequence[Ingress] = (Ingress(INTERNAL_PORT, [{"pod_selector": {}}]),)
     """Allowed connections. Default: the pods of the same namespace, to the internal port."""
@@ -306,25 +312,5 @@ _TEMPLATES = jinja2.Environment(  # noqa: S701 - nginx's configuration is not HT
 )
 _TEMPLATES.filters["regex_escape"] = re.escape
 
-_CONSTANTS = {
-    "ANSWER_MARGIN_SECONDS": ANSWER_MARGIN_SECONDS,
-    "AUTH": AUTH,
-    "CERTIFICATE": CERTIFICATE,
-    "CONFIG": CONFIG,
-    "EXISTING_USERS": EXISTING_USERS,
-    "HEALTHY": HEALTHY,
-    "HEAVY_REQUESTS_PER_SECOND": HEAVY_REQUESTS_PER_SECOND,
-    "HSTS": HSTS,
-    "HTPASSWD_KEY": HTPASSWD_KEY,
-    "INTERNAL_PORT": INTERNAL_PORT,
-    "LIVE": LIVE,
-    "PROBES_OF_ALL_PER_SECOND": PROBES_OF_ALL_PER_SECOND,
-    "PROBES_PER_SECOND": PROBES_PER_SECOND,
-    "PUBLIC_PORT": PUBLIC_PORT,
-    "READY": READY,
-    "REQUESTS_PER_SECOND": REQUESTS_PER_SECOND,
-    "SERVING_ERRORS": SERVING_ERRORS,
-    "UPSTREAM_PORT": UPSTREAM_PORT,
-    "VERIFY_PORT": VERIFY_PORT,
-}
-"""Constants of this module that the template uses."""
+_CONSTANTS = {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
+"""Constants of this module, which the template may use."""

@@ -21,8 +21,8 @@ from mlflow_stack.access.nginx import (
     CONFIG,
     DEFAULT_MAX_REQUEST_BYTES,
     EXISTING_USERS,
-    INTERNAL_PORT,
     LIVE,
+    PORTS,
     PUBLIC_PORT,
     SCRATCH_MI,
     Access,
@@ -79,7 +79,7 @@ class AuthProxyArgs(TypedDict):
     """Drain: a terminating pod accepts requests for 5 s more, for rollouts that start another pod first.
     Default: false."""
     access: NotRequired[Access]
-    """Access rules of the two ports. Default: the pods of the same namespace, to the internal port."""
+    """Access rules of the ports. Default: the pods of the same namespace, to the internal port."""
     labels: NotRequired[Mapping[str, str]]
     """More labels. Default: {}."""
 
@@ -156,10 +156,7 @@ class AuthProxy(pulumi.ComponentResource):
                     "image": accepted["image"],
                     "command": ["nginx"],
                     "args": ["-e", "stderr", "-c", f"{CONFIG}/nginx.conf", "-g", "daemon off;"],
-                    "ports": [
-                        {"name": "public", "container_port": PUBLIC_PORT},
-                        {"name": "internal", "container_port": INTERNAL_PORT},
-                    ],
+                    "ports": [{"name": port, "container_port": number} for port, number in PORTS.items()],
                     "resources": container_resources(accepted["resources"], limits, serving),
                     "security_context": pod.container_security(),
                     "termination_message_policy": "FallbackToLogsOnError",
@@ -255,6 +252,14 @@ def container_resources(
     :param serving: Name of the model, if the proxy guards a model server.
     """
     return pod.resources(given, {**REQUESTS, "ephemeral-storage": _scratch_size(limits, serving)}, LIMITS)
+
+
+def reserved(limits: Limits, serving: str | None = None) -> list[ResourceRequirementsArgsDict]:
+    """Return the resources of each container that the proxy adds to a pod.
+
+    :param serving: Name of the model, if the proxy guards a model server.
+    """
+    return [container_resources(None, limits, serving)]
 
 
 def _users(access: Access) -> list[tuple[VolumeArgsDict, VolumeMountArgsDict]]:

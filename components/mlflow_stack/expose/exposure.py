@@ -45,16 +45,16 @@ def addresses(service: str, namespace: pulumi.Input[str], kind: ExposeKind) -> p
 
 
 def access(kind: ExposeKind, internal_from: Sequence[PeerArgs] = ()) -> Access:
-    """Return the access rules for the proxy's two ports."""
-    (own,) = Access().ingress
+    """Return the access rules for the proxy's ports."""
+    own, *others = Access().ingress
     internal = Ingress(own.port, [*own.peers, *(network.peer(pods) for pods in internal_from)])
     peers = kind.peers()
     if peers is None:
-        return Access([internal])
+        return Access([internal, *others])
     expose = kind.expose
     public = Ingress(nginx.PUBLIC_PORT, peers)
     return Access(
-        [internal, public],
+        [internal, public, *others],
         expose.get("allow_from", ()),
         expose.get("trusted_proxies", ()),
         kind.hides_clients,

@@ -248,7 +248,7 @@ def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
         return []
     containers = [
         server_resources(model),
-        proxy.container_resources(None, _proxy_limits(model), model["name"]),
+        *proxy.reserved(_proxy_limits(model), model["name"]),
     ]
     steps = [step_resources(model["size"])]
     keys = {"ephemeral-storage": place.path("size")}
