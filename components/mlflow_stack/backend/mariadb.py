@@ -174,7 +174,6 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
         ],
     )
     account = pod.service_account(service, namespace, labels, child)
-    template = pod.spec(platform, [server], [parts], account)
     timeout = context.rollout_timeout
     stateful = k8s.apps.v1.StatefulSet(
         service,
@@ -185,10 +184,14 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
             # OrderedReady would wait for a broken pod to become ready before it applies a fixed template.
             "pod_management_policy": "Parallel",
             "selector": {"match_labels": selector},
-            "template": {
-                "metadata": {"labels": labels, "annotations": pod.annotations(platform, [parts])},
-                "spec": {**template, "termination_grace_period_seconds": GRACE_SECONDS},
-            },
+            "template": pod.pod_template(
+                platform,
+                labels=labels,
+                main=[server],
+                parts=[parts],
+                service_account=account,
+                grace_seconds=GRACE_SECONDS,
+            ),
         },
         opts=pulumi.ResourceOptions(
             parent=parent,

@@ -32,7 +32,7 @@ from mlflow_stack.pod.storage import (
     scratch,
     text_volume,
 )
-from mlflow_stack.pod.template import annotations, disruption_budget, drained, service_account, spec, spread
+from mlflow_stack.pod.template import disruption_budget, drained, pod_template, service_account
 from mlflow_stack.pod.variables import EnvSourceArgs, EnvVarArgs, KeyRefArgs, env, env_given, env_needs, env_rules
 
 __all__ = [
@@ -64,7 +64,6 @@ __all__ = [
     "Platform",
     "PodParts",
     "ResourcesArgs",
-    "annotations",
     "claim",
     "config_map",
     "config_volume",
@@ -80,6 +79,7 @@ __all__ = [
     "labels",
     "name_of",
     "plugin",
+    "pod_template",
     "program",
     "programs",
     "resource_rules",
@@ -87,8 +87,6 @@ __all__ = [
     "scratch",
     "selector",
     "service_account",
-    "spec",
-    "spread",
     "step",
     "text_volume",
 ]

@@ -12,11 +12,12 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from mlflow_stack.pod import network, template
+from mlflow_stack.pod import network
 from mlflow_stack.pod.context import Context
 from mlflow_stack.pod.metadata import labels, selector
 from mlflow_stack.pod.parts import PodParts
 from mlflow_stack.pod.security import container_security
+from mlflow_stack.pod.template import pod_template, service_account
 from mlflow_stack.pod.variables import env as plain_env
 
 
@@ -87,13 +88,17 @@ def job(
         egress=parts.egress,
         opts=child,
     )
-    account = template.service_account(f"{name}-{component}", namespace, marked, child)
+    account = service_account(f"{name}-{component}", namespace, marked, child)
     spec: k8s.batch.v1.JobSpecArgsDict = {
         "backoff_limit": 0,
-        "template": {
-            "metadata": {"labels": marked, "annotations": template.annotations(context.platform, [parts])},
-            "spec": {**template.spec(context.platform, [container], [parts], account), "restart_policy": "Never"},
-        },
+        "template": pod_template(
+            context.platform,
+            labels=marked,
+            main=[container],
+            parts=[parts],
+            service_account=account,
+            restart_policy="Never",
+        ),
     }
     if limits.deadline_seconds is not None:
         spec["active_deadline_seconds"] = limits.deadline_seconds

@@ -1,5 +1,6 @@
 """Pod templates, and the auxiliary objects of a workload."""
 
+import types
 from collections.abc import Iterable, Mapping, Sequence
 
 import pulumi
@@ -8,6 +9,7 @@ from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     LifecycleArgsDict,
     PodSpecArgsDict,
+    PodTemplateSpecArgsDict,
     TopologySpreadConstraintArgsDict,
 )
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
@@ -24,7 +26,7 @@ def drained(parts: Iterable[PodParts]) -> LifecycleArgsDict:
     return {"pre_stop": {"exec_": {"command": ["sleep", str(linger + 2)]}}}
 
 
-def annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]:
+def _annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]:
     """Return the annotations of all parts, and on OpenShift the SecurityContextConstraints that the pod requires."""
     annotations = {name: value for part in parts for name, value in part.annotations.items()}
     if platform == "openshift":
@@ -32,7 +34,7 @@ def annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str]
     return annotations
 
 
-def spread(selector: Mapping[str, str]) -> list[TopologySpreadConstraintArgsDict]:
+def _spread(selector: Mapping[str, str]) -> list[TopologySpreadConstraintArgsDict]:
     """Return the constraint that spreads pods of one kind over the nodes. Pods may share a node if there are too
     few."""
     return [
@@ -74,18 +76,40 @@ def service_account(
     return name_of(made)
 
 
-def spec(
-    platform: Platform, main: Sequence[ContainerArgsDict], parts: Sequence[PodParts], service_account: pulumi.Input[str]
-) -> PodSpecArgsDict:
-    """Return a hardened pod with a server's containers and the parts."""
-    init_containers = [container for part in parts for container in part.init_containers]
-    return {
+def pod_template(
+    platform: Platform,
+    *,
+    labels: Mapping[str, str],
+    main: Sequence[ContainerArgsDict],
+    parts: Sequence[PodParts],
+    service_account: pulumi.Input[str],
+    restart_policy: str | None = None,
+    grace_seconds: int | None = None,
+    replicas: int | None = None,
+    selector: Mapping[str, str] = types.MappingProxyType({}),
+) -> PodTemplateSpecArgsDict:
+    """Return the template of a hardened pod with a server's or a step's containers and the parts.
+
+    :param main: Containers, before those of the parts.
+    :param restart_policy: Restart policy; None for the default.
+    :param grace_seconds: Termination grace period; None for Kubernetes' default.
+    :param replicas: Number of pods, which are spread over the nodes; None if there is never more than one.
+    :param selector: Labels that select the pods to spread.
+    """
+    spec: PodSpecArgsDict = {
         "service_account_name": service_account,
         "automount_service_account_token": False,
         # A Service named mlflow would otherwise inject MLFLOW_PORT=tcp://…, and MLflow would not start.
         "enable_service_links": False,
         "security_context": pod_security(platform),
-        "init_containers": init_containers,
+        "init_containers": [container for part in parts for container in part.init_containers],
         "containers": [*main, *(container for part in parts for container in part.containers)],
         "volumes": [volume for part in parts for volume in part.volumes],
     }
+    if restart_policy is not None:
+        spec["restart_policy"] = restart_policy
+    if grace_seconds is not None:
+        spec["termination_grace_period_seconds"] = grace_seconds
+    if replicas is not None:
+        spec["topology_spread_constraints"] = _spread(selector) if replicas > 1 else []
+    return {"metadata": {"labels": labels, "annotations": _annotations(platform, parts)}, "spec": spec}

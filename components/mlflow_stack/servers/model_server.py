@@ -176,20 +176,21 @@ class ModelServer(pulumi.ComponentResource):
             opts=child,
         )
         account = pod.service_account(name, namespace, labels, child)
-        spec = pod.spec(platform, [_server(self.uri, accepted, parts)], parts, account)
         rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
             "selector": {"match_labels": selector},
             # The old version serves until the new one is ready.
             "strategy": {"type": "RollingUpdate", "rolling_update": {"max_surge": 1, "max_unavailable": 0}},
             "progress_deadline_seconds": validate.seconds_of(timeout),
-            "template": {
-                "metadata": {"labels": labels, "annotations": pod.annotations(platform, parts)},
-                "spec": {
-                    **spec,
-                    "topology_spread_constraints": pod.spread(selector) if most > 1 else [],
-                    "termination_grace_period_seconds": _drain_seconds(model) + GRACE_MARGIN_SECONDS,
-                },
-            },
+            "template": pod.pod_template(
+                platform,
+                labels=labels,
+                main=[_server(self.uri, accepted, parts)],
+                parts=parts,
+                service_account=account,
+                grace_seconds=_drain_seconds(model) + GRACE_MARGIN_SECONDS,
+                replicas=most,
+                selector=selector,
+            ),
         }
         if scaled is None:
             # With an autoscaler, the next `up` would reset its number of replicas.

@@ -277,15 +277,16 @@ class TrackingServer(pulumi.ComponentResource):
             "lifecycle": pod.drained(parts),
             "volume_mounts": [*(mount for part in parts for mount in part.mounts), scratch_mount],
         }
-        spec = pod.spec(platform, [container], parts, account)
-        template: k8s.core.v1.PodTemplateSpecArgsDict = {
-            "metadata": {"labels": labels, "annotations": pod.annotations(platform, parts)},
-            "spec": {
-                **spec,
-                "termination_grace_period_seconds": GRACE_SECONDS,
-                "topology_spread_constraints": pod.spread(self.selector) if replicas > 1 else [],
-            },
-        }
+        template = pod.pod_template(
+            platform,
+            labels=labels,
+            main=[container],
+            parts=parts,
+            service_account=account,
+            grace_seconds=GRACE_SECONDS,
+            replicas=replicas,
+            selector=self.selector,
+        )
         steps = [resource for part in parts for resource in part.wait_for]
         identities = {purpose: value for part in parts for purpose, value in part.identity.items()}
         handover = identity.handover(name, identities, steps, self)
