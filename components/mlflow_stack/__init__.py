@@ -21,12 +21,34 @@ from mlflow_stack.expose import (
     TlsArgs,
 )
 from mlflow_stack.expose.exposure import Exposure
-from mlflow_stack.pod import Context, EnvSourceArgs, EnvVarArgs, KeyRefArgs, PodParts, ResourcesArgs
+from mlflow_stack.pod import (
+    AffinityArgs,
+    Context,
+    EnvSourceArgs,
+    EnvVarArgs,
+    KeyRefArgs,
+    LabelRequirementArgs,
+    LabelSelectorArgs,
+    LocalReferenceArgs,
+    NodeAffinityArgs,
+    NodeRequirementArgs,
+    NodeSelectorArgs,
+    NodeSelectorTermArgs,
+    PodAffinityArgs,
+    PodAffinityTermArgs,
+    PodArgs,
+    PodParts,
+    PreferredNodesArgs,
+    ResourcesArgs,
+    TolerationArgs,
+    TopologySpreadConstraintArgs,
+    WeightedPodAffinityTermArgs,
+)
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
 from mlflow_stack.servers.encryption_keys import EncryptionKeys, EncryptionKeysArgs, EncryptionKeysInputs
 from mlflow_stack.servers.model import AutoscaleArgs, ModelArgs
 from mlflow_stack.servers.model_server import ModelServer, ModelServerArgs
-from mlflow_stack.servers.tracking import TrackingServer, TrackingServerArgs
+from mlflow_stack.servers.tracking import TrackingArgs, TrackingServer, TrackingServerArgs
 from mlflow_stack.spec import MlflowStackArgs, Spec, observers, resolve
 from mlflow_stack.stack import MlflowStack
 from mlflow_stack.validate import InvalidArgs
@@ -35,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Addresses",
+    "AffinityArgs",
     "ArtifactStoreArgs",
     "AuthProxy",
     "AuthProxyArgs",
@@ -58,7 +81,10 @@ __all__ = [
     "IngressArgs",
     "InvalidArgs",
     "KeyRefArgs",
+    "LabelRequirementArgs",
+    "LabelSelectorArgs",
     "LoadBalancerArgs",
+    "LocalReferenceArgs",
     "MariadbArgs",
     "MlflowStack",
     "MlflowStackArgs",
@@ -69,9 +95,17 @@ __all__ = [
     "MysqlStoreArgs",
     "MysqlStoreInputs",
     "Need",
+    "NodeAffinityArgs",
+    "NodeRequirementArgs",
+    "NodeSelectorArgs",
+    "NodeSelectorTermArgs",
     "ObjectKind",
     "PeerArgs",
+    "PodAffinityArgs",
+    "PodAffinityTermArgs",
+    "PodArgs",
     "PodParts",
+    "PreferredNodesArgs",
     "PvcArtifacts",
     "PvcArtifactsArgs",
     "PvcArtifactsInputs",
@@ -86,11 +120,15 @@ __all__ = [
     "S3ArtifactsInputs",
     "Spec",
     "TlsArgs",
+    "TolerationArgs",
+    "TopologySpreadConstraintArgs",
+    "TrackingArgs",
     "TrackingServer",
     "TrackingServerArgs",
     "User",
     "Users",
     "UsersArgs",
+    "WeightedPodAffinityTermArgs",
     "__version__",
     "observers",
     "resolve",

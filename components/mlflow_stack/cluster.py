@@ -2,7 +2,7 @@
 the cluster check them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Final, cast
 
@@ -40,7 +40,9 @@ INGRESS_CLASS: Final = ObjectKind(
 )
 ISSUER: Final = ObjectKind("Issuer", "issuers.cert-manager.io", api="cert-manager.io/v1")
 NAMESPACE: Final = ObjectKind("Namespace", "namespace", namespaced=False)
+PRIORITY_CLASS: Final = ObjectKind("PriorityClass", "priorityclass", namespaced=False)
 ROUTE: Final = ObjectKind("Route", "routes.route.openshift.io", api="route.openshift.io/v1")
+RUNTIME_CLASS: Final = ObjectKind("RuntimeClass", "runtimeclass", namespaced=False)
 SECRET: Final = ObjectKind("Secret", "secret")
 STORAGE_CLASS: Final = ObjectKind(
     "StorageClass", "storageclass", namespaced=False, default="storageclass.kubernetes.io/is-default-class"
@@ -74,6 +76,12 @@ class Reservation:
     """Requested amounts, by resource, as the scheduler counts them."""
     keys: Mapping[str, str]
     """Full path of the key that sets the amount, by resource."""
+    node_selector: Mapping[str, pulumi.Input[str]] = field(default_factory=dict[str, pulumi.Input[str]])
+    """Labels that the node must have."""
+    node_selector_key: str = ""
+    """Full path of the key that sets them."""
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    """Taints that the pod tolerates, in Python's spelling."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +106,14 @@ class Place:
     """Function that returns the user's spelling of a field."""
     key: str = ""
     """Path of the value."""
+    pod: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Pod settings of the whole stack."""
 
     def path(self, *fields: str) -> str:
         """Return the path of a field below this place."""
         key = self.key
-        for field in fields:
-            key = validate.join(key, self.spell(field))
+        for name in fields:
+            key = validate.join(key, self.spell(name))
         return key
 
     def under(self, *fields: str) -> "Place":
@@ -131,12 +141,16 @@ class Place:
         steps: Iterable[ResourceRequirementsArgsDict],
         stated: Mapping[str, Any],
         keys: Mapping[str, str],
+        settings: Mapping[str, Any],
+        at: "Place",
     ) -> Reservation:
         """Return the reservation of a pod whose first container has the field ``resources`` at this place.
 
         :param steps: Resources of init containers, which run one after the other before the other containers start.
         :param stated: Value of the field ``resources``.
         :param keys: Keys that set the amounts which are not stated, by resource.
+        :param settings: Pod settings of the server itself, which override the stack's.
+        :param at: Place of these settings.
         """
         requests = pod_requests(containers, steps)
         own = cast("Mapping[str, Mapping[str, str]]", containers[0])
@@ -146,7 +160,16 @@ class Place:
             part = "limits" if limited else "requests"
             key = f"{self.path('resources', part)}.{resource}"
             found[resource] = key if resource in stated.get(part, {}) else keys.get(resource, key)
-        return Reservation(pod, requests, found)
+        placed = {**self.pod, **settings}
+        selects = at if "node_selector" in settings else replace(self, key=self.spell("pod"))
+        return Reservation(
+            pod,
+            requests,
+            found,
+            placed.get("node_selector", {}),
+            selects.path("node_selector"),
+            cast("Sequence[Mapping[str, Any]]", validate.plain(placed.get("tolerations", []))),
+        )
 
 
 def pod_requests(

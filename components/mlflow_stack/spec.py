@@ -16,11 +16,12 @@ from mlflow_stack.backend import BackendStoreArgs
 from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, Claim, Need, Place, Reservation
 from mlflow_stack.expose import ExposeArgs, ExposeKind
 from mlflow_stack.kinds import ArtifactKind, BackendKind, Transfers, chosen
-from mlflow_stack.pod import LONGEST_NAME
+from mlflow_stack.pod import LONGEST_NAME, PodArgs
 from mlflow_stack.pod.network import EgressArgs, PeerArgs
 from mlflow_stack.servers import encryption_keys, model, tracking
 from mlflow_stack.servers.encryption_keys import EncryptionKeysArgs
 from mlflow_stack.servers.model import ModelArgs
+from mlflow_stack.servers.tracking import TrackingArgs
 
 
 class MlflowStackArgs(TypedDict):
@@ -47,6 +48,11 @@ class MlflowStackArgs(TypedDict):
     """Number of tracking servers. SQLite, or artifacts on a claim that is not ReadWriteMany, allow one. Default: 1."""
     resources: NotRequired[pod.ResourcesArgs]
     """CPU and memory of the tracking server. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
+    pod: NotRequired[PodArgs]
+    """Settings of all pods of the stack: nodes, priority, pull Secrets, labels. The key ``pod`` of a server overrides
+    them field by field. Default: {}."""
+    tracking: NotRequired[TrackingArgs]
+    """Settings of the tracking server only. Default: {}."""
     users: NotRequired[Sequence[str]]
     """User names of letters, digits and . _ @ + -; ``models`` is reserved. Default: ["mlflow"]."""
     passwords: NotRequired[Mapping[str, pulumi.Input[str]]]
@@ -100,6 +106,8 @@ class MlflowStackArgs(TypedDict):
         "proxy_image": proxy.DEFAULT_IMAGE,
         "replicas": tracking.DEFAULT_REPLICAS,
         "resources": {},
+        "pod": {},
+        "tracking": {},
         "users": credentials.DEFAULT_USERS,
         "passwords": {},
         "rotation": {},
@@ -184,7 +192,8 @@ class Spec:
     @cached_property
     def place(self) -> Place:
         """Place of the stack's args."""
-        return Place(self.args.get("existing_namespace", self.args.get("namespace", self.name)), self.spell)
+        namespace = self.args.get("existing_namespace", self.args.get("namespace", self.name))
+        return Place(namespace, self.spell, pod=self.args["pod"])
 
     @cached_property
     def users(self) -> Sequence[str]:
@@ -236,6 +245,8 @@ class Spec:
         found = [
             *place.need(NAMESPACE, args, "existing_namespace"),
             *place.need(SECRET, args, "users_existing_secret", keys=[HTPASSWD_KEY], why="an htpasswd file"),
+            *pod.needs(args["pod"], place.under("pod")),
+            *pod.needs(args["tracking"]["pod"], place.under("tracking", "pod")),
             *encryption_keys.needs(args["encryption_keys"], place.under("encryption_keys")),
             *self.backend.needs(),
             *self.artifacts.needs(),
@@ -261,7 +272,8 @@ class Spec:
         ]
         steps = [*self.backend.steps(), pod.resources(None, *encryption_keys.STEP_RESOURCES)]
         follows = {"ephemeral-storage": place.path("max_artifact_size")} if passing else {}
-        found = [place.reservation("the tracking server", containers, steps, args["resources"], follows)]
+        own, at = args["tracking"]["pod"], place.under("tracking", "pod")
+        found = [place.reservation("the tracking server", containers, steps, args["resources"], follows, own, at)]
         found += self.backend.reservations()
         for position, served in enumerate(args["models"]):
             found += model.reservations(served, place.item("models", position))

@@ -63,7 +63,15 @@ class MlflowStack(pulumi.ComponentResource):
             created = _namespace(self, name, args.get("namespace", name), labels)
             self.namespace = pod.name_of(created)
             _limits(self, name, self.namespace, args)
-        context = Context(self.namespace, args["image"], args["platform"], args["rollout_timeout"], labels)
+        context = Context(
+            self.namespace,
+            args["image"],
+            args["platform"],
+            args["rollout_timeout"],
+            labels,
+            args["pod"],
+            validate.overridden(args["pod"], args["tracking"]["pod"]),
+        )
         addresses = exposure.addresses(name, self.namespace, spec.exposure)
         self.backend_store = store = spec.backend.build(context, child)
         self.artifact_store = artifacts = spec.artifacts.build(context, store, spec.transfers, child)
@@ -116,6 +124,7 @@ class MlflowStack(pulumi.ComponentResource):
                 "platform": context.platform,
                 "replicas": args["replicas"],
                 "resources": args["resources"],
+                "pod": context.tracking_pod,
                 "artifact_locations": args["artifact_locations"],
                 "rollout_timeout": context.rollout_timeout,
                 "labels": labels,
@@ -140,6 +149,7 @@ class MlflowStack(pulumi.ComponentResource):
                     "image": context.image,
                     "proxy_image": args["proxy_image"],
                     "platform": context.platform,
+                    "pod": context.pod,
                     "access": access,
                     "egress": args["egress"],
                     "wait_for": [*secrets.parts.wait_for, secrets.machine],

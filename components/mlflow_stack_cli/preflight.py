@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 from mlflow_stack import cluster as kinds
 from mlflow_stack import expose, validate
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
 from mlflow_stack.expose.exposure import takes
-from mlflow_stack.pod import INSTANCE_LABEL
+from mlflow_stack.pod import INSTANCE_LABEL, PULL_SECRET_KEYS
 from mlflow_stack_cli import quantities
 from mlflow_stack_cli.cluster import Cluster, UnreadableError
 from mlflow_stack_cli.errors import LocalError
@@ -119,6 +120,9 @@ def _remedy(need: Need, keys: Sequence[str]) -> str:
     files = " ".join(f"--from-file={key}=FILE" for key in keys)
     if kind == kinds.SECRET and keys == expose.CERTIFICATE_KEYS:
         return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
+    if kind == kinds.SECRET and keys == PULL_SECRET_KEYS:
+        login = "--docker-server=HOST --docker-username=USER --docker-password=PASSWORD"
+        return f"make it: `kubectl create secret docker-registry {named} {login}`"
     if kind == kinds.SECRET:
         return f"make it: `kubectl create secret generic {named} {files}`{_with(need)}"
     if kind == kinds.CONFIG_MAP:
@@ -226,11 +230,21 @@ def _literal(path: str) -> str:
 
 def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
     """Yield the pods that do not fit on any node, even an empty one."""
-    nodes = [_allocatable(node) for node in asked.items("nodes") if _schedulable(node)]
-    if not nodes:
-        raise UnreadableError("no node of the cluster takes pods")
+    closed = False
     for reservation in reserved:
-        yield from _too_large(reservation, nodes)
+        taking = [node for node in asked.items("nodes") if _schedulable(node, reservation)]
+        nodes = [_allocatable(node) for node in taking if reservation.node_selector.items() <= _labels(node).items()]
+        if nodes:
+            yield from _too_large(reservation, nodes)
+        elif taking:
+            labels = " ".join(f"{name}={value}" for name, value in reservation.node_selector.items())
+            yield (
+                f"{reservation.node_selector_key}: no node that takes {reservation.pod} has the labels {labels}; "
+                f"name others, or label a node: `kubectl label node NODE {labels}`"
+            )
+        closed = closed or not taking
+    if closed:
+        raise UnreadableError("no node of the cluster takes pods")
 
 
 def _too_large(reserved: Reservation, nodes: Sequence[tuple[str, dict[str, Fraction]]]) -> Iterator[str]:
@@ -284,14 +298,24 @@ def _quotas(asked: _Asked, stack: Declared) -> Iterator[str]:
             yield f"{keys}: the claims ask for {asks}, and {where} allows {most}; ask for less or raise the quota"
 
 
-def _schedulable(node: Tree) -> bool:
+def _schedulable(node: Tree, reserved: Reservation) -> bool:
     # Taints that Kubernetes itself sets are temporary.
     taints = [
         taint
         for taint in section(node, "spec").get("taints", [])
         if taint["effect"] != "PreferNoSchedule" and not taint["key"].startswith("node.kubernetes.io/")
     ]
-    return not taints and not section(node, "spec").get("unschedulable")
+    tolerated = all(any(_tolerates(one, taint) for one in reserved.tolerations) for taint in taints)
+    return tolerated and not section(node, "spec").get("unschedulable")
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: Tree) -> bool:
+    same = toleration["operator"] == "Exists" or toleration.get("value", "") == taint.get("value", "")
+    return (
+        same
+        and toleration.get("key", taint["key"]) == taint["key"]
+        and toleration.get("effect", taint["effect"]) == taint["effect"]
+    )
 
 
 def _allocatable(node: Tree) -> tuple[str, dict[str, Fraction]]:

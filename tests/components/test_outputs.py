@@ -13,7 +13,7 @@ import pytest
 from pulumi.runtime import rpc
 
 import engine
-from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs
+from mlflow_stack import InvalidArgs, MlflowStack, MlflowStackArgs, PodArgs
 from mlflow_stack.validate import hints, plain_type
 
 ADOPTED = {"existing_namespace": "team"}
@@ -52,6 +52,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "models[0].env[0].value_from.secret_key_ref": _reference("secret_key_ref"),
     "models[0].env[0].value_from.config_map_key_ref": _reference("config_map_key_ref"),
     "internal_from": {"internal_from": [{}]},
+    "pod.image_pull_secrets": ADOPTED,
     "egress": {"egress": [{"cidr": "192.0.2.0/24", "port": 443}]},
 }
 """Fields required beside a field, by the longest prefix of its path."""
@@ -61,6 +62,12 @@ VALUES: dict[str, Any] = {
     "existing_namespace": "team",
     "image": "registry.example/mlflow:v1",
     "proxy_image": "registry.example/nginx:1",
+    "pod.node_selector.x": "ssd",
+    "pod.priority_class_name": "batch",
+    "pod.runtime_class_name": "gvisor",
+    "pod.image_pull_secrets[0].name": "registry",
+    "pod.labels.x": "vision",
+    "pod.annotations.x": "some text",
     "passwords.mlflow": "correct horse battery",
     "users_existing_secret": "people",
     "backend_store.pvc.storage_class": "fast",
@@ -116,6 +123,8 @@ def paths(hint: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int
     hint = plain_type(hint)
     if at:
         yield at
+    if hint is PodArgs and at != ("pod",):
+        return  # a server's pod settings have the stack's fields
     if isinstance(hint, type) and typing.is_typeddict(hint):
         for name, field in hints(hint).items():
             yield from paths(field, (*at, name))
@@ -142,7 +151,12 @@ def args(where: str, value: Any) -> dict[str, Any]:
     tree: Any = deepcopy(CONTEXT[max(begins, key=len)]) if begins else {}
     made = tree
     for part, following in pairwise(EVERY[where]):
-        tree = tree[part] if isinstance(part, int) else tree.setdefault(part, [] if isinstance(following, int) else {})
+        inner: Any = [] if isinstance(following, int) else {}
+        if isinstance(part, int):
+            tree[part:] = tree[part:] or [inner]
+            tree = tree[part]
+        else:
+            tree = tree.setdefault(part, inner)
     last = EVERY[where][-1]
     if isinstance(last, int):
         tree[last:] = [value]

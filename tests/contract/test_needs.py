@@ -15,7 +15,7 @@ from mlflow_stack.validate import hints, plain_type
 
 NAMES = re.compile(r"existing_|_existing_|^secret$|storage_class|class_name|gateway|^issuer$|_ref$")
 """Fields that refer to an existing object, by convention."""
-OBJECT = ("an object's name", "namespace/name")
+OBJECT = ("must be an object name", "must be <namespace>/<name>")
 """Rules of fields that refer to an object."""
 NO_OBJECTS = {("expose", "load_balancer", "class_name")}
 """Fields that are named like the others, but name no object: only its controller knows a load balancer's class."""
@@ -90,21 +90,34 @@ def needs_of(path: Path) -> list[Need]:
     ]
 
 
+def pods(at: str) -> dict[str, tuple[str | None, ...]]:
+    """Return the needs of pod settings."""
+    return {
+        f"{at}.priority_class_name": ("PriorityClass", None),
+        f"{at}.runtime_class_name": ("RuntimeClass", None),
+        f"{at}.image_pull_secrets[0].name": ("Secret", "mlflow", ".dockerconfigjson"),
+    }
+
+
 def test_every_field_that_names_an_existing_object_is_a_need() -> None:
     found = {".".join(path).replace(".[]", "[0]"): needs_of(path) for path in fields() if names_an_object(path)}
     assert [path for path, needed in found.items() if not needed] == []
     assert {path: (one.kind.name, one.namespace, *one.keys) for path, (one, *_) in found.items()} == {
         "existing_namespace": ("Namespace", None),
         "users_existing_secret": ("Secret", "mlflow", "htpasswd"),
+        **pods("pod"),
+        **pods("tracking.pod"),
         "encryption_keys.existing_secret": ("Secret", "mlflow", *keys.VARIABLES),
         "backend_store.pvc.storage_class": ("StorageClass", None),
         "backend_store.pvc.existing_claim": ("PersistentVolumeClaim", "mlflow"),
         "backend_store.mysql.existing_secret": ("Secret", "mlflow", "password"),
         "backend_store.mysql.deploy.storage_class": ("StorageClass", None),
+        **pods("backend_store.mysql.deploy.pod"),
         "backend_store.mysql.dumps.storage_class": ("StorageClass", None),
         "artifact_store.pvc.storage_class": ("StorageClass", None),
         "artifact_store.pvc.existing_claim": ("PersistentVolumeClaim", "mlflow"),
         "artifact_store.s3.existing_secret": ("Secret", "mlflow", "credentials"),
+        **pods("models[0].pod"),
         "models[0].env[0].value_from.secret_key_ref.name": ("Secret", "mlflow", "x"),
         "models[0].env[0].value_from.config_map_key_ref.name": ("ConfigMap", "mlflow", "x"),
         "models[0].s3_existing_secret": ("Secret", "mlflow", "credentials"),

@@ -23,7 +23,6 @@ TRANSFORM, MOVE = re.findall(
     (engine.PROJECT / "docs/how-to/change-what-no-key-covers.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
-TOLERATION = {"key": "team", "operator": "Equal", "value": "ml", "effect": "NoSchedule"}
 ARGS = {
     "existing_namespace": "team",
     "backend_store": {"mysql": {"deploy": {}}},
@@ -80,7 +79,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 def test_transform_reaches_every_pod(program: Program) -> None:
     found = program.templates()
     assert set(found) == {"tracking", "model", "database", "schema", "bucket-check"}
-    assert {name: pod["tolerations"] for name, pod in found.items()} == {name: [TOLERATION] for name in found}
+    assert {name: pod["schedulerName"] for name, pod in found.items()} == dict.fromkeys(found, "volcano")
 
 
 def test_alias_reaches_every_part(program: Program) -> None:

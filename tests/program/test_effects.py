@@ -63,6 +63,7 @@ BASES: dict[str, dict[str, Any]] = {
         backendStore=_mysql(password=_secret("one")), artifactStore={"s3": {"bucket": "bin", **SECRET_KEYS}}
     ),
     "deployed database": _guest(backendStore={"mysql": {"deploy": {}}}),
+    "served": _guest(backendStore={"mysql": {"deploy": {}}}, models=[IRIS]),
     "claims": _guest(backendStore={"pvc": {"fileStore": "mlruns"}}, artifactStore={"pvc": {}}),
     "existing claims": _guest(
         backendStore={"pvc": {"existingClaim": "old"}}, artifactStore={"pvc": {"existingClaim": "old-files"}}
@@ -221,6 +222,20 @@ ROWS: list[tuple[str, str, Any]] = [
     ("egress[].port", "peers", 8443),
     ("rolloutTimeout", "bare", "20m"),
     ("labels", "bare", {"team": "vision"}),
+    ("pod.nodeSelector", "served", {"disk": "ssd"}),
+    ("pod.tolerations", "bare", [{"operator": "Exists"}]),
+    ("pod.affinity", "bare", {"nodeAffinity": {}}),
+    ("pod.topologySpreadConstraints", "bare", [{"topologyKey": "topology.kubernetes.io/zone"}]),
+    ("pod.priorityClassName", "bare", "batch"),
+    ("pod.runtimeClassName", "bare", "gvisor"),
+    ("pod.imagePullSecrets", "guest", [{"name": "registry"}]),
+    ("pod.labels", "bare", {"team": "vision"}),
+    ("pod.annotations", "bare", {"example.com/a": "b"}),
+    ("pod.terminationGracePeriodSeconds", "bare", 90),
+    ("pod.terminationGracePeriodSeconds", "bare", 30),
+    ("tracking.pod", "served", {"nodeSelector": {"disk": "ssd"}}),
+    ("backendStore.mysql.deploy.pod", "served", {"nodeSelector": {"disk": "ssd"}}),
+    ("models[].pod", "served", {"nodeSelector": {"gpu": "a100"}}),
     ("encryptionKeys.rotation", "bare", 1),
     ("encryptionKeys.existingSecret", "external", "restored"),
     ("release", "bare", ["mlflow-data"]),
@@ -229,6 +244,7 @@ ROWS: list[tuple[str, str, Any]] = [
 
 SILENT = {
     "backendStore.pvc.size": "the same size in other words",
+    "pod.terminationGracePeriodSeconds": "a shorter time than the server's own changes nothing",
     "models[].uri": "the version beside it says what runs",
     "models[].rolloutTimeout": "only the engine waits for it",
     "rolloutTimeout": "only the engine waits for it",
@@ -247,18 +263,29 @@ ALONG: dict[tuple[str, str], dict[str, Any]] = {
 """Changes that require others, by key and stack file."""
 
 
+WHOLE = ("PodArgs", "TolerationArgs", "AffinityArgs", "TopologySpreadConstraintArgs", "LocalReferenceArgs")
+"""Maps with one row, because every change within them restarts the pods. Those of the stack's pods have a row each."""
+
+
+def _title(one: dict[str, Any]) -> str:
+    return one.get("$ref", "").rpartition(":")[2]
+
+
 def keys() -> Iterator[str]:
     """Yield every key of the schema: an object's by its fields, a list's by itself and its items' fields."""
     document = runpy.run_path(str(engine.PROJECT / "docs" / "generate.py"))["schema"]()
 
     def below(path: str, one: dict[str, Any]) -> Iterator[str]:
+        if path != "pod" and _title(one) in WHOLE:
+            yield path
+            return
         fields = document["types"][one["$ref"].rsplit("/", 1)[-1]].get("properties") if "$ref" in one else None
         if fields:
             for name, field in fields.items():
                 yield from below(f"{path}.{name}", field)
             return
         yield path
-        if "$ref" in one.get("items", {}):
+        if "$ref" in one.get("items", {}) and _title(one["items"]) not in WHOLE:
             yield from below(f"{path}[]", one["items"])
 
     yield from yaml.safe_load((engine.PROJECT / "Pulumi.yaml").read_text())["config"]

@@ -31,6 +31,32 @@ MODELS = [
     },
     {"name": "later"},
 ]
+ZONE = "topology.kubernetes.io/zone"
+OTHERS = {"label_selector": {"match_labels": {"app": "batch"}}, "topology_key": "kubernetes.io/hostname"}
+ARM = {"match_expressions": [{"key": "kubernetes.io/arch", "operator": "NotIn", "values": ["arm64"]}]}
+POD: dict[str, Any] = {
+    "node_selector": {"disk": "ssd"},
+    "tolerations": [{"key": "team", "value": "ml", "effect": "NoExecute", "toleration_seconds": 60}],
+    "affinity": {
+        "node_affinity": {
+            "required_during_scheduling_ignored_during_execution": {"node_selector_terms": [ARM]},
+            "preferred_during_scheduling_ignored_during_execution": [{"weight": 1, "preference": ARM}],
+        },
+        "pod_affinity": {"required_during_scheduling_ignored_during_execution": [{**OTHERS, "namespaces": ["team"]}]},
+        "pod_anti_affinity": {
+            "preferred_during_scheduling_ignored_during_execution": [
+                {"weight": 100, "pod_affinity_term": {**OTHERS, "namespace_selector": {}}}
+            ]
+        },
+    },
+    "topology_spread_constraints": [{"topology_key": ZONE, "max_skew": 2, "when_unsatisfiable": "DoNotSchedule"}],
+    "priority_class_name": "batch",
+    "runtime_class_name": "gvisor",
+    "image_pull_secrets": [{"name": "registry"}],
+    "labels": {"example.com/team": "vision"},
+    "annotations": {"example.com/contact": "ann"},
+    "termination_grace_period_seconds": 300,
+}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "nodeport": {
@@ -57,7 +83,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "gateway": {"expose": {"gateway": "infra/public", "tls": {}, **BEHIND}, "models": MODELS},
     "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
     "bucket": {"artifact_store": {"s3": BUCKET}},
-    "external database": {"existing_namespace": "team", "backend_store": DATABASE},
+    "external database": {"existing_namespace": "team", "backend_store": DATABASE, "pod": POD, "models": MODELS},
     "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
     "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
 }

@@ -282,6 +282,64 @@ def test_what_is_wrong_is_named_with_its_key(objects: dict[str, Any], stated: di
     assert problems(Answers(**objects), stated)[1:-1] == [line]
 
 
+TAINTED = {**NODE, "spec": {"taints": [{"key": "team", "value": "ml", "effect": "NoSchedule"}]}}
+SMALL = {"metadata": {"name": "n0"}, "status": {"allocatable": {"cpu": "100m", "memory": "1Gi"}}}
+LABELLED = {**NODE, "metadata": {"name": "n1", "labels": {"disk": "ssd"}}}
+TOLERATED = {"key": "team", "operator": "Equal", "value": "ml"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pod", "lines"),
+    [
+        ([SMALL, TAINTED], {"tolerations": [TOLERATED]}, []),
+        ([SMALL, TAINTED], {"tolerations": [{"operator": "Exists"}]}, []),
+        ([TAINTED, LABELLED], {"nodeSelector": {"disk": "ssd"}}, []),
+        (
+            [NODE],
+            {"nodeSelector": {"disk": "ssd"}},
+            [
+                "pod.nodeSelector: no node that takes the tracking server has the labels disk=ssd; name others, or "
+                "label a node: `kubectl label node NODE disk=ssd`"
+            ],
+        ),
+    ],
+    ids=["tolerated", "all tolerated", "selected", "not selected"],
+)
+def test_room_is_that_of_the_nodes_that_take_the_pods(nodes: list[Any], pod: dict[str, Any], lines: list[str]) -> None:
+    there = Answers(nodes={"items": nodes})
+    if lines:
+        assert problems(there, config(pod=pod))[1:-1] == lines
+    else:
+        assert check(there, config(pod=pod)) == []
+
+
+@pytest.mark.parametrize("toleration", [{**TOLERATED, "value": "web"}, {**TOLERATED, "effect": "NoExecute"}])
+def test_node_whose_taint_is_not_tolerated_takes_no_pod(toleration: dict[str, str]) -> None:
+    told = check(Answers(nodes={"items": [TAINTED]}), config(pod={"tolerations": [toleration]}))
+    assert told == ["not checked (room on the nodes): no node of the cluster takes pods"]
+
+
+def test_server_s_own_settings_name_its_nodes() -> None:
+    stated = config(tracking={"pod": {"nodeSelector": {"disk": "ssd"}}}, pod={"nodeSelector": {}})
+    (line,) = problems(Answers(), stated)[1:-1]
+    assert line.startswith("tracking.pod.nodeSelector: no node that takes the tracking server has the labels disk=ssd;")
+
+
+LOGIN = "--docker-server=HOST --docker-username=USER --docker-password=PASSWORD"
+
+
+def test_objects_that_pods_name_are_asked_for() -> None:
+    pod = {"priorityClassName": "batch", "runtimeClassName": "gvisor", "imagePullSecrets": [{"name": "registry"}]}
+    assert problems(Answers(**TEAM), config(**ADOPTED, pod=pod))[1:-1] == [
+        "pod.priorityClassName: PriorityClass batch is not in the cluster; make it or name another; "
+        "`kubectl get priorityclass` lists what is",
+        "pod.runtimeClassName: RuntimeClass gvisor is not in the cluster; make it or name another; "
+        "`kubectl get runtimeclass` lists what is",
+        "pod.imagePullSecrets[0].name: Secret registry is not in namespace team; "
+        f"make it: `kubectl create secret docker-registry registry --namespace=team {LOGIN}`",
+    ]
+
+
 def test_a_command_makes_all_keys_that_one_object_needs() -> None:
     env = [{"name": name, "valueFrom": {"secretKeyRef": {"name": "token", "key": name.lower()}}} for name in ("A", "B")]
     stated = config(**ADOPTED, models=[{"name": "iris", "env": env}])

@@ -11,8 +11,8 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ResourceRequirementsArg
 from mlflow_stack import pod, validate
 from mlflow_stack.access.credentials import PASSWORD_LENGTH
 from mlflow_stack.backend.sql import DEFAULT_NAME, PASSWORD_KEY, Database, secret
-from mlflow_stack.cluster import Place, Reservation
-from mlflow_stack.pod import Context, Egress, Ingress, PodParts, claims, network
+from mlflow_stack.cluster import STORAGE_CLASS, Need, Place, Reservation
+from mlflow_stack.pod import Context, Egress, Ingress, PodArgs, PodParts, claims, network
 
 DEFAULT_IMAGE = "docker.io/library/mariadb:10.11"
 """Image of the deployed server, and of the client tools that write dumps."""
@@ -43,12 +43,15 @@ class MariadbArgs(TypedDict):
     Default: docker.io/library/mariadb:10.11."""
     resources: NotRequired[pod.ResourcesArgs]
     """CPU and memory of the server. Default: requests 250m CPU and 512Mi, limit 1Gi memory."""
+    pod: NotRequired[PodArgs]
+    """Pod settings of the server, which override those of the stack. Default: {}."""
     rotation: NotRequired[int]
     """Rotation number of the passwords: a higher number generates new ones and restarts the server. Default: 0."""
 
 
 @validate.rules(
-    MariadbArgs, defaults={"size": claims.DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "rotation": 0}
+    MariadbArgs,
+    defaults={"size": claims.DEFAULT_SIZE, "image": DEFAULT_IMAGE, "resources": {}, "pod": {}, "rotation": 0},
 )
 def _rules(fields: validate.Fields) -> None:
     fields.check("size", validate.size)
@@ -64,7 +67,14 @@ def _resources(args: MariadbArgs) -> ResourceRequirementsArgsDict:
 
 def reservation(args: MariadbArgs, place: Place) -> Reservation:
     """Return the resources that a node must have free for the deployed server's pod."""
-    return place.reservation("the database server", [_resources(args)], [], args["resources"], {})
+    return place.reservation(
+        "the database server", [_resources(args)], [], args["resources"], {}, args["pod"], place.under("pod")
+    )
+
+
+def needs(args: MariadbArgs, place: Place) -> list[Need]:
+    """Return the existing objects that the deployed server requires."""
+    return [*place.need(STORAGE_CLASS, args, "storage_class"), *pod.needs(args["pod"], place.under("pod"))]
 
 
 def object_name(stack: str) -> str:
@@ -186,7 +196,9 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
             "selector": {"match_labels": selector},
             "template": pod.pod_template(
                 platform,
+                settings=validate.overridden(context.pod, args["pod"]),
                 labels=labels,
+                selector=selector,
                 main=[server],
                 parts=[parts],
                 service_account=account,

@@ -131,7 +131,7 @@ class MysqlBackend(kinds.BackendKind):
             *self.place.need(
                 SECRET, self.args, "existing_secret", keys=[PASSWORD_KEY], why="the database user's password"
             ),
-            *(deploy.need(STORAGE_CLASS, self.args["deploy"], "storage_class") if "deploy" in self.args else []),
+            *(mariadb.needs(self.args["deploy"], deploy) if "deploy" in self.args else []),
             *dumps.need(STORAGE_CLASS, self.args["dumps"], "storage_class"),
         ]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pulumi
 
+from mlflow_stack.pod.placement import PodArgs
 from mlflow_stack.pod.security import DEFAULT_PLATFORM, Platform
 
 DEFAULT_IMAGE = "ghcr.io/mlflow/mlflow:v3.17.2-full"
@@ -26,3 +27,7 @@ class Context:
     """Time limit of ``pulumi up`` for a server's rollout or a Job."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Additional labels of every object."""
+    pod: PodArgs = field(default_factory=PodArgs)
+    """Pod settings of the whole stack."""
+    tracking_pod: PodArgs = field(default_factory=PodArgs)
+    """Pod settings of the tracking server, which its Jobs share."""

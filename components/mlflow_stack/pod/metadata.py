@@ -25,6 +25,11 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MODEL_LABEL = "mlflow-stack/model"
 """Label of a model server's objects: the model's name."""
+NAME_LABEL = "app.kubernetes.io/name"
+PART_OF_LABEL = "app.kubernetes.io/part-of"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+OWN_LABELS = (NAME_LABEL, INSTANCE_LABEL, COMPONENT_LABEL, PART_OF_LABEL, MANAGED_BY_LABEL, MODEL_LABEL)
+"""Labels that the stack sets."""
 
 
 def labels(instance: str, component: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -32,15 +37,15 @@ def labels(instance: str, component: str, extra: Mapping[str, str] | None = None
     return {
         **(extra or {}),
         **selector(instance, component),
-        "app.kubernetes.io/part-of": "mlflow",
-        "app.kubernetes.io/managed-by": "pulumi",
+        PART_OF_LABEL: "mlflow",
+        MANAGED_BY_LABEL: "pulumi",
     }
 
 
 def selector(instance: str, component: str) -> dict[str, str]:
     """Return the labels that select a pod. They have no version, because a selector cannot be changed in place."""
     return {
-        "app.kubernetes.io/name": "mlflow",
+        NAME_LABEL: "mlflow",
         INSTANCE_LABEL: instance,
         COMPONENT_LABEL: component,
     }

@@ -93,7 +93,9 @@ def job(
         "backoff_limit": 0,
         "template": pod_template(
             context.platform,
+            settings=context.tracking_pod,
             labels=marked,
+            selector=selector(name, component),
             main=[container],
             parts=[parts],
             service_account=account,

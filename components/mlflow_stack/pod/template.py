@@ -1,6 +1,5 @@
 """Pod templates, and the auxiliary objects of a workload."""
 
-import types
 from collections.abc import Iterable, Mapping, Sequence
 
 import pulumi
@@ -16,6 +15,7 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 
 from mlflow_stack.pod.metadata import name_of
 from mlflow_stack.pod.parts import PodParts
+from mlflow_stack.pod.placement import REQUIRED_SCC, PodArgs, placed
 from mlflow_stack.pod.security import Platform, pod_security
 
 
@@ -30,7 +30,7 @@ def _annotations(platform: Platform, parts: Sequence[PodParts]) -> dict[str, str
     """Return the annotations of all parts, and on OpenShift the SecurityContextConstraints that the pod requires."""
     annotations = {name: value for part in parts for name, value in part.annotations.items()}
     if platform == "openshift":
-        annotations["openshift.io/required-scc"] = "restricted-v2"
+        annotations[REQUIRED_SCC] = "restricted-v2"
     return annotations
 
 
@@ -79,22 +79,24 @@ def service_account(
 def pod_template(
     platform: Platform,
     *,
+    settings: PodArgs,
     labels: Mapping[str, str],
+    selector: Mapping[str, str],
     main: Sequence[ContainerArgsDict],
     parts: Sequence[PodParts],
     service_account: pulumi.Input[str],
     restart_policy: str | None = None,
     grace_seconds: int | None = None,
     replicas: int | None = None,
-    selector: Mapping[str, str] = types.MappingProxyType({}),
 ) -> PodTemplateSpecArgsDict:
     """Return the template of a hardened pod with a server's or a step's containers and the parts.
 
+    :param settings: Pod settings of the server.
+    :param selector: Labels that select the pods.
     :param main: Containers, before those of the parts.
     :param restart_policy: Restart policy; None for the default.
     :param grace_seconds: Termination grace period; None for Kubernetes' default.
     :param replicas: Number of pods, which are spread over the nodes; None if there is never more than one.
-    :param selector: Labels that select the pods to spread.
     """
     spec: PodSpecArgsDict = {
         "service_account_name": service_account,
@@ -112,4 +114,4 @@ def pod_template(
         spec["termination_grace_period_seconds"] = grace_seconds
     if replicas is not None:
         spec["topology_spread_constraints"] = _spread(selector) if replicas > 1 else []
-    return {"metadata": {"labels": labels, "annotations": _annotations(platform, parts)}, "spec": spec}
+    return placed(settings, selector, labels, _annotations(platform, parts), spec)

@@ -12,6 +12,7 @@ from mlflow_stack import pod, validate
 from mlflow_stack.access import nginx, proxy
 from mlflow_stack.artifacts import s3
 from mlflow_stack.cluster import SECRET, Need, Place, Reservation
+from mlflow_stack.pod import EnvVarArgs, PodArgs
 
 SCRATCH_SIZE = "256Mi"
 SERVER_REQUESTS = {"cpu": "100m", "memory": "384Mi", "ephemeral-storage": SCRATCH_SIZE}
@@ -118,6 +119,8 @@ class ModelArgs(TypedDict):
     """Autoscaling, instead of replicas. Default: none."""
     resources: NotRequired[pod.ResourcesArgs]
     """CPU and memory of the server. Default: requests 100m CPU and 384Mi, limit 1Gi memory."""
+    pod: NotRequired[PodArgs]
+    """Pod settings of the servers, which override those of the stack. Default: {}."""
     size: NotRequired[str]
     """Disk space on the node for the model and its libraries, a quantity of bytes. Default: 2Gi."""
     max_request_size: NotRequired[str]
@@ -127,7 +130,7 @@ class ModelArgs(TypedDict):
     """Time limit of one prediction, queueing included; then 504. Default: 60s."""
     max_concurrent_predictions: NotRequired[int]
     """Concurrent predictions in one server. Four times as many may wait; further ones get 429. Default: 8."""
-    env: NotRequired[Sequence[pod.EnvVarArgs]]
+    env: NotRequired[Sequence[EnvVarArgs]]
     """Variables of the server's container, as Kubernetes spells them. The model's code can read them. Default: []."""
     load_timeout: NotRequired[str]
     """Time limit of loading the model. After it the server is restarted. Default: 3m."""
@@ -157,6 +160,7 @@ _NO_CONDA = "For a conda environment, set image to an image that contains it."
     defaults={
         "environment": "image",
         "resources": {},
+        "pod": {},
         "size": "2Gi",
         "max_request_size": "20Mi",
         "request_timeout": "60s",
@@ -216,7 +220,7 @@ def _index(value: str) -> str | None:
 def needs(model: ModelArgs, place: Place) -> list[Need]:
     """Return the existing objects that a model's servers require."""
     keys = place.need(SECRET, model, "s3_existing_secret", keys=[s3.KEYS_FILE], why="an AWS shared credentials file")
-    return [*keys, *pod.env_needs(model["env"], place)]
+    return [*keys, *pod.env_needs(model["env"], place), *pod.needs(model["pod"], place.under("pod"))]
 
 
 def server_resources(model: ModelArgs) -> ResourceRequirementsArgsDict:
@@ -253,7 +257,8 @@ def reservations(model: ModelArgs, place: Place) -> list[Reservation]:
     steps = [step_resources(model["size"])]
     keys = {"ephemeral-storage": place.path("size")}
     what = f"the server of model {model['name']}"
-    return [place.reservation(what, containers, steps, model["resources"], keys)]
+    at = place.under("pod")
+    return [place.reservation(what, containers, steps, model["resources"], keys, model["pod"], at)]
 
 
 def models_rules(fields: validate.Fields) -> None:

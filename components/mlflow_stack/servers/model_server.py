@@ -14,7 +14,7 @@ from mlflow_stack.access.nginx import Access
 from mlflow_stack.access.proxy import AuthProxy
 from mlflow_stack.addresses import Addresses
 from mlflow_stack.artifacts import s3
-from mlflow_stack.pod import Egress, PodParts, network
+from mlflow_stack.pod import Egress, PodArgs, PodParts, network
 from mlflow_stack.pod.network import EgressArgs
 from mlflow_stack.servers import model as models
 from mlflow_stack.servers import model_volume
@@ -55,6 +55,8 @@ class ModelServerArgs(TypedDict):
     """nginx image. Default: nginxinc/nginx-unprivileged:1.29.4."""
     platform: NotRequired[pod.Platform]
     """Platform of the cluster: kubernetes or openshift. Default: kubernetes."""
+    pod: NotRequired[PodArgs]
+    """Pod settings, which the model's own override. Default: {}."""
     access: NotRequired[Access]
     """Access rules of the proxy. Default: the pods of the same namespace, to the internal port."""
     egress: NotRequired[Sequence[EgressArgs]]
@@ -72,6 +74,7 @@ class ModelServerArgs(TypedDict):
         "image": pod.DEFAULT_IMAGE,
         "proxy_image": proxy.DEFAULT_IMAGE,
         "platform": pod.DEFAULT_PLATFORM,
+        "pod": {},
         "access": Access(),
         "egress": [],
         "wait_for": [],
@@ -183,13 +186,14 @@ class ModelServer(pulumi.ComponentResource):
             "progress_deadline_seconds": validate.seconds_of(timeout),
             "template": pod.pod_template(
                 platform,
+                settings=validate.overridden(accepted["pod"], model["pod"]),
                 labels=labels,
+                selector=selector,
                 main=[_server(self.uri, accepted, parts)],
                 parts=parts,
                 service_account=account,
                 grace_seconds=_drain_seconds(model) + GRACE_MARGIN_SECONDS,
                 replicas=most,
-                selector=selector,
             ),
         }
         if scaled is None:

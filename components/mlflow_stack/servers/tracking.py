@@ -10,7 +10,7 @@ from pulumi_kubernetes.core.v1 import ResourceRequirementsArgsDict
 from mlflow_stack import identity, pod, validate
 from mlflow_stack.access import nginx, proxy
 from mlflow_stack.addresses import Addresses
-from mlflow_stack.pod import LONGEST_NAME, PodParts, network
+from mlflow_stack.pod import LONGEST_NAME, PodArgs, PodParts, network
 from mlflow_stack.pod.claims import ARTIFACTS_VOLUME, DATA
 from mlflow_stack.pod.network import EgressArgs
 from mlflow_stack.programs import locations
@@ -55,6 +55,18 @@ STUCK_GRACE_SECONDS = 5
 """Grace period if the liveness probe ends a server that does not respond."""
 
 
+class TrackingArgs(TypedDict):
+    """Settings of the tracking server only."""
+
+    pod: NotRequired[PodArgs]
+    """Pod settings of the tracking server and of its Jobs, which override those of the stack. Default: {}."""
+
+
+@validate.rules(TrackingArgs, defaults={"pod": {}})
+def _tracking_rules(_fields: validate.Fields) -> None:
+    """Accept every value of the right shape."""
+
+
 class TrackingServerArgs(TypedDict):
     """Tracking server to declare."""
 
@@ -77,6 +89,8 @@ class TrackingServerArgs(TypedDict):
     resources: NotRequired[pod.ResourcesArgs]
     """CPU, memory and disk space of the server. Default: requests 250m CPU, 512Mi memory and what ``/tmp`` may hold as
     ephemeral storage, limit 1Gi memory."""
+    pod: NotRequired[PodArgs]
+    """Pod settings. Default: {}."""
     rollout_timeout: NotRequired[str]
     """Time limit of ``pulumi up`` for the server's rollout, schema step included, such as 10m. Default: 10m."""
     labels: NotRequired[Mapping[str, str]]
@@ -92,6 +106,7 @@ class TrackingServerArgs(TypedDict):
         "replicas": DEFAULT_REPLICAS,
         "artifact_locations": [],
         "resources": {},
+        "pod": {},
         "rollout_timeout": pod.DEFAULT_ROLLOUT_TIMEOUT,
         "labels": {},
     },
@@ -279,13 +294,14 @@ class TrackingServer(pulumi.ComponentResource):
         }
         template = pod.pod_template(
             platform,
+            settings=accepted["pod"],
             labels=labels,
+            selector=self.selector,
             main=[container],
             parts=parts,
             service_account=account,
             grace_seconds=GRACE_SECONDS,
             replicas=replicas,
-            selector=self.selector,
         )
         steps = [resource for part in parts for resource in part.wait_for]
         identities = {purpose: value for part in parts for purpose, value in part.identity.items()}

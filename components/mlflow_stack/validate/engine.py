@@ -270,7 +270,7 @@ def rules(
 
     :param defaults: Values of optional fields that are unset, by field.
     :param secrets: Fields whose values are never printed, in this TypedDict and in any other.
-    :param not_offered: Unsupported keys that users may look for, with their alternatives.
+    :param not_offered: Unsupported keys that users may look for, in Python's spelling, with their alternatives.
     :param deprecated: Fields that the rules replace by others, with a sentence that names these in Python's spelling.
         Each use is a warning.
     """
@@ -406,6 +406,11 @@ def resolved(
 def part(args: Mapping[str, Any], kind: type[T]) -> T:
     """Return the fields of resolved args that another TypedDict has as well, under the same rules."""
     return cast(T, Resolved(kind, {name: value for name, value in args.items() if name in hints(kind)}))
+
+
+def overridden(args: T, own: T) -> T:
+    """Return args with the fields of other args of the same TypedDict set over them."""
+    return cast(T, {**cast("Mapping[str, Any]", args), **cast("Mapping[str, Any]", own)})
 
 
 def plain(value: Any) -> Any:
@@ -597,6 +602,11 @@ def _plain(right: bool, value: Any, key: str, secret: bool, form: str, problems:
     return value
 
 
+def _folded(name: str) -> str:
+    """Return a name without the differences between spellings: ``hostPID`` and ``host_pid`` are the same."""
+    return name.replace("_", "").lower()
+
+
 def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool, problems: Problems) -> dict[str, Any]:
     types_by_field = hints(kind)
     names = {problems.spell(name): name for name in types_by_field}
@@ -611,7 +621,9 @@ def _conform_fields(kind: type, value: Mapping[str, Any], key: str, secret: bool
             near = difflib.get_close_matches(camel(str(written)), known, n=1)
             listed = f"Known keys: {', '.join(sorted(known.values()))}." if known else "Remove it."
             hint = f"Did you mean {known[near[0]]}?" if near else listed
-            problems.append(Problem(where, _not_offered.get(kind, {}).get(written, message("unknown key", do=hint))))
+            alternatives = {_folded(one): sentence for one, sentence in _not_offered.get(kind, {}).items()}
+            instead = spelled(alternatives.get(_folded(str(written)), ""), problems.spell)
+            problems.append(Problem(where, instead or message("unknown key", do=hint)))
             continue
         stated.add(name)
         if field is None:

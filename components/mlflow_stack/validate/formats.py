@@ -223,6 +223,11 @@ def not_empty(value: Sequence[object]) -> str | None:
     return None if value else "must have at least one range"
 
 
+def some(value: Sequence[object]) -> str | None:
+    """Check that a list has an item."""
+    return None if value else "must have at least one item"
+
+
 def widest(cidrs: Sequence[str]) -> str | None:
     """Return the largest range that the accepted :func:`cidr` values make together, if they cover most of the
     internet, with the number of further ranges if only all together do."""

@@ -66,7 +66,7 @@ class Recording:
 def _declared(one: Mapping[str, Any]) -> Declared:
     needs: list[Need] = [Need(**each | {"kind": ObjectKind(**each["kind"])}) for each in one["needs"]]
     reservations = [
-        Reservation(each["pod"], {name: Fraction(text) for name, text in each["requests"].items()}, each["keys"])
+        Reservation(**each | {"requests": {name: Fraction(text) for name, text in each["requests"].items()}})
         for each in one["reservations"]
     ]
     claims = [Claim(**each) for each in one["claims"]]
