@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.db import utils as databases
 from process import oldmlflow
 from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, database
 from process.steps import HEAD, assert_written, finish
@@ -338,7 +339,9 @@ def test_no_schema_that_a_release_can_have_is_taken_for_a_half_made_one(
     assert done.stdout.splitlines()[-1] == "67 revisions"
 
 
-def test_a_server_is_verified_by_its_authority_and_name(servers: dict[str, Server], tmp_path: Path) -> None:
+def test_a_server_is_verified_by_its_authority_and_name(
+    servers: dict[str, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = database(servers["mariadb"], "secure", tmp_path / "pod")
     trusting = one.trusting(servers["mariadb"].folder / "ca.pem")
     trusting.job()
@@ -349,5 +352,7 @@ def test_a_server_is_verified_by_its_authority_and_name(servers: dict[str, Serve
     (one.folder / "options/client.cnf").write_text(
         (one.folder / "options/client.cnf").read_text().replace("ca.pem", "other/ca.pem")
     )
+    # MLflow would otherwise repeat the connection for 100 s.
+    monkeypatch.setattr(databases, "MAX_RETRY_COUNT", 1)
     with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
         MlflowClient(trusting.uri.replace("connect_timeout=5", "connect_timeout=6")).search_experiments()
