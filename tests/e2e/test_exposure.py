@@ -26,6 +26,7 @@ from sandbox.cluster import crds
 
 PROGRAM = Path(__file__).parent / "programs" / "consumer"
 NAMESPACE = "exposure"
+PORT = 30700
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=10"
 METADATA = "169.254.169.254"
 
@@ -44,9 +45,10 @@ class Address:
 
 @pytest.fixture(scope="module")
 def stack(platform: Platform) -> Iterator[Stack]:
-    """Two more servers: one under a path, only for this machine, one through the node's Gateway.
+    """Three more servers: one under a path, only for this machine, one through the node's Gateway, one at a port.
 
-    The first one has its own certificate, issued by cert-manager; the second one uses the Gateway's.
+    cert-manager issues the certificates of the first one, for the Ingress, and of the last one, for the proxy. The
+    second one uses the Gateway's.
     """
     platform.serve(services.CERT_MANAGER)
     platform.namespace(NAMESPACE)
@@ -62,6 +64,7 @@ def stack(platform: Platform) -> Iterator[Stack]:
             **common,
         },
         "gateway": {"gateway": "traefik/traefik", "host": f"gateway.{domain}", "tls": {}, **common},
+        "port": {"node_port": PORT, "host": f"port.{domain}", "tls": {"issuer": "local"}},
     }
     stacks = {
         name: {
@@ -94,7 +97,7 @@ def address(request: pytest.FixtureRequest, platform: Platform, client: dict[str
 @pytest.fixture(scope="module", autouse=True)
 def found(platform: Platform) -> None:
     """Make the names of this module's stacks resolvable on this machine, as `up` does for its own."""
-    for name in ("path", "gateway"):
+    for name in ("path", "gateway", "port"):
         hosts.add(platform.instance, f"{name}.{platform.instance.domain}")
 
 
@@ -227,6 +230,7 @@ def test_http_is_redirected_before_a_password_is_sent(address: Address) -> None:
     assert "WWW-Authenticate" not in plain.headers
 
 
+@pytest.mark.usefixtures("client")
 def test_a_certificate_is_issued_for_the_name_and_served(platform: Platform, stack: Stack) -> None:
     host = f"path.{platform.instance.domain}"
 
@@ -244,6 +248,17 @@ def test_a_certificate_is_issued_for_the_name_and_served(platform: Platform, sta
     assert names.get_values_for_type(x509.DNSName) == [host]
     eventually("it is served", lambda: x509.load_pem_x509_certificate(asked(host)) == leaf)
     assert status(f"https://{host}/mlflow{SEARCH}") == 401
+
+
+@pytest.mark.usefixtures("client")
+def test_the_proxy_serves_a_certificate_of_cert_manager_at_a_node_port(platform: Platform, stack: Stack) -> None:
+    env = stack.output("port")
+    host = f"port.{platform.instance.domain}:{PORT}"
+    assert env["MLFLOW_TRACKING_URI"] == f"https://{host}"
+    assert status(f"https://{host}{SEARCH}") == 401
+    assert status(f"https://{host}{SEARCH}", (env["MLFLOW_TRACKING_USERNAME"], env["MLFLOW_TRACKING_PASSWORD"])) == 200
+    plain = requests.get(f"http://{host}{SEARCH}", allow_redirects=False, timeout=30)
+    assert (plain.status_code, plain.headers["Location"]) == (308, f"https://{host}{SEARCH}")
 
 
 def test_a_foreign_origin_cannot_write(address: Address) -> None:
