@@ -1,4 +1,4 @@
-"""Generator of the schemas of components and stack files and of the tables of keys and modules, all from the code.
+"""Generator of schemas, of tables of keys and modules, and of quotations in pages, all from the code.
 
     python docs/generate.py
 
@@ -24,6 +24,7 @@ PROJECT = Path(__file__).parents[1]
 SCHEMA = PROJECT / "components" / "schema.json"
 STACK_FILES = PROJECT / "docs" / "stack-file.schema.json"
 REFERENCE = PROJECT / "docs" / "reference"
+PREVIEWS = PROJECT / "docs" / "how-to" / "preview-a-change.md"
 PAGES = {
     "keys": "Keys",
     "keys-stores": "Keys of stores",
@@ -373,6 +374,20 @@ def _modules(folder: Path) -> str:
     return "\n".join(rows) + "\n"
 
 
+def quoting(page: Path) -> str:
+    """Return a page with the files that it quotes."""
+    return re.sub(
+        r"(?<=<!-- quoted: )(\S+) -->\n.*?(?=<!-- end of quotation -->)",
+        lambda mark: f"{mark[1]} -->\n" + _quoted(PROJECT / mark[1]),
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+
+
+def _quoted(file: Path) -> str:
+    return "".join(f"{f'> {line}'.rstrip()}\n" for line in file.read_text().rstrip().splitlines())
+
+
 def _first_sentence(path: Path) -> str:
     if path.suffix == ".sh":
         comment = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
@@ -387,6 +402,7 @@ def documents() -> dict[Path, str]:
     document = schema()
     return {
         REFERENCE / "modules.md": modules(),
+        PREVIEWS: quoting(PREVIEWS),
         SCHEMA: json.dumps(document, indent=2) + "\n",
         STACK_FILES: json.dumps(stack_files(document), indent=2) + "\n",
         **{REFERENCE / f"{page}.md": text for page, text in reference(document).items()},

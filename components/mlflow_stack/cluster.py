@@ -22,26 +22,30 @@ class ObjectKind:
     """Resource as ``kubectl get`` takes it."""
     api: str | None = None
     """API group and version, if not every cluster serves it."""
+    remedy: str = ""
+    """What to do if a cluster does not serve the API."""
     namespaced: bool = True
     default: str | None = None
     """Annotation of the default object, which is used if none is named."""
 
 
+_CERT_MANAGER: Final = "install cert-manager, or name a Secret with a certificate instead"
+
 CLAIM: Final = ObjectKind("PersistentVolumeClaim", "persistentvolumeclaim")
 CLUSTER_ISSUER: Final = ObjectKind(
-    "ClusterIssuer", "clusterissuers.cert-manager.io", api="cert-manager.io/v1", namespaced=False
+    "ClusterIssuer",
+    "clusterissuers.cert-manager.io",
+    api="cert-manager.io/v1",
+    remedy=_CERT_MANAGER,
+    namespaced=False,
 )
 CONFIG_MAP: Final = ObjectKind("ConfigMap", "configmap")
-GATEWAY: Final = ObjectKind("Gateway", "gateways.gateway.networking.k8s.io", api="gateway.networking.k8s.io/v1")
-HTTP_ROUTE: Final = ObjectKind("HTTPRoute", "httproutes.gateway.networking.k8s.io", api="gateway.networking.k8s.io/v1")
-INGRESS: Final = ObjectKind("Ingress", "ingresses.networking.k8s.io")
 INGRESS_CLASS: Final = ObjectKind(
     "IngressClass", "ingressclass", namespaced=False, default="ingressclass.kubernetes.io/is-default-class"
 )
-ISSUER: Final = ObjectKind("Issuer", "issuers.cert-manager.io", api="cert-manager.io/v1")
+ISSUER: Final = ObjectKind("Issuer", "issuers.cert-manager.io", api="cert-manager.io/v1", remedy=_CERT_MANAGER)
 NAMESPACE: Final = ObjectKind("Namespace", "namespace", namespaced=False)
 PRIORITY_CLASS: Final = ObjectKind("PriorityClass", "priorityclass", namespaced=False)
-ROUTE: Final = ObjectKind("Route", "routes.route.openshift.io", api="route.openshift.io/v1")
 RUNTIME_CLASS: Final = ObjectKind("RuntimeClass", "runtimeclass", namespaced=False)
 SECRET: Final = ObjectKind("Secret", "secret")
 STORAGE_CLASS: Final = ObjectKind(

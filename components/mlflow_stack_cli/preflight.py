@@ -1,7 +1,6 @@
 """Preflight checks: requirements that only the cluster can confirm, before anything changes."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -10,7 +9,10 @@ from typing import Any
 from mlflow_stack import cluster as kinds
 from mlflow_stack import expose, validate
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
+from mlflow_stack.expose import ExposeKind
 from mlflow_stack.expose.exposure import takes
+from mlflow_stack.expose.gateway import HttpRoute
+from mlflow_stack.expose.ingress import Ingress
 from mlflow_stack.pod import INSTANCE_LABEL, PULL_SECRET_KEYS
 from mlflow_stack_cli import quantities
 from mlflow_stack_cli.cluster import Cluster, UnreadableError
@@ -20,18 +22,6 @@ from mlflow_stack_cli.stackfile import section
 from mlflow_stack_cli.yamlfile import Tree
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
-_EXPOSURES = (kinds.INGRESS, kinds.ROUTE, kinds.HTTP_ROUTE)
-"""Kinds of objects that claim a host."""
-_ROUTING_API = "take another kind"
-_CERT_MANAGER = "install cert-manager, or name a Secret with a certificate instead"
-_WITHOUT_API = {
-    kinds.ROUTE: _ROUTING_API,
-    kinds.HTTP_ROUTE: _ROUTING_API,
-    kinds.GATEWAY: _ROUTING_API,
-    kinds.ISSUER: _CERT_MANAGER,
-    kinds.CLUSTER_ISSUER: _CERT_MANAGER,
-}
-"""Remedies if the cluster lacks the API of a kind."""
 
 
 class _Asked:
@@ -71,7 +61,7 @@ def _lacks(asked: _Asked, need: Need, needed: Sequence[Need]) -> Iterator[str]:
     if not asked.serves(kind):
         # Once for all objects of the API.
         if need is next(need for need in needed if need.kind.api == kind.api):
-            yield f"{need.key}: {noun} needs {kind.api}, which the cluster does not have; {_WITHOUT_API[kind]}"
+            yield f"{need.key}: {noun} needs {kind.api}, which the cluster does not have; {kind.remedy}"
         return
     if need.name is None:
         if kind.default is not None:
@@ -176,7 +166,7 @@ def _growth(asked: _Asked, stack: Declared, claim: Claim) -> Iterator[str]:
     )
 
 
-def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
+def _rivals(asked: _Asked, stack: Declared, exposure: type[ExposeKind], kind: ObjectKind) -> Iterator[str]:
     """Yield the objects of a kind that receive requests for the stack's address."""
     host, path = stack.expose.get("host"), stack.expose.get("path", "")
     if host is None or not asked.serves(kind):
@@ -186,7 +176,9 @@ def _rivals(asked: _Asked, stack: Declared, kind: ObjectKind) -> Iterator[str]:
         ours = metadata["namespace"] == stack.namespace and _labels(item).get(INSTANCE_LABEL) == stack.name
         # OpenShift creates Routes for each Ingress. The Ingress itself is checked.
         made = any(owner["kind"] == "Ingress" for owner in metadata.get("ownerReferences", []))
-        taken = sorted(theirs for name, theirs in _claimed(item) if name == host and takes(theirs, path))
+        taken = sorted(
+            theirs for name, theirs in exposure.routed(section(item, "spec")) if name == host and takes(theirs, path)
+        )
         if taken and not ours and not made:
             where = f"{kind.name} {metadata['namespace']}/{metadata['name']}"
             yield f"expose.host: {host}{taken[0].rstrip('/')} belongs to {where}; take another host or path"
@@ -198,34 +190,21 @@ def hosts(cluster: Cluster) -> set[str]:
     Raises `LocalError` if the cluster does not answer.
     """
     try:
-        found = [cluster.get(kind.resource, "--all-namespaces") or {} for kind in (kinds.INGRESS, kinds.HTTP_ROUTE)]
+        found = [
+            (exposure, cluster.get(kind.resource, "--all-namespaces") or {})
+            for exposure in (Ingress, HttpRoute)
+            if (kind := exposure.object)
+        ]
     except UnreadableError as error:
         raise LocalError(
             f"the cluster does not list its objects: {_last(str(error))}. Next: `mlflow-stack up` again."
         ) from error
-    return {name for kind in found for item in kind.get("items", []) for name, _ in _claimed(item)}
-
-
-def _claimed(found: Tree) -> set[tuple[str, str]]:
-    """Return the hosts and paths of an Ingress, Route or HTTPRoute."""
-    spec = section(found, "spec")
-    if found["kind"] == "Route":
-        return {(spec.get("host", ""), spec.get("path") or "/")}
-    if found["kind"] == "HTTPRoute":
-        matches = [match for rule in spec.get("rules", [{}]) for match in rule.get("matches", [{}])]
-        paths = [_literal(match.get("path", {}).get("value", "/")) for match in matches]
-        return {(name, path) for name in spec.get("hostnames", []) for path in paths}
     return {
-        (rule.get("host", ""), _literal(path.get("path") or "/"))
-        for rule in spec.get("rules", [])
-        # Without paths, the default backend receives every request for the host.
-        for path in section(rule, "http").get("paths", [{}])
+        name
+        for exposure, listed in found
+        for item in listed.get("items", [])
+        for name, _ in exposure.routed(section(item, "spec"))
     }
-
-
-def _literal(path: str) -> str:
-    """Return the part of a path before the first regular expression."""
-    return re.split(r"\.?[][(){}*+?|^$\\]", path, maxsplit=1)[0]
 
 
 def _room(asked: _Asked, reserved: Sequence[Reservation]) -> Iterator[str]:
@@ -340,8 +319,9 @@ def _looks(asked: _Asked, stack: Declared) -> Iterator[Look]:
         yield f"{need.key}: {_noun(need)}", partial(_lacks, asked, need, stack.needs)
     for claim in stack.claims:
         yield f"{claim.key}: claim {claim.name}", partial(_growth, asked, stack, claim)
-    for kind in _EXPOSURES:
-        yield f"expose.host: every {kind.name}", partial(_rivals, asked, stack, kind)
+    for exposure in expose.KINDS.values():
+        if kind := exposure.object:
+            yield f"expose.host: every {kind.name}", partial(_rivals, asked, stack, exposure, kind)
     yield "room on the nodes", partial(_room, asked, stack.reservations)
     yield f"quotas of namespace {stack.namespace}", partial(_quotas, asked, stack)
 

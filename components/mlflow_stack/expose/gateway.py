@@ -1,15 +1,30 @@
 """Public address by an HTTPRoute of the Gateway API."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
 from mlflow_stack.access import nginx
-from mlflow_stack.cluster import GATEWAY, HTTP_ROUTE, Need
+from mlflow_stack.cluster import Need, ObjectKind
 from mlflow_stack.expose.args import ExposureArgs
-from mlflow_stack.expose.kind import BEHIND_CONTROLLER, NAME_LABEL, TIMEOUT_SECONDS, ExposeKind, backends, metadata
+from mlflow_stack.expose.kind import (
+    ANOTHER_KIND,
+    BEHIND_CONTROLLER,
+    NAME_LABEL,
+    TIMEOUT_SECONDS,
+    ExposeKind,
+    backends,
+    literal,
+    metadata,
+)
 from mlflow_stack.pod import network
+
+_API = "gateway.networking.k8s.io/v1"
+GATEWAY = ObjectKind("Gateway", "gateways.gateway.networking.k8s.io", api=_API, remedy=ANOTHER_KIND)
 
 
 class HttpRoute(ExposeKind):
@@ -17,7 +32,13 @@ class HttpRoute(ExposeKind):
 
     key = "gateway"
     fields = BEHIND_CONTROLLER | {"tls"}
-    object = HTTP_ROUTE
+    object = ObjectKind("HTTPRoute", "httproutes.gateway.networking.k8s.io", api=_API, remedy=ANOTHER_KIND)
+
+    @staticmethod
+    def routed(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
+        matches = [match for rule in spec.get("rules", [{}]) for match in rule.get("matches", [{}])]
+        paths = [literal(match.get("path", {}).get("value", "/")) for match in matches]
+        return {(name, path) for name in spec.get("hostnames", []) for path in paths}
 
     @staticmethod
     def judge(fields: validate.Fields) -> None:
@@ -63,7 +84,7 @@ class HttpRoute(ExposeKind):
         ]
         k8s.apiextensions.CustomResource(
             self.name,
-            api_version="gateway.networking.k8s.io/v1",
+            api_version=_API,
             kind="HTTPRoute",
             metadata=metadata(self.name, args, {}),
             spec={

@@ -1,11 +1,14 @@
 """Public address by an Ingress."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack import validate
-from mlflow_stack.cluster import INGRESS, INGRESS_CLASS, Need
+from mlflow_stack.cluster import INGRESS_CLASS, Need, ObjectKind
 from mlflow_stack.expose import certificate
 from mlflow_stack.expose.args import ExposureArgs, IngressArgs, TlsArgs
 from mlflow_stack.expose.kind import (
@@ -15,6 +18,7 @@ from mlflow_stack.expose.kind import (
     TIMEOUT_SECONDS,
     ExposeKind,
     backends,
+    literal,
     metadata,
 )
 
@@ -36,7 +40,16 @@ class Ingress(ExposeKind):
 
     key = "ingress"
     fields = BEHIND_CONTROLLER | {"tls"}
-    object = INGRESS
+    object = ObjectKind("Ingress", "ingresses.networking.k8s.io")
+
+    @staticmethod
+    def routed(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
+        return {
+            (rule.get("host", ""), literal(path.get("path") or "/"))
+            for rule in spec.get("rules", [])
+            # Without paths, the default backend receives every request for the host.
+            for path in rule.get("http", {}).get("paths", [{}])
+        }
 
     @property
     def own(self) -> IngressArgs:

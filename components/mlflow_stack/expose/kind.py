@@ -1,7 +1,8 @@
 """Base class of the kinds of public address: accepted fields, declared objects and the pods that may connect."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -24,6 +25,9 @@ OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
 }
 NAME_LABEL = "app.kubernetes.io/name"
 
+ANOTHER_KIND = "take another kind"
+"""Remedy if a cluster does not serve the API of a kind."""
+
 BEHIND_CONTROLLER = frozenset({"host", "path", "controller", "allow_from", "trusted_proxies", "annotations"})
 """Fields of every kind that uses a controller, router or gateway."""
 
@@ -43,6 +47,14 @@ class ExposeKind(kinds.Kind):
     """True if clients connect to the proxy itself, which then serves the certificate of ``tls``."""
     object: ClassVar[ObjectKind | None] = None
     """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
+
+    @staticmethod
+    def routed(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
+        """Return the hosts and paths whose requests an object of this kind receives.
+
+        :param spec: Field ``spec`` of the object.
+        """
+        return set()
 
     @property
     def expose(self) -> ExposeArgs:
@@ -89,6 +101,11 @@ class ExposeKind(kinds.Kind):
 
     def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
         """Declare the objects."""
+
+
+def literal(path: str) -> str:
+    """Return the part of a path before the first regular expression."""
+    return re.split(r"\.?[][(){}*+?|^$\\]", path, maxsplit=1)[0]
 
 
 def backends(args: ExposureArgs) -> dict[str, pulumi.Input[str]]:

@@ -1,13 +1,17 @@
 """Public address by OpenShift Routes, one per Service."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
 from mlflow_stack.access import nginx
-from mlflow_stack.cluster import ROUTE
+from mlflow_stack.cluster import ObjectKind
 from mlflow_stack.expose.args import ExposureArgs
 from mlflow_stack.expose.kind import (
+    ANOTHER_KIND,
     BEHIND_CONTROLLER,
     OPENSHIFT_ROUTER,
     TIMEOUT_SECONDS,
@@ -22,7 +26,11 @@ class Route(ExposeKind):
 
     key = "route"
     fields = BEHIND_CONTROLLER
-    object = ROUTE
+    object = ObjectKind("Route", "routes.route.openshift.io", api="route.openshift.io/v1", remedy=ANOTHER_KIND)
+
+    @staticmethod
+    def routed(spec: Mapping[str, Any]) -> set[tuple[str, str]]:
+        return {(spec.get("host", ""), spec.get("path") or "/")}
 
     def secure(self) -> bool:
         return True

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from mlflow_stack import backend, pod
+from mlflow_stack import backend, expose, pod
 from mlflow_stack.access import credentials
 from mlflow_stack.access.credentials import USER_ANNOTATION, USERS_TYPE
 from mlflow_stack.access.proxy import PASSWORDS_VOLUME, USERS_VOLUME
@@ -26,9 +26,7 @@ _WORKLOADS: Final = data.WORKLOADS
 _DOES: Final = {"create": "created", "update": "changed", "replace": "replaced", "delete": "deleted"}
 _ROUTES: Final = "{named} is {does}: it routes external requests to the stack."
 _SAID: Final = {
-    "Ingress": _ROUTES,
-    "Route": _ROUTES,
-    "HTTPRoute": _ROUTES,
+    **{kind.object.name: _ROUTES for kind in expose.KINDS.values() if kind.object},
     "ResourceQuota": "The quota of the namespace is {does}: pods that exceed it do not start.",
     "LimitRange": "The namespace's defaults for containers are {does}: they apply to pods created afterwards.",
     "HorizontalPodAutoscaler": "The autoscaling of {of} is {does}.",
