@@ -101,7 +101,7 @@ def _kubernetes(progress: Progress) -> Path:
 
 def _random(progress: Progress) -> Path:
     module = _MODULES / "provider-random"
-    version = f"-X mlflow-stack.sandbox/engine/provider-random/random.Version={_RANDOM_VERSION}"
+    version = f"-X mlflow-stack.local/engine/provider-random/random.Version={_RANDOM_VERSION}"
 
     def embed(sources: Path) -> None:
         # Once without metadata, which the generator itself writes.

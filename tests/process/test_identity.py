@@ -109,6 +109,12 @@ def when(said: str, step: str) -> int:
     return line
 
 
+def test_the_providers_have_the_versions_that_their_sdks_ask_for(program: Program) -> None:
+    done = program.pulumi("preview", "--expect-no-changes")
+    assert done.returncode == 0, done.stdout
+    assert "is expected to have version" not in done.stdout + done.stderr
+
+
 def test_a_plain_update_does_not_go_to_other_data(program: Program) -> None:
     before = program.servers()
     done = program.up(ELSEWHERE)
