@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-NODES: Final = (("up", "models", "stacks", "staging"), ("exposure", "mysql", "examples", "previews", "node"))
+NODES: Final = (("up", "models", "stacks", "staging", "node"), ("exposure", "mysql", "examples", "previews"))
 """File names without ``test_``, by node. The files of a node share its stacks and run in this order. Most of their time
 is spent waiting, so `make test` runs both nodes at once."""
 ORDER: Final = [name for node in NODES for name in node]
