@@ -8,7 +8,8 @@ from mlflow_stack.artifacts.claim import PvcArtifacts, PvcArtifactsArgs, PvcArti
 from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs, S3ArtifactsInputs
 from mlflow_stack.backend import BackendStoreArgs
 from mlflow_stack.backend.mariadb import MariadbArgs
-from mlflow_stack.backend.mysql import DumpsArgs, MysqlStore, MysqlStoreArgs, MysqlStoreInputs
+from mlflow_stack.backend.mysql import MysqlStore, MysqlStoreArgs, MysqlStoreInputs
+from mlflow_stack.backend.sql import DumpsArgs
 from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs, PvcStoreInputs
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
 from mlflow_stack.expose import (
