@@ -38,7 +38,7 @@ USER = 10001  # as in the pod
 OLD = "7f2a7d5fae7d"
 """Revision of MLflow 2.5.0's schema."""
 PASSWORD = "p@ss/w:ö r#d%&?"
-KILLED_MYSQL = Path(__file__).with_name("killed_mysql.py")
+KILLED = Path(__file__).with_name("killed_sql.py")
 # The layers and the data folder, mounted in one place in a separate mount namespace.
 ENTER = """
 root=$1 over=$2 data=$3 user=$4; shift 4
@@ -56,15 +56,15 @@ OPTIONS = (
 )
 
 
-def inside(files: Files, data: Path, *command: str, user: int = USER) -> list[str]:
+def inside(files: Files, data: Path, *command: str, user: int | str = USER) -> list[str]:
     """Return a command that runs among a server's files."""
     root, over = [*files.layers, ""][:2]
     return ["unshare", "--mount", "sh", "-euc", ENTER, "sh", str(root), str(over), str(data), str(user), *command]
 
 
-def run(files: Files, data: Path, *command: str, given: str | None = None) -> str:
+def run(files: Files, data: Path, *command: str, given: str | None = None, user: int | str = USER) -> str:
     done = subprocess.run(
-        inside(files, data, *command),
+        inside(files, data, *command, user=user),
         env=os.environ | {"SCRIPTS": str(SCRIPTS)},
         input=given,
         capture_output=True,
@@ -169,7 +169,7 @@ class Database:
 
     def start(self, step: str, python: str = sys.executable, moment: str | None = None) -> subprocess.Popen[str]:
         """Run a step as in the Job."""
-        program = [str(SCRIPTS / "mysql_schema.py")] if moment is None else [str(KILLED_MYSQL), moment]
+        program = [str(SCRIPTS / "mysql_schema.py")] if moment is None else [str(KILLED), "mysql_schema", moment]
         return subprocess.Popen(
             [python, "-W", "ignore", *program, step], env=os.environ | self.env, stderr=subprocess.PIPE, text=True
         )

@@ -319,7 +319,7 @@ def parts(
     )
 
 
-SHARED_PROGRAMS = ("revisions.py",)
+SHARED_PROGRAMS = ("sql_schema.py", "revisions.py")
 """Modules that the schema programs of every database import."""
 
 _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}

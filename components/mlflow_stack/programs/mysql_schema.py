@@ -17,31 +17,27 @@ unchanged: the Job exits with 1, and the last line on standard error says why an
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pymysql
+import sql_schema
 from pymysql.connections import Connection
 from pymysql.constants import CR, ER
-from revisions import COUNTED, RefusedError, installed_version, known_revisions, made_after, say
+from revisions import RefusedError, installed_version, known_revisions, made_after, say
+from sql_schema import CONNECT_SECONDS, LOCK_SECONDS, Plan, State, Target, UnansweredError, ask, counts, summary
 
 if TYPE_CHECKING:
     Session = Connection[Any]  # generic in the types only
 else:
     Session = Connection
 
-LOCK_SECONDS: Final = 600
-CONNECT_SECONDS: Final = 5
-PAUSE_SECONDS: Final = 1
-WAIT_SECONDS: Final = int(os.environ.get("WAIT_SECONDS", "90"))
 MARKER: Final = "mlflow_stack_step"
 OLDEST: Final = {"MySQL": (8, 0), "MariaDB": (10, 6)}
 # Operations of MLflow's migrations.
@@ -54,114 +50,39 @@ PASSING: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Target:
-    """Database to migrate, from the pod's environment."""
-
-    host: str
-    port: int
-    database: str
-    user: str
-    password: bytes
-    """Password, as in the Secret: the server compares bytes."""
-    authority: str | None
-    """Path of the certificate authority's file; without it the server is not verified."""
-
-    @staticmethod
-    def of(environment: Mapping[str, str]) -> "Target":
-        """Return the target of the environment."""
-        return Target(
-            host=environment["HOST"],
-            port=int(environment["PORT"]),
-            database=environment["DATABASE"],
-            user=environment["USERNAME"],
-            password=Path(environment["PASSWORD_FILE"]).read_bytes().rstrip(b"\r\n"),
-            authority=environment.get("CA_FILE"),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.database} on {self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class State:
-    """State of a database."""
-
-    tables: frozenset[str]
-    """Its tables, without ours."""
-    revision: str | None
-    """Revision of the schema; None if there is no single one."""
-    marker: Mapping[str, Any] | None
-    """Record of one of our steps that did not end."""
-
-
-@dataclass
-class Plan:
-    """Action that ``check`` determined."""
-
-    action: str
-    """nothing, create, upgrade or restore."""
-    revision: str | None = None
-    """Revision to upgrade from."""
-    dump: str | None = None
-    """File in the dumps' folder that holds that revision."""
-    rows: dict[str, int] = field(default_factory=dict[str, int])
-    """Number of rows in each table at that revision."""
-
-
 def connect(target: Target) -> Session:
     """Open a session, and wait for a server that does not answer yet."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    told = False
-    while True:
-        try:
-            return pymysql.connect(
-                host=target.host,
-                port=target.port,
-                user=target.user,
-                password=cast(Any, target.password),
-                database=target.database,
-                charset="utf8mb4",
-                connect_timeout=CONNECT_SECONDS,
-                ssl={"ca": target.authority} if target.authority else None,
-                autocommit=True,
-            )
-        except pymysql.err.OperationalError as error:
-            number, text = error.args[0], str(error.args[-1])
-            if number == ER.ACCESS_DENIED_ERROR:
-                raise RefusedError(
-                    f"the server at {target.host}:{target.port} does not let the user {target.user} in with this "
-                    "password. Nothing was changed. Set the password that the server has, or give the server this one."
-                ) from None
-            if number in (ER.BAD_DB_ERROR, ER.DBACCESS_DENIED_ERROR):
-                raise RefusedError(
-                    f"the server at {target.host}:{target.port} has no database {target.database} that the user "
-                    f"{target.user} may use. Nothing was changed. Make it: CREATE DATABASE `{target.database}` "
-                    f"CHARACTER SET utf8mb4; GRANT ALL ON `{target.database}`.* TO '{target.user}'@'%';"
-                ) from None
-            if "CERTIFICATE_VERIFY_FAILED" in text:
-                raise RefusedError(
-                    f"the certificate of the server at {target.host}:{target.port} is not accepted: {text}. "
-                    "Nothing was changed. Give the authority that signed it, and the host name that is in it."
-                ) from None
-            if number not in PASSING:
-                raise
-            if time.monotonic() > deadline:
-                raise RefusedError(
-                    f"there was no answer from {target.host}:{target.port} for {WAIT_SECONDS} s: {text}. "
-                    "Nothing was changed. Start the server, or correct host and port."
-                ) from None
-        if not told:
-            say(f"Waiting for the server at {target.host}:{target.port}.")
-            told = True
-        time.sleep(PAUSE_SECONDS)
+    return sql_schema.connected(target, lambda: _open(target))
 
 
-def ask(session: Session, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """Return the rows of a statement."""
-    with session.cursor() as cursor:
-        cursor.execute(statement, values or None)
-        return list(cursor.fetchall())
+def _open(target: Target) -> Session:
+    try:
+        return pymysql.connect(
+            host=target.host,
+            port=target.port,
+            user=target.user,
+            password=cast(Any, target.password),
+            database=target.database,
+            charset="utf8mb4",
+            connect_timeout=CONNECT_SECONDS,
+            ssl={"ca": target.authority} if target.authority else None,
+            autocommit=True,
+        )
+    except pymysql.err.OperationalError as error:
+        number, text = error.args[0], str(error.args[-1])
+        if number == ER.ACCESS_DENIED_ERROR:
+            raise sql_schema.wrong_password(target) from None
+        if number in (ER.BAD_DB_ERROR, ER.DBACCESS_DENIED_ERROR):
+            raise sql_schema.no_database(
+                target,
+                f"CREATE DATABASE `{target.database}` CHARACTER SET utf8mb4; "
+                f"GRANT ALL ON `{target.database}`.* TO '{target.user}'@'%';",
+            ) from None
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            raise sql_schema.wrong_certificate(target, text) from None
+        if number not in PASSING:
+            raise
+        raise UnansweredError(text) from None
 
 
 @contextmanager
@@ -172,10 +93,7 @@ def alone(session: Session, target: Target) -> Generator[None]:
     if ask(session, "select get_lock(%s, 0)", lock) != [(1,)]:
         say("Another schema step is at work on this database; waiting for it.")
         if ask(session, "select get_lock(%s, %s)", lock, LOCK_SECONDS) != [(1,)]:
-            raise RefusedError(
-                f"another schema step has been at work on {target} for {LOCK_SECONDS} s. Nothing was changed. "
-                "Wait until it has ended, then run the same command again."
-            )
+            raise sql_schema.another_step(target)
     yield
 
 
@@ -191,15 +109,6 @@ def state(session: Session, target: Target) -> State:
     return State(frozenset(comments), revisions[0] if whole else None, marker)
 
 
-def counts(session: Session, tables: frozenset[str]) -> dict[str, int]:
-    """Count the rows of the tables that a migration must preserve."""
-    return {
-        table: ask(session, f"select count(*) from {table}")[0][0]  # noqa: S608
-        for table in COUNTED
-        if table in tables
-    }
-
-
 def others(session: Session, target: Target) -> int:
     """Return the number of the user's other sessions in the database."""
     ((own,),) = ask(session, "select connection_id()")
@@ -210,16 +119,8 @@ def others(session: Session, target: Target) -> int:
 
 
 def nobody_else(session: Session, target: Target) -> None:
-    """Refuse to replace a schema that servers are using: what they write meanwhile could be lost."""
-    deadline = time.monotonic() + min(WAIT_SECONDS, 30)
-    while number := others(session, target):
-        if time.monotonic() > deadline:
-            raise RefusedError(
-                f"{number} sessions of the user {target.user} are open in {target}, and its schema is to be upgraded. "
-                "Nothing was changed. Stop the servers for as long as it takes (kubectl scale --replicas=0), then run "
-                "the same command again, which starts them again."
-            )
-        time.sleep(PAUSE_SECONDS)
+    """Refuse to replace a schema that servers are using."""
+    sql_schema.nobody_else(target, lambda: others(session, target))
 
 
 def granted(session: Session, database: str) -> tuple[set[str], set[str]]:
@@ -301,8 +202,6 @@ def plan(session: Session, target: Target, found: State) -> Plan:
     """Return the action for the state of the database."""
     head, known = known_revisions()
     marker = found.marker
-    if marker is None and not found.tables:
-        return Plan("create")
     if marker is not None and marker["step"] == "creation":
         rows = counts(session, found.tables)
         if any(number for table, number in rows.items() if table != "experiments") or rows.get("experiments", 0) > 1:
@@ -321,39 +220,16 @@ def plan(session: Session, target: Target, found: State) -> Plan:
                 "then run the same command again."
             )
         if before.revision not in known:
-            raise newer(target, str(before.revision), head)
+            raise sql_schema.newer(target, str(before.revision), head)
         return before
-    if found.revision is not None and found.revision not in known:
-        raise newer(target, found.revision, head)
-    why = half_made(session, target, found)
-    if why is not None:
-        raise RefusedError(
-            f"{target} holds a half-made schema ({why}): whatever made it was stopped half-way, and MLflow cannot go "
-            "on from there. Nothing was changed. Restore a dump from before, or empty the database if nothing was ever "
-            "logged into it, then run the same command again."
-        )
-    if found.revision == head:
-        return Plan("nothing", head)
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    file = f"{target.database}-{found.revision}-{moment}.sql.gz"
-    return Plan("upgrade", found.revision, file, counts(session, found.tables))
-
-
-def newer(target: Target, revision: str, head: str) -> RefusedError:
-    """Return the error for a database that only another MLflow understands."""
-    return RefusedError(
-        f"{target} is at schema revision {revision}, which MLflow {installed_version()} does not know (its newest is "
-        f"{head}): a newer MLflow wrote it. Nothing was changed. Use that version's image, or restore a dump of an "
-        "older one."
-    )
+    why = half_made(session, target, found) if found.tables else None
+    return sql_schema.plan(target, found, why, lambda: counts(session, found.tables), ".sql.gz")
 
 
 def check(target: Target, work: Path) -> None:
     """Run the first step; see the module's docstring."""
     with closing(connect(target)) as session, alone(session, target):
-        problems = unfit(session, target)
-        if problems:
-            raise RefusedError(f"{target} is not fit for MLflow: {' Also, '.join(problems)} Nothing was changed.")
+        sql_schema.require_fit(target, unfit(session, target))
         found = state(session, target)
         todo = plan(session, target, found)
         if todo.action in ("upgrade", "restore"):
@@ -362,20 +238,8 @@ def check(target: Target, work: Path) -> None:
     (work / "undo.sql").write_text(
         "set foreign_key_checks = 0;\n" + (f"drop table if exists {', '.join(tables)};\n" if tables else "")
     )
-    (work / "client.cnf").touch(0o600)
-    (work / "client.cnf").write_bytes(tool_options(target))
-    (work / "file").write_text(todo.dump or "")
-    (work / "plan.json").write_text(json.dumps(vars(todo)))
-    (work / "action").write_text(todo.action)
-    head, _ = known_revisions()
-    say(
-        {
-            "nothing": f"{target} is at revision {head}: nothing to do.",
-            "create": f"{target} is empty: the schema of MLflow {installed_version()} is to be made.",
-            "upgrade": f"{target} is at revision {todo.revision} and is to be upgraded to {head}.",
-            "restore": f"An upgrade of {target} was stopped half-way: {todo.dump} is to be put back first.",
-        }[todo.action]
-    )
+    sql_schema.secret_file(work / "client.cnf", tool_options(target))
+    sql_schema.write_plan(target, todo, work)
 
 
 def run_migrations(session: Session, make: Callable[[Any, Any], None]) -> None:
@@ -425,22 +289,13 @@ def create(session: Session, target: Target, found: State, head: str) -> None:
 def verify(session: Session, target: Target, head: str, rows: Mapping[str, int]) -> None:
     """Fail unless the schema has that revision with those rows."""
     found = state(session, target)
-    if found.revision != head:
-        raise RuntimeError(f"the new schema is at revision {found.revision}, not {head}")
-    now = counts(session, found.tables)
-    lost = [f"{table} {number}, now {now.get(table)}" for table, number in rows.items() if now.get(table) != number]
-    if lost:
-        raise RuntimeError(f"the upgraded tables have not the rows of the old ones ({'; '.join(lost)})")
+    sql_schema.verify(found, counts(session, found.tables), head, rows)
 
 
 def upgrade(session: Session, target: Target, found: State, todo: Plan, head: str) -> None:
     """Upgrade a schema of which a dump exists."""
     started = time.monotonic()
-    if found.revision != todo.revision:
-        raise RefusedError(
-            f"{target} is at revision {found.revision} now, and the dump is of {todo.revision}: something else is at "
-            "work on it. Nothing was changed. End that, then run the same command again."
-        )
+    sql_schema.require_revision(target, found, todo)
     nobody_else(session, target)
     if found.marker is None:
         mark(session, "upgrade", todo)
@@ -461,16 +316,12 @@ def upgrade(session: Session, target: Target, found: State, todo: Plan, head: st
             "the image from before to go on with that."
         ) from None
     unmark(session)
-    say(
-        f"{target} is upgraded from revision {todo.revision} to {head} in {time.monotonic() - started:.0f} s, "
-        f"{', '.join(f'{number} {table}' for table, number in todo.rows.items() if number)}. What was in it before is "
-        f"in {todo.dump}; delete that when you no longer want it."
-    )
+    sql_schema.say_upgraded(target, todo, head, started)
 
 
 def migrate(target: Target, work: Path) -> None:
     """Run the last step; see the module's docstring."""
-    todo = Plan(**json.loads((work / "plan.json").read_text()))
+    todo = sql_schema.read_plan(work)
     if todo.action == "nothing":
         return
     head, _ = known_revisions()
@@ -480,10 +331,7 @@ def migrate(target: Target, work: Path) -> None:
             say(f"{target} is at revision {head} by now: nothing to do.")
         elif todo.action == "create":
             if found.tables and (found.marker is None or found.marker["step"] != "creation"):
-                raise RefusedError(
-                    f"{target} was empty and no longer is: something else is at work on it. Nothing was changed. "
-                    "End that, then run the same command again."
-                )
+                raise sql_schema.no_longer_empty(target)
             create(session, target, found, head)
         else:
             upgrade(session, target, found, todo, head)
@@ -519,58 +367,16 @@ def driver_options(target: Target) -> bytes:
 
 
 def ready(target: Target, options: Path) -> None:
-    """Run the check of every pod before its server, which would itself migrate a schema of another revision."""
-    head, _ = known_revisions()
+    """Run the check of every pod before its server."""
     with closing(connect(target)) as session:
         found = state(session, target)
-    if found.marker is not None or found.revision != head:
-        there = "a schema that is not finished" if found.marker is not None else f"the schema revision {found.revision}"
-        raise RefusedError(
-            f"{target} has {there}, and MLflow {installed_version()} needs {head}. Nothing was changed. Run "
-            "`pulumi up`, whose schema Job brings it there or says why not."
-        )
-    options.touch(0o600)
-    options.write_bytes(driver_options(target))
-
-
-def summary(error: Exception) -> str:
-    """Return an error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def guarded(step: Callable[[], None]) -> str | None:
-    """Run a step; report an error in one line."""
-    try:
-        step()
-    except RefusedError as refusal:
-        return f"Refused: {refusal}"
-    except Exception as error:
-        traceback.print_exc()
-        return f"Failed: {summary(error)}. Run the same command again; report this if it stays."
-    return None
+    sql_schema.require_ready(target, found)
+    sql_schema.secret_file(options, driver_options(target))
 
 
 def main() -> int:
-    """Run the step as in the pod; an error becomes the last line of the log and the exit code."""
-    work = Path(os.environ.get("WORK", "."))
-    refused = work / "refused"
-    match sys.argv[1]:
-        case "check":
-            message = guarded(lambda: check(Target.of(os.environ), work))
-            if message is not None:
-                refused.write_text(f"{message}\n")
-                (work / "action").write_text("refuse")
-            return 0
-        case "migrate" if refused.exists():
-            message = refused.read_text().strip()
-        case "migrate":
-            message = guarded(lambda: migrate(Target.of(os.environ), work))
-        case step:
-            assert step == "ready"
-            message = guarded(lambda: ready(Target.of(os.environ), Path(os.environ["OPTIONS"])))
-    if message is not None:
-        say(message)
-    return 0 if message is None else 1
+    """Run the step as in the pod."""
+    return sql_schema.main(Target.of, check, migrate, ready)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Step of the schema Job that is killed at a named moment: `killed_mysql.py MOMENT STEP`."""
+"""Step of a schema Job that is killed at a named moment: `killed_sql.py MODULE MOMENT STEP`."""
 
 import importlib
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from death import at_the_tenth_migration, die
 
-moment = sys.argv.pop(1)
+module, moment = sys.argv.pop(1), sys.argv.pop(1)
 sys.path.insert(0, str(Path(__file__).parents[2] / "components/mlflow_stack/programs"))
-schema = importlib.import_module("mysql_schema")
+schema = importlib.import_module(module)
 
 
 match moment:
