@@ -235,8 +235,8 @@ def database(
     server: Server, name: str, folder: Path, *, password: str = PASSWORD, user: str = "mlflow", grants: str = "ALL"
 ) -> Database:
     """Create a database with its own user, who has these privileges on it."""
-    for name in ("work", "dumps", "options"):
-        (folder / name).mkdir(parents=True)
+    for path in ("work", "dumps", "options"):
+        (folder / path).mkdir(parents=True)
     (folder / "password").write_text(password, encoding="utf-8")
     server.ask(
         f"create database `{name}` character set utf8mb4",
