@@ -10,6 +10,7 @@ import yaml
 from e2e.fixtures import client, first_up, platform, stranger  # noqa: F401 - fixtures of the layers e2e and soak
 from process.claims import claims  # noqa: F401 - a fixture of the layers process, e2e and soak
 from process.databases import old, servers  # noqa: F401 - fixtures of the layers process and soak
+from process.postgresql import old_postgres, postgres  # noqa: F401 - fixtures of the layers process and soak
 
 LAYERS = ("unit", "components", "program", "contract", "render", "process", "e2e", "soak")
 

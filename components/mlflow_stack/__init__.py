@@ -9,6 +9,7 @@ from mlflow_stack.artifacts.s3 import S3Artifacts, S3ArtifactsArgs, S3ArtifactsI
 from mlflow_stack.backend import BackendStoreArgs
 from mlflow_stack.backend.mariadb import MariadbArgs
 from mlflow_stack.backend.mysql import MysqlStore, MysqlStoreArgs, MysqlStoreInputs
+from mlflow_stack.backend.postgres import PostgresStore, PostgresStoreArgs, PostgresStoreInputs
 from mlflow_stack.backend.sql import DumpsArgs
 from mlflow_stack.backend.sqlite import PvcStore, PvcStoreArgs, PvcStoreInputs
 from mlflow_stack.cluster import Claim, Need, ObjectKind, Reservation
@@ -106,6 +107,9 @@ __all__ = [
     "PodAffinityTermArgs",
     "PodArgs",
     "PodParts",
+    "PostgresStore",
+    "PostgresStoreArgs",
+    "PostgresStoreInputs",
     "PreferredNodesArgs",
     "PvcArtifacts",
     "PvcArtifactsArgs",

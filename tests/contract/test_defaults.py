@@ -12,7 +12,7 @@ import pytest
 import mlflow_stack
 from mlflow_stack import MlflowStackArgs, plugin, validate
 from mlflow_stack.artifacts.s3 import S3ArtifactKind
-from mlflow_stack.backend import mariadb
+from mlflow_stack.backend import mariadb, postgres
 from mlflow_stack.kinds import ArtifactKind
 from mlflow_stack.pod import claims
 from mlflow_stack.servers import model, tracking
@@ -30,7 +30,7 @@ CLAIM = f"a claim of {claims.DEFAULT_SIZE}"
 LARGEST = [kind.default_max_artifact_size for kind in (ArtifactKind, S3ArtifactKind)]
 DERIVED = {
     "BackendStoreArgs.pvc": CLAIM,
-    "DumpsArgs.image": f"the deployed server's, else {mariadb.DEFAULT_IMAGE}",
+    "DumpsArgs.image": f"the deployed server's, else {mariadb.DEFAULT_IMAGE}, for PostgreSQL {postgres.TOOLS_IMAGE}",
     "ExposeArgs.annotations": "{}",
     "MariadbArgs.resources": amounts(*mariadb.RESOURCES),
     "MlflowStackArgs.artifact_store": "the claim of the backend store, where it has one, else one of their own",
@@ -45,6 +45,8 @@ DERIVED = {
     "ModelArgs.replicas": "1, without a uri 0",
     "ModelArgs.resources": amounts(model.SERVER_REQUESTS, model.LIMITS),
     "MysqlStoreArgs.dumps": CLAIM,
+    "PostgresStoreArgs.dumps": CLAIM,
+    "PostgresStoreArgs.sslmode": "prefer, with ca verify-full",
     "S3ArtifactsArgs.prefix": "its root",
     "S3ArtifactsArgs.presigned": (
         "true, unless the endpoint's host is a name or an address that only the cluster reaches, or the endpoint is an "

@@ -122,6 +122,9 @@ BUCKET = {"bucket": "team", "existingSecret": "keys"}
         {"backendStore": {"mysql": {**MYSQL, "existingSecret": "db"}}},
         {"backendStore": {"mysql": {**MYSQL, "port": 70000}}},
         {"backendStore": {"mysql": {**MYSQL, "host": "mysql://db"}}},
+        {"backendStore": {"mysql": MYSQL, "postgres": MYSQL}},
+        {"backendStore": {"postgres": {**MYSQL, "sslmode": "allow"}}},
+        {"backendStore": {"postgres": {"password": {"secure": "v1:x"}}}},
         {"artifactStore": {"s3": {"existingSecret": "keys"}}},
         {"artifactStore": {"s3": {**BUCKET, "endpointUrl": "a3s.fi"}}},
         {"artifactStore": {"s3": {**BUCKET, "addressing": "host"}}},
@@ -174,6 +177,7 @@ def test_editors_refuse_keys_that_nothing_reads(key: str) -> None:
     [
         {"passwords": {"mlflow": {"secure": "v1:y"}}},
         {"backendStore": {"mysql": {**MYSQL, "port": 3307, "database": "ml-flow", "username": "a@b"}}},
+        {"backendStore": {"postgres": {**MYSQL, "sslmode": "require"}}},
         {
             "artifactStore": {
                 "s3": {"bucket": "a.b", "accessKeyId": {"secure": "x"}, "secretAccessKey": {"secure": "y"}}
@@ -236,8 +240,9 @@ def test_secrets_are_secret_in_the_schema() -> None:
         for name, field in one.get("properties", {}).items()
         if field.get("secret")
     }
-    stores = {"MysqlStoreArgs.password", "S3ArtifactsArgs.accessKeyId", "S3ArtifactsArgs.secretAccessKey"}
-    assert secret == {".passwords", *stores}
+    databases = {"MysqlStoreArgs.password", "PostgresStoreArgs.password"}
+    bucket = {"S3ArtifactsArgs.accessKeyId", "S3ArtifactsArgs.secretAccessKey"}
+    assert secret == {".passwords", *databases, *bucket}
     outputs = {name for name, field in resource["properties"].items() if field.get("secret")}
     assert outputs == {"password", "passwords", "clientEnv", "encryptionKeys"}
 

@@ -18,6 +18,7 @@ PROGRAMS = [
     {"models": [{"name": "iris", "uri": "models:/iris/1"}]},
     {"artifact_store": {"s3": BUCKET}, "backend_store": {"mysql": {"deploy": {}}}},
     {"backend_store": {"mysql": {"host": "db.example.com", "password": "a password"}}},
+    {"backend_store": {"postgres": {"host": "db.example.com", "password": "a password"}}},
     {"artifact_store": {"pvc": {}}, "backend_store": {"pvc": {}}},
     *({"expose": {kind: {}, "host": "mlflow.example.com"}} for kind in ("ingress", "route", "load_balancer")),
     {"expose": {"host": "mlflow.example.com", "gateway": "infra/public"}},
@@ -76,5 +77,5 @@ def test_every_kind_registers_from_an_installed_wheel(wheel: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert Path(said["from"]).is_relative_to(tmp_path / "venv")
-    stores = {"PvcStore", "MysqlStore", "PvcArtifacts", "S3Artifacts"}
+    stores = {"PvcStore", "MysqlStore", "PostgresStore", "PvcArtifacts", "S3Artifacts"}
     assert stores | {"Exposure", "ModelServer", "TrackingServer", "AuthProxy"} <= set(said["kinds"])

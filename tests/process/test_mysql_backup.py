@@ -3,93 +3,28 @@ pod among the files of the client tools; tests/e2e/test_mysql.py runs them on a 
 
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import process.person
 import pytest
 from e2e.platform_under_test import blocks
-from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, database, inside
+from process.databases import KINDS, OLD, PASSWORD, Database, Old, Server, database
+from process.person import Person
 from process.steps import SCRIPTS
 
 import engine
-from mlflow_stack import MlflowStack, MlflowStackArgs
 from mlflow_stack_cli.progress import Progress
 
 PREPARE, DUMP, RESTORE = blocks(engine.PROJECT / "docs" / "how-to" / "back-up-mysql.md")
-KUBECTL = Path(__file__).with_name("kubectl_stand_in.py")
-
-
-@dataclass(frozen=True)
-class Person:
-    """User who follows the documents, with the cluster as their commands see it."""
-
-    database: Database
-    home: Path
-
-    @property
-    def cluster(self) -> Path:
-        return self.home / "cluster"
-
-    def follow(self, *commands: str, fails: bool = False) -> str:
-        """Run the commands and return their output."""
-        files = KINDS["mariadb"](Progress())
-        env = os.environ | {
-            "HOME": str(self.home),
-            "PATH": f"{self.home}:{os.environ['PATH']}",
-            "CLUSTER": str(self.cluster),
-            "ENTER": json.dumps(inside(files, self.database.folder, user=0)),
-            "SCRIPTS": str(SCRIPTS),
-        }
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "".join(commands)], env=env, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done.stderr if fails else done.stdout
-
-    @property
-    def calls(self) -> list[list[str]]:
-        """Return the words of each call of kubectl."""
-        return [json.loads(line) for line in (self.cluster / "calls").read_text().splitlines()]
 
 
 def person(of: Database, home: Path, **store: Any) -> Person:
-    """User with a stack on this database: the Job is the component's, with the test's paths instead of mounts."""
-    args: MlflowStackArgs = {
-        "existing_namespace": "team",
-        "backend_store": {
-            "mysql": {
-                "host": "127.0.0.1",
-                "port": of.server.port,
-                "database": of.name,
-                "username": of.user,
-                "existing_secret": "db",
-                **store,
-            }
-        },
-    }
-    job = engine.deploy(lambda: MlflowStack("mlflow", args) and None).one("Job", "mlflow-schema").inputs
-    template = job["spec"]["template"]
-    # As the Job controller adds it.
-    template["metadata"]["labels"] |= {"batch.kubernetes.io/job-name": "mlflow-schema", "job-name": "mlflow-schema"}
-    mounted = {"PASSWORD_FILE": "/mnt/password", "CA_FILE": "/mnt/ca.pem"}
-    for variable in template["spec"]["initContainers"][0]["env"]:
-        variable["value"] = mounted.get(variable["name"], variable["value"])
-    result = Person(of, home)
-    result.cluster.mkdir()
-    (result.cluster / "jobs.json").write_text(json.dumps({"items": [job]}))
-    for name, program in (
-        ("kubectl", f'#!/bin/sh\nexec {sys.executable} {KUBECTL} "$@"\n'),
-        ("pulumi", "#!/bin/sh\necho team\n"),
-    ):
-        (home / name).write_text(program)
-        (home / name).chmod(0o755)
-    return result
+    """User with a stack on this database."""
+    place = {"port": of.server.port, "database": of.name, "username": of.user, **store}
+    return process.person.person("mysql", of.folder, home, KINDS["mariadb"](Progress()), place)
 
 
 def fill(of: Database) -> None:

@@ -1,9 +1,15 @@
 """Limits on searches, for each supported database."""
 
+from collections.abc import Iterator
+from importlib import import_module
+
+import psutil
+import psycopg2.extensions
 import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.protos.service_pb2 import SearchRuns
+from process import postgresql
 from process.databases import Server
 from process.steps import SCRIPTS
 
@@ -39,6 +45,55 @@ def test_ends_a_query_of_mysql(servers: dict[str, Server], monkeypatch: pytest.M
     assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)
     with engine.connect() as connection:
         assert connection.execute(sqlalchemy.text("select 1")).scalar() == 1
+    engine.dispose()
+
+
+@pytest.fixture
+def server(postgres: postgresql.Server) -> Iterator[tuple[postgresql.Server, sqlalchemy.URL]]:
+    """PostgreSQL with a superuser's URL. The driver's callback is global in a process, and other tests have theirs."""
+    query = {"host": str(postgres.folder), "port": str(postgres.port)}
+    yield postgres, sqlalchemy.URL.create("postgresql+psycopg2", "postgres", database="postgres", query=query)
+    psycopg2.extensions.set_wait_callback(None)
+
+
+def test_ends_a_query_of_postgresql(
+    server: tuple[postgresql.Server, sqlalchemy.URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bounded(server[1], monkeypatch)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("select 1"))
+        connection.rollback()
+    error = refusal(engine, ENDLESS.format(rows=10**9))
+    assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)
+    # A regular expression that backtracks.
+    error = refusal(engine, "select repeat('ab', 50000) ~ '^((a|b|ab)*)\\1\\1$'")
+    assert (error.get_http_status_code(), error.message) == (400, searches.TOO_LONG)
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text(ENDLESS.format(rows=10))).scalar() == 10
+    engine.dispose()
+
+
+def test_does_not_wait_for_a_postgresql_that_is_silent(
+    server: tuple[postgresql.Server, sqlalchemy.URL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres, url = server
+    engine = bounded(url, monkeypatch)
+    limits = import_module("searches_postgresql")
+    limits.extensions.set_wait_callback(limits.wait)
+    monkeypatch.setattr(limits, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(limits, "CONNECT_SECONDS", 1)
+    with engine.connect() as connection:
+        backend = connection.execute(sqlalchemy.text("select pg_backend_pid()")).scalar_one()
+        connection.rollback()
+        process = next(child for child in psutil.Process(postgres.process.pid).children(True) if child.pid == backend)
+        process.suspend()
+        try:
+            with pytest.raises(sqlalchemy.exc.OperationalError, match="the server did not answer for 1 s"):
+                connection.execute(sqlalchemy.text("select 2"))
+        finally:
+            process.resume()
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("select 3")).scalar() == 3
     engine.dispose()
 
 

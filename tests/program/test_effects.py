@@ -50,6 +50,10 @@ def _mysql(**keys: Any) -> dict[str, Any]:
     return {"mysql": {"host": "db.example.com", **keys}}
 
 
+def _postgres(**keys: Any) -> dict[str, Any]:
+    return {"postgres": {"host": "db.example.com", **keys}}
+
+
 BASES: dict[str, dict[str, Any]] = {
     "bare": {"namespace": "team", "users": ["ann", "bob"]},
     "guest": _guest(),
@@ -62,6 +66,10 @@ BASES: dict[str, dict[str, Any]] = {
     "external with passwords": _guest(
         backendStore=_mysql(password=_secret("one")), artifactStore={"s3": {"bucket": "bin", **SECRET_KEYS}}
     ),
+    "postgres": _guest(
+        backendStore=_postgres(existingSecret="db"), artifactStore={"s3": {"bucket": "bin", "existingSecret": "s"}}
+    ),
+    "postgres with a password": _guest(backendStore=_postgres(password=_secret("one"))),
     "deployed database": _guest(backendStore={"mysql": {"deploy": {}}}),
     "served": _guest(backendStore={"mysql": {"deploy": {}}}, models=[IRIS]),
     "claims": _guest(backendStore={"pvc": {"fileStore": "mlruns"}}, artifactStore={"pvc": {}}),
@@ -140,6 +148,19 @@ ROWS: list[tuple[str, str, Any]] = [
     ("backendStore.mysql.dumps.size", "deployed database", "1Gi"),
     ("backendStore.mysql.dumps.storageClass", "deployed database", "fast"),
     ("backendStore.mysql.dumps.image", "deployed database", "registry.example/mariadb:11.4"),
+    ("backendStore", "external", _postgres(existingSecret="db")),
+    ("image", "postgres", "registry.example/mlflow:v3.18.0"),
+    ("backendStore.postgres.host", "postgres", "other.example.com"),
+    ("backendStore.postgres.port", "postgres", 5433),
+    ("backendStore.postgres.database", "postgres", "other"),
+    ("backendStore.postgres.username", "postgres", "other"),
+    ("backendStore.postgres.password", "postgres with a password", _secret("two")),
+    ("backendStore.postgres.existingSecret", "postgres", "other"),
+    ("backendStore.postgres.ca", "postgres", CA),
+    ("backendStore.postgres.sslmode", "postgres", "require"),
+    ("backendStore.postgres.dumps.size", "postgres", "1Gi"),
+    ("backendStore.postgres.dumps.storageClass", "postgres", "fast"),
+    ("backendStore.postgres.dumps.image", "postgres", "registry.example/postgres:16"),
     ("artifactStore", "bare", {"s3": {"bucket": "bin", **SECRET_KEYS}}),
     ("artifactStore", "external", {"pvc": {}}),
     ("artifactStore.pvc.size", "claims", "1Gi"),

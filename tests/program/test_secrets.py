@@ -29,6 +29,7 @@ WHERE_GIVEN = {
     "canary-of-the-bucket": {"mlflow-s3"},
     "canary-key-of-the-bucket": {"mlflow-s3"},
 }
+POSTGRES = {**GIVEN, "backendStore": {"postgres": DATABASE}}
 DIRECT = {**GIVEN, "artifactStore": {"s3": {**BUCKET, "proxied": False}}}
 DEPLOYED = {"backendStore": {"mysql": {"deploy": {}}}}
 WHERE_GENERATED = {
@@ -72,14 +73,15 @@ def test_every_secret_key_has_a_canary() -> None:
     set_here = {"passwords"} | {
         f"{store}.{kind}.{key}"
         for store in ("backendStore", "artifactStore")
-        for kind, fields in GIVEN[store].items()
+        for given in (GIVEN, POSTGRES)
+        for kind, fields in given[store].items()
         for key, value in fields.items()
         if value in WHERE_GIVEN
     }
     assert set(secret_keys(MlflowStackArgs)) == set_here
 
 
-@pytest.mark.parametrize("config", [GIVEN, DIRECT], ids=["proxied", "direct"])
+@pytest.mark.parametrize("config", [GIVEN, POSTGRES, DIRECT], ids=["proxied", "postgres", "direct"])
 def test_given_values_are_only_in_their_secret(config: dict[str, Any]) -> None:
     deployment = deployed(config)
     assert {canary: places(deployment, canary) for canary in WHERE_GIVEN} == WHERE_GIVEN

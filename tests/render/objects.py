@@ -19,6 +19,7 @@ BUCKET = {
     "secret_access_key": "secret",
 }
 DATABASE = {"mysql": {"host": "db.example.com", "existing_secret": "db"}}
+CA = (engine.PROJECT / "tests" / "components" / "ca.pem").read_text()
 BEHIND = {"host": HOST, "allow_from": ["192.0.2.0/24"], "trusted_proxies": ["10.0.0.0/8", "2001:db8::/32"]}
 MODELS = [
     {"name": "iris", "uri": "models:/iris/1"},
@@ -84,6 +85,10 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "claims": {"artifact_store": {"pvc": {"size": "50Gi", "access_mode": "ReadWriteMany"}}},
     "bucket": {"artifact_store": {"s3": BUCKET}},
     "external database": {"existing_namespace": "team", "backend_store": DATABASE, "pod": POD, "models": MODELS},
+    "postgres": {
+        "existing_namespace": "team",
+        "backend_store": {"postgres": {"host": "db.example.com", "existing_secret": "db", "ca": CA}},
+    },
     "deployed database": {"backend_store": {"mysql": {"deploy": {}}}},
     "adopted": {"existing_namespace": "team", "backend_store": ADOPTED},
 }

@@ -1,6 +1,7 @@
 """Invalid input, one row each, with the exact message. tests/program shows that the real engine prints it."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from spelling import accepted
 
 from mlflow_stack import InvalidArgs, MlflowStackArgs, validate
 
+CA = (Path(__file__).parents[1] / "components" / "ca.pem").read_text()
 CLAIM = {"backend_store": {"pvc": {}}}
 SIZE = "must be a size above zero and below 8Ei as a Kubernetes quantity, such as 10Gi"
 NUMBER = "must be a whole number"
@@ -49,6 +51,10 @@ def s3(**fields: object) -> dict:
 
 def pvc(**fields: object) -> dict:
     return {"backend_store": {"pvc": fields}}
+
+
+def postgres(**fields: object) -> dict:
+    return {"backend_store": {"postgres": {"host": "db.example.com", "password": "p@ss/w:ö r#d%&?", **fields}}}
 
 
 def mysql(**fields: object) -> dict:
@@ -411,6 +417,58 @@ def mysql(**fields: object) -> dict:
         (
             mysql(dumps={"image": "mariadb"}),
             f'backendStore.mysql.dumps.image: {IMAGE} (got "mariadb")',
+        ),
+        (
+            {"backend_store": {"postgres": {"password": "x"}}},
+            "backendStore.postgres.host: required",
+        ),
+        (
+            {"backend_store": {"postgres": {"host": "db"}}},
+            "backendStore.postgres.password: required, because existingSecret is not set",
+        ),
+        (
+            {**postgres(existing_secret="db"), "existing_namespace": "team"},
+            "backendStore.postgres.password: must not be set when existingSecret is set",
+        ),
+        (
+            {"backend_store": {"postgres": {"host": "db", "existing_secret": "db"}}},
+            "existingNamespace: required, because backendStore.postgres.existingSecret must already exist "
+            "in the namespace",
+        ),
+        (
+            postgres(host="postgresql://db.example.com/mlflow"),
+            f'backendStore.postgres.host: {HOST} (got "postgresql://db.example.com/mlflow")',
+        ),
+        (postgres(port=0), "backendStore.postgres.port: must be a whole number from 1 to 65535 (got 0)"),
+        (
+            postgres(sslmode="verify-full"),
+            "backendStore.postgres.ca: required, because sslmode is verify-full",
+        ),
+        (
+            postgres(sslmode="verify-ca"),
+            "backendStore.postgres.ca: required, because sslmode is verify-ca",
+        ),
+        (
+            postgres(sslmode="require", ca=CA),
+            'backendStore.postgres.sslmode: must be verify-ca or verify-full, because ca is set (got "require")',
+        ),
+        (
+            postgres(sslmode="verify"),
+            "backendStore.postgres.sslmode: must be one of disable, prefer, require, verify-ca, verify-full (got "
+            '"verify")',
+        ),
+        (
+            postgres(ssl_mode="require"),
+            "backendStore.postgres.sslMode: unknown key. Did you mean sslmode?",
+        ),
+        (
+            {"backend_store": {"mysql": {"deploy": {}}, **postgres()["backend_store"]}},
+            "backendStore.mysql: must not be set when postgres is set",
+        ),
+        (
+            {**postgres(), "replicas": 2},
+            "replicas: must be 1, because several pods can mount a claim with artifacts only if it is ReadWriteMany "
+            "(got 2)",
         ),
         (
             {"backend_store": {"pvc": {}, "mysql": {"deploy": {}}}},

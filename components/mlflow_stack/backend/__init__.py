@@ -5,6 +5,7 @@ from typing import Final, NotRequired, TypedDict
 
 from mlflow_stack import validate
 from mlflow_stack.backend.mysql import MysqlBackend, MysqlStoreArgs
+from mlflow_stack.backend.postgres import PostgresBackend, PostgresStoreArgs
 from mlflow_stack.backend.sqlite import PvcBackend, PvcStoreArgs
 from mlflow_stack.kinds import BackendKind
 
@@ -16,9 +17,15 @@ class BackendStoreArgs(TypedDict):
     """SQLite on a PersistentVolumeClaim. Default: a claim of 20Gi."""
     mysql: NotRequired[MysqlStoreArgs]
     """A MySQL or MariaDB database. Default: none."""
+    postgres: NotRequired[PostgresStoreArgs]
+    """A PostgreSQL database. Default: none."""
 
 
-KINDS: Final[Mapping[str, type[BackendKind]]] = {"pvc": PvcBackend, "mysql": MysqlBackend}
+KINDS: Final[Mapping[str, type[BackendKind]]] = {
+    "pvc": PvcBackend,
+    "mysql": MysqlBackend,
+    "postgres": PostgresBackend,
+}
 """Kinds by the key that selects them. The first one is the default."""
 
 

@@ -13,7 +13,7 @@ from mlflow_stack.backend.sql import DEFAULT_NAME, DumpsArgs
 from mlflow_stack.cluster import Claim, Need, Reservation
 from mlflow_stack.pod import LONGEST_NAME, Context, PodParts, claims
 
-DIALECT = sql.Dialect("mysql", mariadb.PORT, credentials="client.cnf", searches="searches_mysql.py")
+DIALECT = sql.Dialect("mysql", mariadb.PORT, credentials="client.cnf", searches="searches_mysql.py", dumps="dumps")
 DRIVER = "mysql+pymysql"
 """Scheme of the store's URI: SQLAlchemy's dialect, and the driver in MLflow's image."""
 
@@ -64,6 +64,8 @@ def _rules(fields: validate.Fields) -> None:
 
 class MysqlBackend(sql.SqlBackend):
     """Backend store on MySQL or MariaDB."""
+
+    dialect = DIALECT
 
     @classmethod
     def identity_of(cls, server: kinds.Unguarded) -> str:

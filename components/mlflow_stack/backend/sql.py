@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -36,8 +36,9 @@ class DumpsArgs(TypedDict):
     storage_class: NotRequired[pulumi.Input[str]]
     """StorageClass of the claim. Default: the cluster's default class."""
     image: NotRequired[pulumi.Input[str]]
-    """Image with bash, gzip and the client tools of MariaDB or MySQL. Default: the deployed server's, else
-    docker.io/library/mariadb:10.11."""
+    """Image with bash, gzip and the client tools of the database: those of MariaDB or MySQL, or ``pg_dump`` of the
+    server's version or a later one. Default: the deployed server's, else docker.io/library/mariadb:10.11, for
+    PostgreSQL docker.io/library/postgres:18."""
 
 
 @validate.rules(DumpsArgs, defaults={"size": claims.DEFAULT_SIZE})
@@ -91,6 +92,8 @@ class Dialect:
     """Name of the file with the credentials for MLflow's driver, which each pod writes into a memory volume."""
     searches: str
     """Program with the time limits of searches."""
+    dumps: str
+    """Suffix of the name of the claim with dumps. Each kind has its own, because a claim outlives a change of kind."""
 
     @property
     def programs(self) -> str:
@@ -132,6 +135,8 @@ class Client:
 class SqlBackend(kinds.BackendKind):
     """Backend store in a database with a schema Job."""
 
+    dialect: ClassVar[Dialect]
+
     def needs(self) -> Sequence[Need]:
         dumps = self.place.under("dumps")
         return [
@@ -142,7 +147,7 @@ class SqlBackend(kinds.BackendKind):
         ]
 
     def claims(self) -> Sequence[Claim]:
-        return claims.created(_dumps(self.name), self.args["dumps"], self.place.under("dumps"))
+        return claims.created(f"{self.name}-{self.dialect.dumps}", self.args["dumps"], self.place.under("dumps"))
 
     def steps(self) -> Sequence[ResourceRequirementsArgsDict]:
         return [_step_resources(pod.STEP_CPU)]
@@ -268,7 +273,7 @@ def parts(
 
     dumps = claims.create(
         parent,
-        _dumps(name),
+        f"{name}-{dialect.dumps}",
         {**store["dumps"], "access_mode": claims.DEFAULT_ACCESS_MODE},
         context,
         labels,
@@ -323,11 +328,6 @@ SHARED_PROGRAMS = ("sql_schema.py", "revisions.py")
 """Modules that the schema programs of every database import."""
 
 _WORK_MOUNT: VolumeMountArgsDict = {"name": "work", "mount_path": WORK}
-
-
-def _dumps(stack: str) -> str:
-    """Return the name of the claim for dumps."""
-    return f"{stack}-dumps"
 
 
 def _step_resources(cpu: str) -> ResourceRequirementsArgsDict:
