@@ -190,6 +190,7 @@ FORMATS: dict[Any, str] = {
     validate.endpoint: "^https?://[^/:@?#]+(:[0-9]{1,5})?$",
     validate.folder: "^[A-Za-z0-9._/-]+$",
     validate.host: _NAME,
+    validate.ip_address: "^[0-9a-fA-F:.]+$",
     validate.image: "^[a-z0-9][^ @]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*|@sha256:[0-9a-f]{64})$",
     validate.key_prefix: "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
     validate.label_key: "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",

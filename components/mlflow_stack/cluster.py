@@ -48,6 +48,7 @@ NAMESPACE: Final = ObjectKind("Namespace", "namespace", namespaced=False)
 PRIORITY_CLASS: Final = ObjectKind("PriorityClass", "priorityclass", namespaced=False)
 RUNTIME_CLASS: Final = ObjectKind("RuntimeClass", "runtimeclass", namespaced=False)
 SECRET: Final = ObjectKind("Secret", "secret")
+SERVICE_ACCOUNT: Final = ObjectKind("ServiceAccount", "serviceaccount")
 STORAGE_CLASS: Final = ObjectKind(
     "StorageClass", "storageclass", namespaced=False, default="storageclass.kubernetes.io/is-default-class"
 )

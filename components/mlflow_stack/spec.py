@@ -13,7 +13,7 @@ from mlflow_stack.access.credentials import HTPASSWD_KEY
 from mlflow_stack.artifacts import ArtifactStoreArgs
 from mlflow_stack.artifacts.claim import SharedArtifactKind
 from mlflow_stack.backend import BackendStoreArgs
-from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, Claim, Need, Place, Reservation
+from mlflow_stack.cluster import CLAIM, CONFIG_MAP, NAMESPACE, SECRET, SERVICE_ACCOUNT, Claim, Need, Place, Reservation
 from mlflow_stack.expose import ExposeArgs, ExposeKind
 from mlflow_stack.kinds import ArtifactKind, BackendKind, Transfers, chosen
 from mlflow_stack.pod import LONGEST_NAME, PodArgs
@@ -162,7 +162,7 @@ def _rules_across(fields: validate.Fields) -> None:
     else:
         fields.check("replicas", validate.between(1, 100))
     if "existing_namespace" not in fields.stated:
-        adopting = [need.key for need in spec.needs if need.kind in (CLAIM, SECRET, CONFIG_MAP)]
+        adopting = [need.key for need in spec.needs if need.kind in (CLAIM, SECRET, CONFIG_MAP, SERVICE_ACCOUNT)]
         if adopting:
             fields.require("existing_namespace", f"{', '.join(adopting)} must already exist in the namespace")
     adopted = [need.name for need in spec.needs if need.kind is CLAIM and isinstance(need.name, str)]

@@ -107,7 +107,7 @@ def _default(asked: _Asked, need: Need, annotation: str) -> Iterator[str]:
 def _remedy(need: Need, keys: Sequence[str]) -> str:
     """Return the remedy for a missing object that must hold data for these keys."""
     kind, named = need.kind, f"{need.name} --namespace={need.namespace}"
-    files = " ".join(f"--from-file={key}=FILE" for key in keys)
+    files = " ".join(f"--from-file={key}=FILE" for key in keys) or "--from-env-file=FILE"
     if kind == kinds.SECRET and keys == expose.CERTIFICATE_KEYS:
         return f"make it: `kubectl create secret tls {named} --cert=FILE --key=FILE`"
     if kind == kinds.SECRET and keys == PULL_SECRET_KEYS:

@@ -31,6 +31,11 @@ def _reference(kind: str) -> dict[str, Any]:
     return {**ADOPTED, "models": [{"name": "iris", "env": [{"name": "A", "value_from": source}]}]}
 
 
+def _pod_reference(kind: str) -> dict[str, Any]:
+    """Return args with a variable of all pods from an existing object."""
+    return {**ADOPTED, "pod": {"env": [{"name": "A", "value_from": {kind: {"name": "settings", "key": "key"}}}]}}
+
+
 CONTEXT: dict[str, dict[str, Any]] = {
     "backend_store.pvc.existing_claim": ADOPTED,
     "backend_store.mysql": {"backend_store": {"mysql": MYSQL}},
@@ -57,6 +62,11 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "models[0].env[0].value_from.config_map_key_ref": _reference("config_map_key_ref"),
     "internal_from": {"internal_from": [{}]},
     "pod.image_pull_secrets": ADOPTED,
+    "pod.env": {"pod": {"env": [{"name": "A"}]}},
+    "pod.env[0].value_from.secret_key_ref": _pod_reference("secret_key_ref"),
+    "pod.env[0].value_from.config_map_key_ref": _pod_reference("config_map_key_ref"),
+    "pod.env_from": ADOPTED,
+    "pod.service_account.name": ADOPTED,
     "egress": {"egress": [{"cidr": "192.0.2.0/24", "port": 443}]},
 }
 """Fields required beside a field, by the longest prefix of its path."""
@@ -70,6 +80,13 @@ VALUES: dict[str, Any] = {
     "pod.priority_class_name": "batch",
     "pod.runtime_class_name": "gvisor",
     "pod.image_pull_secrets[0].name": "registry",
+    "pod.env[0].value": "north",
+    "pod.env[0].value_from.secret_key_ref.name": "provider",
+    "pod.env[0].value_from.config_map_key_ref.name": "settings-of-team",
+    "pod.env_from[0].secret_ref.name": "provider",
+    "pod.env_from[0].config_map_ref.name": "settings-of-team",
+    "pod.service_account.name": "team",
+    "pod.service_account.annotations.x": "some text",
     "pod.labels.x": "vision",
     "pod.annotations.x": "some text",
     "passwords.mlflow": "correct horse battery",

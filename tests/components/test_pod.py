@@ -5,10 +5,10 @@ from functools import cache
 from typing import Any
 
 import pytest
-from render.objects import POD, ZONE
+from render.objects import POD, RENDERED, ZONE
 
 import engine
-from mlflow_stack import MlflowStack
+from mlflow_stack import InvalidArgs, MlflowStack, resolve
 
 BASE: dict[str, Any] = {
     "existing_namespace": "team",
@@ -31,10 +31,19 @@ SQLITE = "sqlite"
 """Tracking server on a claim, of a stack of its own."""
 
 
+def deployed(args: dict[str, Any]) -> engine.Deployment:
+    return engine.deploy(lambda: MlflowStack("mlflow", args) and None)
+
+
 def templates(args: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the pod templates of a stack by workload."""
-    found = engine.deploy(lambda: MlflowStack("mlflow", args) and None).registrations
+    found = deployed(args).registrations
     return {one.name: one.inputs["spec"]["template"] for one in found if "template" in one.inputs.get("spec", {})}
+
+
+def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the containers of a pod, init containers first."""
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
 @cache
@@ -91,13 +100,21 @@ EXPECTED: dict[str, Any] = {
     "priorityClassName": "batch",
     "runtimeClassName": "gvisor",
     "imagePullSecrets": [{"name": "registry"}],
+    "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["db.example.com", "s3.example.com"]}],
+    "dnsConfig": {
+        "nameservers": ["2001:db8::53"],
+        "searches": ["example.com"],
+        "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}],
+    },
     "terminationGracePeriodSeconds": 300,
 }
 PLACED = (*EXPECTED, "topologySpreadConstraints")
+CONTAINERS = ("containers", "initContainers")
 
 
 def test_every_field_of_the_stack_s_pods_is_set_here() -> None:
-    assert {"labels", "annotations", "topology_spread_constraints"} | {
+    others = {"labels", "annotations", "topology_spread_constraints", "env", "env_from", "service_account"}
+    assert others | {
         "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in field) for field in EXPECTED
     } == set(POD)
     assert set(of("set")) == {*ALL, SQLITE}
@@ -129,10 +146,75 @@ def test_adds_labels_and_annotations_to_those_of_the_stack(workload: str) -> Non
 @pytest.mark.parametrize("workload", [*ALL, SQLITE])
 def test_changes_nothing_else_in_a_pod(workload: str) -> None:
     before, after = (
-        {name: value for name, value in of(which)[workload]["spec"].items() if name not in PLACED}
+        {name: value for name, value in of(which)[workload]["spec"].items() if name not in (*PLACED, *CONTAINERS)}
         for which in ("unset", "set")
     )
     assert before == after
+
+
+VARIABLES = [
+    {"name": "TZ", "value": "Europe/Helsinki"},
+    {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "team", "key": "token"}}},
+    {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "team", "key": "mode"}}},
+]
+SOURCES = [{"secretRef": {"name": "team"}}, {"prefix": "TEAM_", "configMapRef": {"name": "team"}}]
+
+
+@pytest.mark.parametrize("workload", [*ALL, SQLITE])
+def test_adds_variables_to_every_container_but_the_proxy(workload: str) -> None:
+    before, after = (containers(of(which)[workload]) for which in ("unset", "set"))
+    assert after == [
+        one if one["name"] == "proxy" else {**one, "env": [*one.get("env", []), *VARIABLES], "envFrom": SOURCES}
+        for one in before
+    ]
+
+
+def test_model_s_own_variable_prevails() -> None:
+    args = {
+        "pod": {"env": [{"name": "MODE", "value": "slow"}, {"name": "TZ", "value": "UTC"}]},
+        "models": [{"name": "iris", "uri": "models:/iris/1", "env": [{"name": "MODE", "value": "fast"}]}],
+    }
+    fetch, model, _ = containers(templates(args)["mlflow-iris"])
+    given = [[one for one in container["env"] if one["name"] in ("MODE", "TZ")] for container in (fetch, model)]
+    assert given == [
+        [{"name": "MODE", "value": "slow"}, {"name": "TZ", "value": "UTC"}],
+        [{"name": "MODE", "value": "fast"}, {"name": "TZ", "value": "UTC"}],
+    ]
+
+
+def test_annotates_every_service_account() -> None:
+    made = deployed({**deepcopy(BASE), "pod": deepcopy(POD)}).all("ServiceAccount")
+    assert {one.name for one in made} == set(ALL)
+    assert [one.inputs["metadata"]["annotations"] for one in made] == [POD["service_account"]["annotations"]] * len(ALL)
+    assert all("annotations" not in one.inputs["metadata"] for one in deployed(deepcopy(BASE)).all("ServiceAccount"))
+
+
+def test_adopts_service_account_of_one_server() -> None:
+    deployment = deployed({**deepcopy(BASE), "tracking": {"pod": {"service_account": {"name": "team"}}}})
+    specs = {
+        one.name: one.inputs["spec"]["template"]["spec"]
+        for one in deployment.registrations
+        if "template" in one.inputs.get("spec", {})
+    }
+    created = {"mlflow-iris": "mlflow-iris-abcd1234", "mlflow-database": "mlflow-database-abcd1234"}
+    adopting = dict.fromkeys(("mlflow", *JOBS), "team")
+    assert {name: spec["serviceAccountName"] for name, spec in specs.items()} == created | adopting
+    assert {one.name for one in deployment.all("ServiceAccount")} == set(created)
+    assert {spec["automountServiceAccountToken"] for spec in specs.values()} == {False}
+
+
+def test_refuses_every_variable_that_a_container_of_the_stack_sets() -> None:
+    """Variables of users' own in the rendered programs are accepted."""
+    pods = [
+        one["spec"]["template"] for objects in RENDERED.values() for one in objects if "template" in one.get("spec", {})
+    ]
+    names = {variable["name"] for pod in pods for one in containers(pod) for variable in one.get("env", [])}
+    assert len(names) > 50
+    own = sorted(names - {variable["name"] for variable in VARIABLES})
+    with pytest.raises(InvalidArgs) as refused:
+        resolve("mlflow", {"pod": {"env": [{"name": name, "value": "x"} for name in own]}})
+    lines = str(refused.value).splitlines()[1:]
+    assert [line.split('"')[1] for line in lines] == own
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,11 @@ def pods(at: str) -> dict[str, tuple[str | None, ...]]:
         f"{at}.priority_class_name": ("PriorityClass", None),
         f"{at}.runtime_class_name": ("RuntimeClass", None),
         f"{at}.image_pull_secrets[0].name": ("Secret", "mlflow", ".dockerconfigjson"),
+        f"{at}.env[0].value_from.secret_key_ref.name": ("Secret", "mlflow", "x"),
+        f"{at}.env[0].value_from.config_map_key_ref.name": ("ConfigMap", "mlflow", "x"),
+        f"{at}.env_from[0].secret_ref.name": ("Secret", "mlflow"),
+        f"{at}.env_from[0].config_map_ref.name": ("ConfigMap", "mlflow"),
+        f"{at}.service_account.name": ("ServiceAccount", "mlflow"),
     }
 
 

@@ -250,6 +250,12 @@ ROWS: list[tuple[str, str, Any]] = [
     ("pod.priorityClassName", "bare", "batch"),
     ("pod.runtimeClassName", "bare", "gvisor"),
     ("pod.imagePullSecrets", "guest", [{"name": "registry"}]),
+    ("pod.env", "served", [{"name": "TZ", "value": "UTC"}]),
+    ("pod.envFrom", "guest", [{"secretRef": {"name": "team"}}]),
+    ("pod.serviceAccount", "bare", {"annotations": {"example.com/role": "a"}}),
+    ("pod.serviceAccount", "guest", {"name": "team"}),
+    ("pod.hostAliases", "bare", [{"ip": "192.0.2.7", "hostnames": ["a.example.com"]}]),
+    ("pod.dnsConfig", "bare", {"searches": ["example.com"]}),
     ("pod.labels", "bare", {"team": "vision"}),
     ("pod.annotations", "bare", {"example.com/a": "b"}),
     ("pod.terminationGracePeriodSeconds", "bare", 90),
@@ -284,10 +290,6 @@ ALONG: dict[tuple[str, str], dict[str, Any]] = {
 """Changes that require others, by key and stack file."""
 
 
-WHOLE = ("PodArgs", "TolerationArgs", "AffinityArgs", "TopologySpreadConstraintArgs", "LocalReferenceArgs")
-"""Maps with one row, because every change within them restarts the pods. Those of the stack's pods have a row each."""
-
-
 def _title(one: dict[str, Any]) -> str:
     return one.get("$ref", "").rpartition(":")[2]
 
@@ -297,8 +299,8 @@ def keys() -> Iterator[str]:
     document = runpy.run_path(str(engine.PROJECT / "docs" / "generate.py"))["schema"]()
 
     def below(path: str, one: dict[str, Any]) -> Iterator[str]:
-        if path != "pod" and _title(one) in WHOLE:
-            yield path
+        if path.startswith("pod.") or (path != "pod" and _title(one) == "PodArgs"):
+            yield path  # every change within restarts the pods
             return
         fields = document["types"][one["$ref"].rsplit("/", 1)[-1]].get("properties") if "$ref" in one else None
         if fields:
@@ -306,7 +308,7 @@ def keys() -> Iterator[str]:
                 yield from below(f"{path}.{name}", field)
             return
         yield path
-        if "$ref" in one.get("items", {}) and _title(one["items"]) not in WHOLE:
+        if "$ref" in one.get("items", {}):
             yield from below(f"{path}[]", one["items"])
 
     yield from yaml.safe_load((engine.PROJECT / "Pulumi.yaml").read_text())["config"]

@@ -9,6 +9,7 @@ from mlflow_stack import InvalidArgs, resolve
 
 LABEL = "must be a label value: at most 63 letters, digits, '-', '_' and '.'"
 KEY = "must be a qualified name, such as app.kubernetes.io/name"
+HOST = "must be a lower-case host name without scheme, port or path, such as mlflow.example.com"
 NAME = "must be an object name: lower-case letters, digits, '-' and '.', at most 253 characters"
 ADOPTED = {"existing_namespace": "team"}
 
@@ -185,6 +186,86 @@ ROWS: list[tuple[dict[str, Any], str]] = [
         {"active_deadline_seconds": 5},
         "activeDeadlineSeconds: not supported, because servers run until they are replaced. Remove it.",
     ),
+    (
+        {"env": [{"name": "MLFLOW_BACKEND_STORE_URI", "value": "sqlite://"}]},
+        'env: must not have a variable that the stack sets (got "MLFLOW_BACKEND_STORE_URI"). Set backendStore instead.',
+    ),
+    (
+        {"env": [{"name": "AWS_ACCESS_KEY_ID", "value": "key"}]},
+        'env: must not have a variable that the stack sets (got "AWS_ACCESS_KEY_ID"). Set '
+        "artifactStore.s3.existingSecret instead.",
+    ),
+    (
+        {"env": [{"name": "MYSQL_PWD", "value": "x"}]},
+        'env: must not have a variable that the stack sets (got "MYSQL_PWD"). Set backendStore instead.',
+    ),
+    (
+        {"env": [{"name": "PYTHONPATH", "value": "/x"}]},
+        'env: must not have a variable that the stack sets (got "PYTHONPATH"). Remove it.',
+    ),
+    (
+        {"env": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "UTC"}]},
+        'env: must not have a variable twice (got "TZ")',
+    ),
+    ({"env": [{"name": "TZ"}]}, "env[0].value: required, because valueFrom is not set"),
+    ({"env_from": [{}]}, "envFrom[0].secretRef: required, because configMapRef is not set"),
+    (
+        {"env_from": [{"secret_ref": {"name": "a"}, "config_map_ref": {"name": "a"}}]},
+        "envFrom[0].secretRef: must not be set when configMapRef is set",
+    ),
+    (
+        {"env_from": [{"prefix": "a-", "secret_ref": {"name": "a"}}]},
+        "envFrom[0].prefix: must be a variable name of letters, digits and '_', not starting with a digit (got \"a-\")",
+    ),
+    ({"env_from": [{"secret_ref": {"name": "A"}}]}, f'envFrom[0].secretRef.name: {NAME} (got "A")'),
+    ({"service_account": "team"}, 'serviceAccount: must be a map (got "team")'),
+    ({"service_account": {"name": "A"}}, f'serviceAccount.name: {NAME} (got "A")'),
+    (
+        {"service_account": {"name": "team", "annotations": {"a": "b"}}},
+        "serviceAccount.annotations: must not be set when name is set. Annotate that ServiceAccount instead.",
+    ),
+    ({"service_account": {"annotations": {"a b": "c"}}}, f'serviceAccount.annotations: each key {KEY} (got "a b")'),
+    (
+        {"service_account_name": "team"},
+        "serviceAccountName: not supported, because it is part of a map. Set serviceAccount.name instead.",
+    ),
+    (
+        {"host_aliases": [{"ip": "localhost", "hostnames": ["a"]}]},
+        'hostAliases[0].ip: must be an IP address, such as 192.0.2.7 (got "localhost")',
+    ),
+    (
+        {"host_aliases": [{"ip": "2001:DB8::1", "hostnames": ["a"]}]},
+        'hostAliases[0].ip: must be in canonical form, here 2001:db8::1 (got "2001:DB8::1")',
+    ),
+    (
+        {"host_aliases": [{"ip": "192.0.2.7", "hostnames": []}]},
+        "hostAliases[0].hostnames: must have at least one item (got an empty list)",
+    ),
+    (
+        {"host_aliases": [{"ip": "192.0.2.7", "hostnames": ["https://a"]}]},
+        f'hostAliases[0].hostnames[0]: {HOST} (got "https://a")',
+    ),
+    (
+        {"host_aliases": [{"ip": "192.0.2.7", "hostnames": ["a"]}, {"ip": "192.0.2.7", "hostnames": ["b"]}]},
+        'hostAliases: must not have an ip twice (got "192.0.2.7")',
+    ),
+    (
+        {"dns_config": {"nameservers": ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]}},
+        "dnsConfig.nameservers: must have at most 3 items (got a list)",
+    ),
+    (
+        {"dns_config": {"nameservers": ["dns.example.com"]}},
+        'dnsConfig.nameservers[0]: must be an IP address, such as 192.0.2.7 (got "dns.example.com")',
+    ),
+    ({"dns_config": {"searches": ["A"]}}, f'dnsConfig.searches[0]: {HOST} (got "A")'),
+    (
+        {"dns_config": {"options": [{"name": "n dots"}]}},
+        "dnsConfig.options[0].name: must be a key of letters, digits, '.', '_' and '-' (got \"n dots\")",
+    ),
+    (
+        {"dns_policy": "Default"},
+        "dnsPolicy: not supported, because pods resolve the names of the cluster. Set dnsConfig instead.",
+    ),
     ({"tolerration": []}, "tolerration: unknown key. Did you mean tolerations?"),
 ]  # fmt: skip
 
@@ -220,7 +301,20 @@ def test_names_keys_in_python_s_spelling() -> None:
     )
 
 
-def test_requires_the_namespace_of_pull_secrets() -> None:
-    assert refused({"pod": {"image_pull_secrets": [{"name": "registry"}]}}) == [
-        "existingNamespace: required, because pod.imagePullSecrets[0].name must already exist in the namespace"
+@pytest.mark.parametrize(
+    ("pod", "key"),
+    [
+        ({"image_pull_secrets": [{"name": "registry"}]}, "imagePullSecrets[0].name"),
+        ({"env_from": [{"secret_ref": {"name": "team"}}]}, "envFrom[0].secretRef.name"),
+        ({"env_from": [{"config_map_ref": {"name": "team"}}]}, "envFrom[0].configMapRef.name"),
+        (
+            {"env": [{"name": "A", "value_from": {"secret_key_ref": {"name": "team", "key": "a"}}}]},
+            "env[0].valueFrom.secretKeyRef.name",
+        ),
+        ({"service_account": {"name": "team"}}, "serviceAccount.name"),
+    ],
+)
+def test_requires_the_namespace_of_existing_objects(pod: dict[str, Any], key: str) -> None:
+    assert refused({"pod": pod}) == [
+        f"existingNamespace: required, because pod.{key} must already exist in the namespace"
     ]

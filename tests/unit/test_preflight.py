@@ -329,7 +329,13 @@ LOGIN = "--docker-server=HOST --docker-username=USER --docker-password=PASSWORD"
 
 
 def test_objects_that_pods_name_are_asked_for() -> None:
-    pod = {"priorityClassName": "batch", "runtimeClassName": "gvisor", "imagePullSecrets": [{"name": "registry"}]}
+    pod = {
+        "priorityClassName": "batch",
+        "runtimeClassName": "gvisor",
+        "imagePullSecrets": [{"name": "registry"}],
+        "envFrom": [{"secretRef": {"name": "token"}}],
+        "serviceAccount": {"name": "team"},
+    }
     assert problems(Answers(**TEAM), config(**ADOPTED, pod=pod))[1:-1] == [
         "pod.priorityClassName: PriorityClass batch is not in the cluster; make it or name another; "
         "`kubectl get priorityclass` lists what is",
@@ -337,6 +343,10 @@ def test_objects_that_pods_name_are_asked_for() -> None:
         "`kubectl get runtimeclass` lists what is",
         "pod.imagePullSecrets[0].name: Secret registry is not in namespace team; "
         f"make it: `kubectl create secret docker-registry registry --namespace=team {LOGIN}`",
+        "pod.envFrom[0].secretRef.name: Secret token is not in namespace team; "
+        "make it: `kubectl create secret generic token --namespace=team --from-env-file=FILE`",
+        "pod.serviceAccount.name: ServiceAccount team is not in namespace team; make it or name another; "
+        "`kubectl get serviceaccount --all-namespaces` lists what is",
     ]
 
 

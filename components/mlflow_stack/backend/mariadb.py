@@ -183,7 +183,8 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
             scratch,
         ],
     )
-    account = pod.service_account(service, namespace, labels, child)
+    settings = validate.overridden(context.pod, args["pod"])
+    account = pod.service_account(service, namespace, labels, settings, child)
     timeout = context.rollout_timeout
     stateful = k8s.apps.v1.StatefulSet(
         service,
@@ -196,7 +197,7 @@ def deploy(parent: pulumi.Resource, name: str, args: MariadbArgs, context: Conte
             "selector": {"match_labels": selector},
             "template": pod.pod_template(
                 platform,
-                settings=validate.overridden(context.pod, args["pod"]),
+                settings=settings,
                 labels=labels,
                 selector=selector,
                 main=[server],

@@ -17,8 +17,9 @@ from mlflow_stack.pod.metadata import (
     name_of,
     selector,
 )
+from mlflow_stack.pod.names import DnsConfigArgs, DnsOptionArgs, HostAliasArgs
 from mlflow_stack.pod.parts import Egress, Ingress, PodParts
-from mlflow_stack.pod.placement import PULL_SECRET_KEYS, LocalReferenceArgs, PodArgs, needs
+from mlflow_stack.pod.placement import PULL_SECRET_KEYS, PodArgs, ServiceAccountArgs, needs
 from mlflow_stack.pod.scheduling import (
     AffinityArgs,
     LabelRequirementArgs,
@@ -49,7 +50,17 @@ from mlflow_stack.pod.storage import (
     text_volume,
 )
 from mlflow_stack.pod.template import disruption_budget, drained, pod_template, service_account
-from mlflow_stack.pod.variables import EnvSourceArgs, EnvVarArgs, KeyRefArgs, env, env_given, env_needs, env_rules
+from mlflow_stack.pod.variables import (
+    EnvFromArgs,
+    EnvSourceArgs,
+    EnvVarArgs,
+    KeyRefArgs,
+    LocalReferenceArgs,
+    env,
+    env_given,
+    env_needs,
+    env_rules,
+)
 
 __all__ = [
     "BUCKET_CHECK",
@@ -71,10 +82,14 @@ __all__ = [
     "USER_ID",
     "AffinityArgs",
     "Context",
+    "DnsConfigArgs",
+    "DnsOptionArgs",
     "Egress",
+    "EnvFromArgs",
     "EnvSourceArgs",
     "EnvVarArgs",
     "Floor",
+    "HostAliasArgs",
     "Ingress",
     "JobLimits",
     "KeyRefArgs",
@@ -93,6 +108,7 @@ __all__ = [
     "PodParts",
     "PreferredNodesArgs",
     "ResourcesArgs",
+    "ServiceAccountArgs",
     "TolerationArgs",
     "TopologySpreadConstraintArgs",
     "WeightedPodAffinityTermArgs",

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict, cast
 
 import pulumi
-from pulumi_kubernetes.core.v1 import PodSpecArgsDict, PodTemplateSpecArgsDict
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, EnvVarArgsDict, PodSpecArgsDict, PodTemplateSpecArgsDict
 
 from mlflow_stack import validate
-from mlflow_stack.cluster import PRIORITY_CLASS, RUNTIME_CLASS, SECRET, Need, Place
+from mlflow_stack.cluster import CONFIG_MAP, PRIORITY_CLASS, RUNTIME_CLASS, SECRET, SERVICE_ACCOUNT, Need, Place
 from mlflow_stack.pod.metadata import OWN_LABELS
+from mlflow_stack.pod.names import DnsConfigArgs, HostAliasArgs
 from mlflow_stack.pod.scheduling import MOST, AffinityArgs, TolerationArgs, TopologySpreadConstraintArgs
+from mlflow_stack.pod.variables import EnvFromArgs, EnvVarArgs, LocalReferenceArgs, env_needs, variable_rules
 
 PULL_SECRET_KEYS: Sequence[str] = [".dockerconfigjson"]
 """Keys of a Secret with a registry's credentials."""
@@ -25,11 +27,14 @@ KUBERNETES_GRACE_SECONDS = 30
 """Kubernetes' default of the termination grace period."""
 
 
-class LocalReferenceArgs(TypedDict):
-    """Existing object in the stack's namespace."""
+class ServiceAccountArgs(TypedDict):
+    """ServiceAccount of pods, created by the stack (``annotations``) or existing (``name``). No pod gets its token."""
 
-    name: pulumi.Input[str]
-    """Name of the object."""
+    annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
+    """Annotations of the ServiceAccounts that the stack creates, one for each server, such as a cloud's role.
+    Default: none."""
+    name: NotRequired[pulumi.Input[str]]
+    """Name of an existing ServiceAccount. Default: none, the stack creates one for each server."""
 
 
 class PodArgs(TypedDict):
@@ -50,6 +55,18 @@ class PodArgs(TypedDict):
     """Name of an existing RuntimeClass. Default: the nodes' own container runtime."""
     image_pull_secrets: NotRequired[Sequence[LocalReferenceArgs]]
     """Existing Secrets with credentials of image registries. Default: none."""
+    env: NotRequired[Sequence[EnvVarArgs]]
+    """Variables of all containers but the proxy, except those that the stack sets. A model's code can read them, and
+    the model's own ``env`` prevails. Default: none."""
+    env_from: NotRequired[Sequence[EnvFromArgs]]
+    """Existing Secrets and ConfigMaps whose keys become variables of the same containers. Variables that the stack sets
+    prevail. Default: none."""
+    service_account: NotRequired[ServiceAccountArgs]
+    """ServiceAccount of the pods. Default: none, one for each server without annotations."""
+    host_aliases: NotRequired[Sequence[HostAliasArgs]]
+    """Host names that the pods resolve without DNS. Default: none."""
+    dns_config: NotRequired[DnsConfigArgs]
+    """DNS settings in addition to those of the cluster. Default: none."""
     labels: NotRequired[Mapping[str, pulumi.Input[str]]]
     """Additional labels of the pods, except those that the stack sets. Default: none."""
     annotations: NotRequired[Mapping[str, pulumi.Input[str]]]
@@ -67,6 +84,7 @@ _NOT_OFFERED = {
     "active_deadline_seconds": "not supported, because servers run until they are replaced. Remove it.",
     "automount_service_account_token": _GUARANTEED,
     "containers": _CONTAINERS,
+    "dns_policy": "not supported, because pods resolve the names of the cluster. Set dns_config instead.",
     "enable_service_links": _GUARANTEED,
     "host_ipc": _ISOLATED,
     "host_network": f"{_ISOLATED[:-11]} Set expose for an address outside the cluster.",
@@ -81,6 +99,7 @@ _NOT_OFFERED = {
         "not supported, because the stack sets the one that PodSecurity restricted requires. Set platform: openshift "
         "where the platform assigns the UID."
     ),
+    "service_account_name": "not supported, because it is part of a map. Set service_account.name instead.",
     "share_process_namespace": _GUARANTEED,
 }
 """Fields of a pod that the stack owns, with the key that does it instead."""
@@ -105,7 +124,9 @@ def _rules(fields: validate.Fields) -> None:
             )
         elif annotation.startswith(SECURITY_ANNOTATIONS):
             fields.refuse_key("annotations", annotation, "must not set a security profile, which the stack sets")
+    variable_rules(fields)
     _unique(fields, "image_pull_secrets", "name")
+    _unique(fields, "host_aliases", "ip")
     _unique(fields, "topology_spread_constraints", "topology_key")
 
 
@@ -113,12 +134,15 @@ def _unique(fields: validate.Fields, name: str, item: str) -> None:
     """Report the items of a list that have a field's value in common."""
     found = [entry[item] for entry in fields.get(name, []) if entry and isinstance(entry.get(item), str)]
     for value in sorted({value for value in found if found.count(value) > 1}):
-        fields.refuse_item(name, value, f"must not have a {fields.spell(item)} twice")
+        article = "an" if item[0] in "aeiou" else "a"
+        fields.refuse_item(name, value, f"must not have {article} {fields.spell(item)} twice")
 
 
-@validate.rules(LocalReferenceArgs)
-def _reference_rules(fields: validate.Fields) -> None:
+@validate.rules(ServiceAccountArgs)
+def _account_rules(fields: validate.Fields) -> None:
+    fields.check_keys("annotations", validate.label_key)
     fields.check("name", validate.subdomain)
+    fields.refuse_together("annotations", "name", "Annotate that ServiceAccount instead.")
 
 
 def needs(pod: PodArgs, place: Place) -> list[Need]:
@@ -133,13 +157,33 @@ def needs(pod: PodArgs, place: Place) -> list[Need]:
     for position, secret in enumerate(pod.get("image_pull_secrets", [])):
         where = place.item("image_pull_secrets", position)
         found += where.need(SECRET, secret, "name", keys=PULL_SECRET_KEYS, why="a registry's credentials")
-    return found
+    found += env_needs(pod.get("env", []), place)
+    for position, source in enumerate(pod.get("env_from", [])):
+        where = place.item("env_from", position)
+        found += where.under("secret_ref").need(SECRET, source.get("secret_ref", {}), "name")
+        found += where.under("config_map_ref").need(CONFIG_MAP, source.get("config_map_ref", {}), "name")
+    account = pod.get("service_account", {})
+    return [*found, *place.under("service_account").need(SERVICE_ACCOUNT, account, "name")]
 
 
 _SPEC: Sequence[str] = (
     *("node_selector", "tolerations", "affinity", "priority_class_name", "runtime_class_name", "image_pull_secrets"),
+    *("host_aliases", "dns_config"),
 )
 """Fields that are those of a pod's spec."""
+
+
+def with_variables(container: ContainerArgsDict, pod: PodArgs) -> ContainerArgsDict:
+    """Return a container with the variables of pod settings. Those that it has itself prevail."""
+    given = cast("Mapping[str, Any]", validate.plain(pod))
+    made: ContainerArgsDict = {**container}
+    own = cast("Sequence[EnvVarArgsDict]", container.get("env", []))
+    names = [variable.get("name") for variable in own]
+    if more := [variable for variable in given.get("env", []) if variable["name"] not in names]:
+        made["env"] = [*own, *more]
+    if "env_from" in given:
+        made["env_from"] = given["env_from"]
+    return made
 
 
 def placed(

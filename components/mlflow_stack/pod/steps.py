@@ -88,7 +88,7 @@ def job(
         egress=parts.egress,
         opts=child,
     )
-    account = service_account(f"{name}-{component}", namespace, marked, child)
+    account = service_account(f"{name}-{component}", namespace, marked, context.tracking_pod, child)
     spec: k8s.batch.v1.JobSpecArgsDict = {
         "backoff_limit": 0,
         "template": pod_template(

@@ -15,7 +15,7 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 
 from mlflow_stack.pod.metadata import name_of
 from mlflow_stack.pod.parts import PodParts
-from mlflow_stack.pod.placement import REQUIRED_SCC, PodArgs, placed
+from mlflow_stack.pod.placement import REQUIRED_SCC, PodArgs, placed, with_variables
 from mlflow_stack.pod.security import Platform, pod_security
 
 
@@ -64,12 +64,23 @@ def disruption_budget(
 
 
 def service_account(
-    name: str, namespace: pulumi.Input[str], labels: Mapping[str, str], opts: pulumi.ResourceOptions
-) -> pulumi.Output[str]:
-    """Declare a workload's ServiceAccount, which gets no token and no permission, and return its name."""
+    name: str,
+    namespace: pulumi.Input[str],
+    labels: Mapping[str, str],
+    settings: PodArgs,
+    opts: pulumi.ResourceOptions,
+) -> pulumi.Input[str]:
+    """Declare a workload's ServiceAccount, which gets no token and no permission, unless the pod settings name an
+    existing one. Return its name."""
+    given = settings.get("service_account", {})
+    if "name" in given:
+        return given["name"]
+    metadata: ObjectMetaArgsDict = {"namespace": namespace, "labels": labels}
+    if given.get("annotations"):
+        metadata["annotations"] = given.get("annotations", {})
     made = k8s.core.v1.ServiceAccount(
         name,
-        metadata={"namespace": namespace, "labels": labels},
+        metadata=metadata,
         automount_service_account_token=False,
         opts=opts,
     )
@@ -104,8 +115,11 @@ def pod_template(
         # A Service named mlflow would otherwise inject MLFLOW_PORT=tcp://…, and MLflow would not start.
         "enable_service_links": False,
         "security_context": pod_security(platform),
-        "init_containers": [container for part in parts for container in part.init_containers],
-        "containers": [*main, *(container for part in parts for container in part.containers)],
+        "init_containers": [with_variables(step, settings) for part in parts for step in part.init_containers],
+        "containers": [
+            *(with_variables(container, settings) for container in main),
+            *(container for part in parts for container in part.containers),
+        ],
         "volumes": [volume for part in parts for volume in part.volumes],
     }
     if restart_policy is not None:

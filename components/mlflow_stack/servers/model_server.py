@@ -178,7 +178,8 @@ class ModelServer(pulumi.ComponentResource):
             egress=network.opened(_egress(accepted), accepted["egress"]),
             opts=child,
         )
-        account = pod.service_account(name, namespace, labels, child)
+        settings = validate.overridden(accepted["pod"], model["pod"])
+        account = pod.service_account(name, namespace, labels, settings, child)
         rollout: k8s.apps.v1.DeploymentSpecArgsDict = {
             "selector": {"match_labels": selector},
             # The old version serves until the new one is ready.
@@ -186,7 +187,7 @@ class ModelServer(pulumi.ComponentResource):
             "progress_deadline_seconds": validate.seconds_of(timeout),
             "template": pod.pod_template(
                 platform,
-                settings=validate.overridden(accepted["pod"], model["pod"]),
+                settings=settings,
                 labels=labels,
                 selector=selector,
                 main=[_server(self.uri, accepted, parts)],

@@ -224,7 +224,7 @@ class TrackingServer(pulumi.ComponentResource):
             ),
         ]
 
-        account = pod.service_account(name, namespace, labels, pulumi.ResourceOptions(parent=self))
+        account = pod.service_account(name, namespace, labels, accepted["pod"], pulumi.ResourceOptions(parent=self))
         service = proxy.service(
             name, namespace=namespace, labels=labels, selector=self.selector, opts=pulumi.ResourceOptions(parent=self)
         )

@@ -214,9 +214,9 @@ class Fields(Mapping[str, Any]):
             for position, item in enumerate(items)
         ]
 
-    def refuse_item(self, name: str, value: str, wrong: str) -> None:
+    def refuse_item(self, name: str, value: str, wrong: str, do: str = "") -> None:
         """Report one item of a list by its value."""
-        self._report(self._where(name), wrong, shown(value, False))
+        self._report(self._where(name), wrong, shown(value, False), do)
 
     def refuse_key(self, name: str, item: str, wrong: str, do: str = "") -> None:
         """Report one key of a map. Its value is not printed."""

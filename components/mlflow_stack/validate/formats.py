@@ -223,6 +223,15 @@ def not_empty(value: Sequence[object]) -> str | None:
     return None if value else "must have at least one range"
 
 
+def ip_address(value: str) -> str | None:
+    """Check an IPv4 or IPv6 address in its canonical form."""
+    try:
+        canonical = str(ipaddress.ip_address(value))
+    except ValueError:
+        return "must be an IP address, such as 192.0.2.7"
+    return None if canonical == value else f"must be in canonical form, here {canonical}"
+
+
 def some(value: Sequence[object]) -> str | None:
     """Check that a list has an item."""
     return None if value else "must have at least one item"

@@ -37,6 +37,10 @@ _SAID_OF_CHANGES: Final = {
     "Service": "{named} is {does}: its clients may need a change as well.",
 }
 """Sentences about changed objects whose server stays."""
+_SAID_OF_UPDATES: Final = {
+    "ServiceAccount": "The ServiceAccount of {of} is {does}: pods that start afterwards use it.",
+}
+"""Sentences about objects that are changed in place."""
 _LABELS: Final = re.compile(r"metadata\.labels(\.|$)")
 _MODEL_URI: Final = "MODEL_URI"
 
@@ -220,7 +224,11 @@ def _job(change: Change) -> str:
 
 def _said(change: Change) -> str:
     one = change.resource
-    texts = _SAID_OF_CHANGES | _SAID if change.op in ("update", "replace") else _SAID
+    texts = _SAID
+    if change.op in ("update", "replace"):
+        texts = _SAID_OF_CHANGES | texts
+    if change.op == "update":
+        texts = _SAID_OF_UPDATES | texts
     if one.kind not in texts or _only_labels(change):
         return ""
     return texts[one.kind].format(of=_server(one), named=named(one), does=_DOES[change.op])
