@@ -78,7 +78,7 @@ class PodArgs(TypedDict):
 
 
 _GUARANTEED = "not supported, because the stack guarantees it. Remove it."
-_ISOLATED = "not supported, because the stack's pods use no namespace of the node. Remove it."
+_ISOLATED = "not supported, because the stack's pods use no namespace of the node."
 _CONTAINERS = "not supported, because the stack's pods have the containers that it needs. Use Pulumi's transforms."
 _NOT_OFFERED = {
     "active_deadline_seconds": "not supported, because servers run until they are replaced. Remove it.",
@@ -86,10 +86,10 @@ _NOT_OFFERED = {
     "containers": _CONTAINERS,
     "dns_policy": "not supported, because pods resolve the names of the cluster. Set dns_config instead.",
     "enable_service_links": _GUARANTEED,
-    "host_ipc": _ISOLATED,
-    "host_network": f"{_ISOLATED[:-11]} Set expose for an address outside the cluster.",
-    "host_pid": _ISOLATED,
-    "host_users": _ISOLATED,
+    "host_ipc": f"{_ISOLATED} Remove it.",
+    "host_network": f"{_ISOLATED} Set expose for an address outside the cluster.",
+    "host_pid": f"{_ISOLATED} Remove it.",
+    "host_users": f"{_ISOLATED} Remove it.",
     "init_containers": _CONTAINERS,
     "node_name": "not supported, because the pod would bypass the scheduler. Set node_selector instead.",
     "priority": "not supported, because Kubernetes computes it. Set priority_class_name instead.",
