@@ -79,7 +79,7 @@ class AuthProxyArgs(TypedDict):
     """Drain: a terminating pod accepts requests for 5 s more, for rollouts that start another pod first.
     Default: false."""
     access: NotRequired[Access]
-    """Access rules of the ports. Default: the pods of the same namespace, to the internal port."""
+    """Access rules of the ports. Default: those of :class:`Access`."""
     labels: NotRequired[Mapping[str, str]]
     """More labels. Default: {}."""
 
@@ -214,7 +214,7 @@ def service(
     selector: Mapping[str, str],
     opts: pulumi.ResourceOptions,
 ) -> k8s.core.v1.Service:
-    """The Service of a guarded server, with the proxy's two ports.
+    """The Service of a guarded server, with the proxy's ports for clients.
 
     :param labels: Of the Service.
     :param selector: Of the server's pods. They are awaited by their own workload: to wait for endpoints as well costs

@@ -58,7 +58,7 @@ class ModelServerArgs(TypedDict):
     pod: NotRequired[PodArgs]
     """Pod settings, which the model's own override. Default: {}."""
     access: NotRequired[Access]
-    """Access rules of the proxy. Default: the pods of the same namespace, to the internal port."""
+    """Access rules of the proxy. Default: those of :class:`Access`."""
     egress: NotRequired[Sequence[EgressArgs]]
     """Addresses, by port, that are the only ones the pods may connect to. Default: [], everywhere but link-local
     addresses."""
