@@ -132,7 +132,8 @@ def left(instance, spaces):
 
 
 def cgroups(instance):
-    return [path for path in Path("/sys/fs/cgroup").rglob(instance.cgroup) if path.is_dir()]
+    # Unlike rglob, os.walk passes over cgroups of other nodes that end meanwhile.
+    return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if Path(folder).name == instance.cgroup]
 
 
 def eventually(probe, seconds=60):

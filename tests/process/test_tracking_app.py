@@ -146,15 +146,20 @@ def test_ends_downloads_whose_reader_is_gone(server: Server, large: tuple[str, s
     def opened() -> int:
         return sum(file.path.endswith("large.bin") for file in server.worker.open_files())
 
+    def ended() -> bool:
+        deadline = time.monotonic() + 30
+        while opened() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return opened() == 0
+
+    # Readers of the test before this one are gone as well.
+    assert ended()
     with socket.create_connection((host, int(port))) as client:
         path = f"{server.path}/get-artifact?run_id={run}&path=large.bin"
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         client.recv(1000)
         assert opened() == 1
-    deadline = time.monotonic() + 30
-    while opened() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert opened() == 0
+    assert ended()
 
 
 def test_large_artifacts_pass_in_both_directions(server: Server) -> None:
