@@ -18,6 +18,7 @@ import yaml
 
 import mlflow_stack
 from mlflow_stack import MlflowStackArgs, expose, plugin, validate
+from mlflow_stack.expose.kind import DirectKind
 from mlflow_stack.servers import model as models
 
 PROJECT = Path(__file__).parents[1]
@@ -307,7 +308,7 @@ def _exposures() -> list[dict[str, Any]]:
         }
         if "trusted_proxies" in kind.fields:
             then["dependentRequired"] = {"allowFrom": ["trustedProxies"]}
-        if kind.serves_certificate:
+        if issubclass(kind, DirectKind):
             then["properties"] = {"tls": {"minProperties": 1}}
         rules.append({"if": {"anyOf": selected}, "then": then})
     selects = [{"required": [validate.camel(key)]} for key in (*expose.KINDS, "kind")]

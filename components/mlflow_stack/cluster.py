@@ -23,7 +23,7 @@ class ObjectKind:
     api: str | None = None
     """API group and version, if not every cluster serves it."""
     remedy: str = ""
-    """What to do if a cluster does not serve the API."""
+    """Remedy if a cluster does not serve the API."""
     namespaced: bool = True
     default: str | None = None
     """Annotation of the default object, which is used if none is named."""

@@ -14,7 +14,6 @@ from mlflow_stack.expose.args import ExposureArgs
 from mlflow_stack.expose.kind import (
     ANOTHER_KIND,
     BEHIND_CONTROLLER,
-    NAME_LABEL,
     TIMEOUT_SECONDS,
     ExposeKind,
     backends,
@@ -22,6 +21,7 @@ from mlflow_stack.expose.kind import (
     metadata,
 )
 from mlflow_stack.pod import network
+from mlflow_stack.pod.metadata import NAME_LABEL
 
 _API = "gateway.networking.k8s.io/v1"
 GATEWAY = ObjectKind("Gateway", "gateways.gateway.networking.k8s.io", api=_API, remedy=ANOTHER_KIND)

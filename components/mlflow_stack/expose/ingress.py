@@ -13,7 +13,6 @@ from mlflow_stack.expose import certificate
 from mlflow_stack.expose.args import ExposureArgs, IngressArgs, TlsArgs
 from mlflow_stack.expose.kind import (
     BEHIND_CONTROLLER,
-    NAME_LABEL,
     OPENSHIFT_ROUTER,
     TIMEOUT_SECONDS,
     ExposeKind,
@@ -21,6 +20,7 @@ from mlflow_stack.expose.kind import (
     literal,
     metadata,
 )
+from mlflow_stack.pod.metadata import NAME_LABEL
 
 CONTROLLERS = (
     "ingress-nginx",

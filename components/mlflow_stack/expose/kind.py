@@ -23,8 +23,6 @@ OPENSHIFT_ROUTER: NetworkPolicyPeerArgsDict = {
     # Explicitly empty, so that routers in the node's network match as well.
     "pod_selector": {},
 }
-NAME_LABEL = "app.kubernetes.io/name"
-
 ANOTHER_KIND = "take another kind"
 """Remedy if a cluster does not serve the API of a kind."""
 
@@ -43,8 +41,6 @@ class ExposeKind(kinds.Kind):
     """True if the public address leads to the model servers by path; else each has a port of its own, if one is set."""
     hides_clients: ClassVar[bool] = True
     """True if requests come from a controller's address, which names the client in X-Forwarded-For."""
-    serves_certificate: ClassVar[bool] = False
-    """True if clients connect to the proxy itself, which then serves the certificate of ``tls``."""
     object: ClassVar[ObjectKind | None] = None
     """Kind of the object that routes a host and a path to a Service, if a controller serves it."""
 
@@ -71,9 +67,7 @@ class ExposeKind(kinds.Kind):
 
     def certificate(self) -> pulumi.Input[str] | None:
         """Return the name of the Secret with the certificate that the proxy serves, or None if it serves none."""
-        if not self.serves_certificate or "tls" not in self.args:
-            return None
-        return certificate.secret(self.name, self.expose["tls"])
+        return None
 
     def needs(self) -> Sequence[Need]:
         found = [] if self.object is None else [Need(self.place.path(self.key), self.object, None)]
@@ -101,6 +95,27 @@ class ExposeKind(kinds.Kind):
 
     def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
         """Declare the objects."""
+
+
+class DirectKind(ExposeKind):
+    """Kind of public address whose clients connect to the proxy itself, which serves the certificate of ``tls``."""
+
+    routes_models = False
+    hides_clients = False
+    fields = frozenset({"host", "path", "allow_from", "tls"})
+
+    @staticmethod
+    def judge(fields: validate.Fields) -> None:
+        certificate.judge(fields)
+
+    def certificate(self) -> pulumi.Input[str] | None:
+        return certificate.secret(self.name, self.expose["tls"]) if "tls" in self.args else None
+
+    def peers(self) -> list[NetworkPolicyPeerArgsDict]:
+        return network.ranges(self.expose.get("allow_from", ()))
+
+    def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
+        certificate.request(self.name, parent, args)
 
 
 def literal(path: str) -> str:

@@ -5,40 +5,26 @@ from collections.abc import Sequence
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.core.v1 import ServiceSpecArgsDict
-from pulumi_kubernetes.networking.v1 import NetworkPolicyPeerArgsDict
 
-from mlflow_stack import validate
-from mlflow_stack.expose import certificate
 from mlflow_stack.expose.args import ExposureArgs, LoadBalancerArgs
-from mlflow_stack.expose.kind import ExposeKind, metadata
-from mlflow_stack.pod import network
+from mlflow_stack.expose.kind import DirectKind, metadata
 
 HTTP, HTTPS = 80, 443
 
 
-class LoadBalancer(ExposeKind):
+class LoadBalancer(DirectKind):
     """Service of type LoadBalancer."""
 
     key = "load_balancer"
-    routes_models = False
-    hides_clients = False
-    serves_certificate = True
-    fields = frozenset({"host", "path", "allow_from", "annotations", "tls"})
+    fields = DirectKind.fields | {"annotations"}
 
     @property
     def own(self) -> LoadBalancerArgs:
         """Args of the load balancer."""
         return self.expose.get("load_balancer", {})
 
-    @staticmethod
-    def judge(fields: validate.Fields) -> None:
-        certificate.judge(fields)
-
-    def peers(self) -> list[NetworkPolicyPeerArgsDict]:
-        return network.ranges(self.expose.get("allow_from", ()))
-
     def declare(self, parent: pulumi.Resource, args: ExposureArgs) -> None:
-        certificate.request(self.name, parent, args)
+        super().declare(parent, args)
         clients: Sequence[str] = self.expose.get("allow_from", ())
         spec: ServiceSpecArgsDict = {
             "type": "LoadBalancer",

@@ -170,7 +170,7 @@ def variable_rules(fields: validate.Fields) -> None:
 
 
 def _names(fields: validate.Fields) -> Sequence[str]:
-    """Return the names of the variables in ``env``, and report those that are there twice."""
+    """Return the names of the variables in ``env``, and report duplicates."""
     names = [variable["name"] for variable in fields.get("env", []) if variable and "name" in variable]
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
